@@ -1,0 +1,1 @@
+"""What callers meet on the local sockets and what peers meet on the control port."""

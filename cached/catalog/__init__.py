@@ -1,0 +1,1 @@
+"""The durable metadata of one node, in SQLite."""

@@ -1,0 +1,1 @@
+"""How long bytes are kept, and how much space there is: rules without clocks or I/O."""

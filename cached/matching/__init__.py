@@ -1,0 +1,1 @@
+"""ClassAds of sets and nodes, and whether both sides agree."""

@@ -1,0 +1,1 @@
+"""Matching in a child process, under a time limit."""

@@ -1,0 +1,1 @@
+"""Room for the read-through cache of Cloud Storage objects."""

@@ -1,0 +1,1 @@
+"""Room for the durable store behind all nodes."""

@@ -1,0 +1,1 @@
+"""Who belongs to the cluster, how to reach them, and who holds what."""

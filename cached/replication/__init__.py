@@ -1,0 +1,1 @@
+"""How bytes get from holders to the nodes that should hold them."""

@@ -1,0 +1,1 @@
+"""What schedulers ask: where the data lies."""

@@ -1,0 +1,1 @@
+"""Names, paths, manifests and set records: values and rules, no I/O."""

@@ -1,0 +1,1 @@
+"""Bytes on this node: staged, published, verified, given back."""
