@@ -1,0 +1,149 @@
+"""What the catalog remembers, one frozen value per kind of row.
+
+A row refers to another by key, and the catalog checks it at once: put the set before its replica, rejections,
+confirmations and transfer; put the content before its replica and pins; delete in the opposite order.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from cached.leases.deadline import Deadline, Moment
+from cached.sets.set import Status, Tier
+
+ContentState = Literal["COMING", "STABLE", "GOING"]
+ReplicaState = Literal["TRANSFERRING", "COMMITTED", "GOING"]
+Purpose = Literal["create", "replica", "memory"]
+
+
+class SetRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A set of the cluster that this node knows of, held here or not; a tombstone too (`status` deleted)."""
+
+    id: str
+    name: str
+    owner: str
+    #: Content id.
+    content: str
+    revision: int
+    status: Status
+    #: The `SignedRecord` as msgpack; its `age_seconds` counts from `age_base`.
+    record: bytes
+    #: The moment at which the record's age was zero.
+    age_base: Moment
+    #: Until when the owner wants the set; of a tombstone: until when it is kept.
+    lease: Deadline
+    #: Node id.
+    originator: str
+    #: Created on this node.
+    local: bool
+
+
+class ContentRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes on this node, key `(content, tier)`; several sets may share them."""
+
+    content: str
+    tier: Tier
+    #: Logical bytes: the sum of the file sizes.
+    bytes: int
+    #: What they take on the partition (see `cached.leases.capacity.physical`).
+    physical: int
+    state: ContentState
+
+
+class ReplicaRow(msgspec.Struct, frozen=True, kw_only=True):
+    """This node's copy of a set, and what the node has promised for it."""
+
+    set_id: str
+    content: str
+    tier: Tier
+    state: ReplicaState
+    #: Until when this node guarantees its copy.
+    grant: Deadline
+    #: The length of that grant when it was given; renewal is due at half of it.
+    granted_seconds: int
+    #: Logical bytes, as counted against the owner's quota.
+    bytes: int
+    owner: str
+    #: Unix seconds, for people.
+    created_wall: float
+    last_read_wall: float = 0.0
+    #: Boot id under which the bytes were last known to be synced or verified; empty: verify before serving.
+    verified_boot: str = ""
+    #: Why it is in this state, in words.
+    reason: str = ""
+
+
+class ReservationRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Space set aside before a byte is written, under `incoming/<txid>`."""
+
+    txid: str
+    purpose: Purpose
+    tier: Tier
+    #: Physical bytes.
+    bytes: int
+    #: Logical bytes, as counted against the owner's quota.
+    logical: int = 0
+    owner: str
+    #: Empty until known.
+    set_id: str = ""
+    content: str = ""
+
+
+class PinRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An open reader: the process keeps the content here while it lives. Pins of an earlier boot are gone."""
+
+    set_id: str
+    content: str
+    tier: Tier
+    pid: int
+    #: Process start time, in clock ticks since boot (field 22 of `/proc/PID/stat`), against pid reuse.
+    start_time: int
+
+
+class RejectionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A node's refusal of a set, remembered until it lapses or either side's ad changes."""
+
+    set_id: str
+    #: Node id.
+    node: str
+    reason: str
+    #: Revision of the set that was refused.
+    revision: int
+    #: Version of the node's ad that refused it.
+    node_version: str
+    until: Deadline
+
+
+class TransferRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A replica on its way here, to be resumed after a restart."""
+
+    txid: str
+    set_id: str
+    content: str
+    tier: Tier
+    #: Node id of the holder that offered it.
+    source: str
+    #: Manifest and leaves are whole and verified under `incoming/<txid>`.
+    manifest_ready: bool = False
+    #: Of the torrent; 0 while none was chosen.
+    piece_size: int = 0
+    #: Whatever else the use case needs to go on, encoded by it.
+    offer: bytes = b""
+
+
+class ConfirmationRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A holder has confirmed a tombstone."""
+
+    set_id: str
+    #: Node id.
+    node: str
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Physical bytes of one tier by what holds them: the figures of `cached.leases.capacity.Space`."""
+
+    reserved: int = 0
+    committed: int = 0
+    going: int = 0
