@@ -55,7 +55,7 @@ def point(name: str) -> None:
 
 
 def arm(spec: str) -> None:
-    """Replace the plan by `spec` (form: top of this file), forget all hits; empty disarms. Raises `UsageError`."""
+    """Replace the plan by `spec` (form: see above), forget all hits; empty disarms. Raises `UsageError`."""
     plan: dict[str, list[_Fault]] = {}
     for item in filter(None, (part.strip() for part in spec.split(","))):
         name, fault = _parse(item)

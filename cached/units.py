@@ -1,7 +1,7 @@
 """Durations and sizes as people write them, and instants as programs read them.
 
-A duration carries its unit (`90s 30m 12h 7d`, also `1d12h`); a size is decimal (`500MB 15GB`), binary (`500MiB`) or plain
-bytes. What could be read in two ways is refused: `30` alone is no duration, `5G` is no size.
+A duration carries its unit (`90s 30m 12h 7d`, also `1d12h`); a size is decimal (`500MB 15GB`), binary
+(`500MiB`) or plain bytes. What could be read in two ways is refused: `30` alone is no duration, `5G` is no size.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from fractions import Fraction
+from itertools import pairwise
 from typing import Final
 
 from cached.errors import UsageError
@@ -42,12 +43,8 @@ def parse_duration(text: str | int) -> int:
     if not _DURATION.fullmatch(trimmed):
         raise UsageError(f"{text!r} is not a duration", hint="write a number and a unit: 90s, 30m, 12h or 7d")
     parts = _DURATION_PART.findall(trimmed)
-    return _bounded(
-        sum((Fraction(number) * _SECONDS[unit] for number, unit in parts), Fraction()),
-        text,
-        "duration",
-        MAX_DURATION,
-    )
+    seconds = sum((Fraction(number) * _SECONDS[unit] for number, unit in parts), Fraction())
+    return _bounded(seconds, text, "duration", MAX_DURATION)
 
 
 def parse_size(text: str | int) -> int:
@@ -88,7 +85,7 @@ def format_size(size: float) -> str:
 def format_duration(seconds: float) -> str:
     """Return seconds for people, rounded down to the two largest units: `6d 23h`, `2m 5s`, `0s`."""
     left = max(0, int(seconds))
-    for (unit, length), (smaller, smaller_length) in zip(_LADDER, _LADDER[1:], strict=False):
+    for (unit, length), (smaller, smaller_length) in pairwise(_LADDER):
         if left >= length:
             rest = left % length // smaller_length
             return f"{left // length}{unit}" + (f" {rest}{smaller}" if rest else "")
@@ -99,6 +96,6 @@ _LADDER: Final = [(unit, length) for unit, length in _SECONDS.items() if unit !=
 
 
 def rfc3339(wall_seconds: float) -> str:
-    """Return a wall-clock instant (seconds since 1970) as RFC 3339 in UTC, whole seconds: `2026-01-31T12:00:00Z`."""
+    """Return a wall-clock instant (seconds since 1970) as RFC 3339 in UTC: `2026-01-31T12:00:00Z`."""
     bounded = min(max(wall_seconds, 0.0), _RFC3339_MAX)
     return datetime.fromtimestamp(int(bounded), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

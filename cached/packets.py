@@ -1,0 +1,82 @@
+"""Packets on `data.sock`: one `SOCK_SEQPACKET` message each way, with descriptors attached.
+
+Works on blocking and on non-blocking sockets: `BlockingIOError` passes through, and so does every other
+`OSError`. Received descriptors are close-on-exec from the start (`socket.recv_fds` forgets that flag:
+cpython issue 128881), and whatever does not fit is an error, never a silent loss.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from cached.errors import Busy, UsageError
+
+#: Largest packet, in bytes; the kernel's default send buffer takes a little over 200,000.
+MAX_PACKET: Final = 190_000
+#: Most descriptors in one packet: the kernel's SCM_MAX_FD.
+MAX_DESCRIPTORS: Final = 253
+
+_INT: Final = array.array("i").itemsize
+_ANCILLARY: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * _INT)
+
+
+class Packet(NamedTuple):
+    """One message; whoever receives it owns the descriptors and closes them."""
+
+    data: bytes
+    descriptors: list[int]
+
+
+def send(connection: socket.socket, data: bytes, descriptors: Sequence[int] = ()) -> None:
+    """Send one packet; the descriptors stay the caller's. Raises `UsageError` for what no packet can carry."""
+    if not 0 < len(data) <= MAX_PACKET:
+        raise UsageError(f"a packet of {len(data)} bytes cannot be sent", hint=f"1 to {MAX_PACKET} bytes fit")
+    if len(descriptors) > MAX_DESCRIPTORS:
+        raise UsageError(
+            f"{len(descriptors)} descriptors do not fit into one packet", hint=f"at most {MAX_DESCRIPTORS}"
+        )
+    if not descriptors:
+        connection.send(data, socket.MSG_NOSIGNAL)
+        return
+    rights = array.array("i", descriptors)
+    connection.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_NOSIGNAL)
+
+
+def receive(connection: socket.socket) -> Packet | None:
+    """Receive one packet, None when the other side closed. Raises `UsageError` or `Busy` if it was cut."""
+    data, ancillary, flags, _ = connection.recvmsg(MAX_PACKET, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    descriptors = _descriptors(ancillary)
+    if flags & socket.MSG_TRUNC:
+        close_all(descriptors)
+        raise UsageError(f"a packet of more than {MAX_PACKET} bytes arrived")
+    if flags & socket.MSG_CTRUNC:
+        close_all(descriptors)
+        raise Busy(
+            "not all descriptors of a packet could be received",
+            hint="raise the limit of open files (ulimit -n), or open fewer at once",
+        )
+    if not data:
+        close_all(descriptors)
+        return None
+    return Packet(data, descriptors)
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close descriptors, all of them, whatever the kernel says about one."""
+    for descriptor in descriptors:
+        try:
+            os.close(descriptor)
+        except OSError:
+            continue
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(payload[: len(payload) - len(payload) % _INT])
+    return found.tolist()
