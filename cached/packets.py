@@ -32,7 +32,7 @@ class Packet(NamedTuple):
 
 
 def send(connection: socket.socket, data: bytes, descriptors: Sequence[int] = ()) -> None:
-    """Send one packet; the descriptors stay the caller's. Raises `UsageError` for what no packet can carry."""
+    """Send one packet; the descriptors stay the caller's. Raises `UsageError` for what does not fit."""
     if not 0 < len(data) <= MAX_PACKET:
         raise UsageError(f"a packet of {len(data)} bytes cannot be sent", hint=f"1 to {MAX_PACKET} bytes fit")
     if len(descriptors) > MAX_DESCRIPTORS:

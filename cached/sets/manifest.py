@@ -7,17 +7,28 @@ Canonical form, version 1, UTF-8, lines end in LF, entries sorted by the bytes o
     f <-|x> <size> <root> <path>
     l <bytes in path> <path> <target>
 
-`size` is decimal bytes; `root` is the BEP 52 merkle root over 16 KiB SHA-256 leaves in 64 hex digits, `-` for an empty file;
-`x` marks an executable file. Names hold no control characters, so a line is an entry. Every directory but the root has its
-own line, also when it has children.
+`size` is decimal bytes; `root` is the BEP 52 merkle root over 16 KiB SHA-256 leaves in 64 hex digits, `-` for
+an empty file; `x` marks an executable file. Names hold no control characters, so a line is an entry. Every
+directory but the root has its own line, also when it has children. `docs/manifest.md` has a test vector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from typing import Final, Literal
 
 import msgspec
+
+from cached.errors import BadName, CachedError, IntegrityFailed, UnsupportedFile, UsageError
+from cached.sets.merkle import DIGEST
+from cached.sets.paths import check_links, check_path
+from cached.units import MAX_SIZE
+
+#: First line of the canonical form.
+HEADER: Final = b"cached-manifest 1\n"
+#: Largest canonical form that is read, in bytes: several million entries.
+MAX_MANIFEST: Final = 512 * 1024**2
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,10 +46,123 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """All entries of a content, in canonical order."""
+    """All entries of a content, in canonical order; made by `build` or `decode`, which check them."""
 
     entries: tuple[Entry, ...]
+
+    @staticmethod
+    def build(entries: Iterable[Entry]) -> Manifest:
+        """Return the manifest of these entries, sorted, with the directories that they imply.
+
+        Raises `BadName` for a path that is unfit, twice there, or below a file or link; `UnsupportedFile` for
+        a link that leads outside; `UsageError` for an entry that contradicts itself.
+        """
+        by_path: dict[str, Entry] = {}
+        for entry in entries:
+            check_path(entry.path)
+            _check_facts(entry)
+            if entry.path in by_path:
+                raise BadName(f"path {entry.path!r} is there twice")
+            by_path[entry.path] = entry
+        for path in list(by_path):
+            _add_parents(by_path, path)
+        check_links({entry.path: entry.target for entry in by_path.values() if entry.kind == "link"})
+        manifest = Manifest(entries=tuple(by_path[path] for path in sorted(by_path)))
+        if manifest.total_bytes > MAX_SIZE:
+            raise UsageError("the sizes of all files add up to more than a number can hold")
+        return manifest
 
     def files(self) -> Iterator[Entry]:
         """Iterate over regular files in canonical order."""
         return (entry for entry in self.entries if entry.kind == "file")
+
+    @property
+    def total_bytes(self) -> int:
+        """Sum of the sizes of all files."""
+        return sum(entry.size for entry in self.entries)
+
+    @property
+    def file_count(self) -> int:
+        """Number of regular files."""
+        return sum(entry.kind == "file" for entry in self.entries)
+
+
+def _check_facts(entry: Entry) -> None:
+    of_file = entry.size or entry.executable or entry.root
+    root_bytes = DIGEST if entry.size else 0
+    if (
+        not 0 <= entry.size <= MAX_SIZE
+        or len(entry.root) != root_bytes
+        or (entry.kind != "file" and of_file)
+        or (entry.kind != "link" and entry.target)
+    ):
+        raise UsageError(f"the entry {entry.path!r} contradicts itself")
+
+
+def _add_parents(by_path: dict[str, Entry], path: str) -> None:
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        parent = by_path.get(path)
+        if parent is None:
+            by_path[path] = Entry(path=path, kind="dir")
+        elif parent.kind != "dir":
+            raise BadName(f"{path!r} is a {parent.kind} and has entries below it")
+        else:
+            return
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Return the canonical form."""
+    return HEADER + b"".join([_encode_entry(entry) for entry in manifest.entries])
+
+
+def _encode_entry(entry: Entry) -> bytes:
+    if entry.kind == "file":
+        mark, root = "x" if entry.executable else "-", entry.root.hex() or "-"
+        return f"f {mark} {entry.size} {root} {entry.path}\n".encode()
+    if entry.kind == "dir":
+        return f"d {entry.path}\n".encode()
+    return f"l {len(entry.path.encode())} {entry.path} {entry.target}\n".encode()
+
+
+def decode(data: bytes) -> Manifest:
+    """Read a canonical form; raises `IntegrityFailed` for anything that `encode` would not have written."""
+    if not data.startswith(HEADER) or not data.endswith(b"\n") or len(data) > MAX_MANIFEST:
+        raise IntegrityFailed("this is not a manifest of version 1", bytes=len(data))
+    lines = data[len(HEADER) :].split(b"\n")[:-1]
+    try:
+        manifest = Manifest.build([_decode_entry(line) for line in lines])
+    except (ValueError, BadName, UnsupportedFile, UsageError) as error:
+        reason = error.message if isinstance(error, CachedError) else "a line does not fit"
+        raise IntegrityFailed(f"the manifest is broken: {reason}") from error
+    if encode(manifest) != data:
+        raise IntegrityFailed("the manifest is not in canonical form")
+    return manifest
+
+
+def _decode_entry(line: bytes) -> Entry:
+    tag, _, rest = line.partition(b" ")
+    if tag == b"f":
+        mark, size, root, path = rest.split(b" ", 3)
+        digest = b"" if root == b"-" else bytes.fromhex(root.decode("ascii"))
+        return Entry(
+            path=path.decode(), kind="file", size=_number(size), executable=mark == b"x", root=digest
+        )
+    if tag == b"d":
+        return Entry(path=rest.decode(), kind="dir")
+    if tag == b"l":
+        digits, _, names = rest.partition(b" ")
+        length = _number(digits)
+        return Entry(path=names[:length].decode(), kind="link", target=names[length + 1 :].decode())
+    raise ValueError("unknown kind of entry")
+
+
+def _number(digits: bytes) -> int:
+    if len(digits) > 19:
+        raise ValueError("a number is too long")
+    return int(digits)
+
+
+def content_id(canonical: bytes) -> str:
+    """Return the content id of a canonical form: its SHA-256 in 64 hex digits."""
+    return sha256(canonical).hexdigest()

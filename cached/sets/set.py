@@ -1,7 +1,8 @@
 """The set record: what binds a name and an owner to one content, and how replicas are to be kept.
 
-A record is metadata: the owner may change it, each change is a new revision, and the higher revision wins everywhere.
-The content it names never changes. Records travel signed (`SignedRecord`), so that any holder can pass them on.
+A record is metadata: the owner may change it, each change is a new revision, and the higher revision wins
+everywhere. The content it names never changes. Records travel signed (`SignedRecord`), so that any holder can
+pass them on.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ ALL = -1
 class SetRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One revision of a set's metadata.
 
-    Durations travel, never timestamps: `lease_seconds` counts from the moment of signing, and whoever passes the record on
-    says how long ago that was (`SignedRecord.age_seconds`).
+    Durations travel, never timestamps: `lease_seconds` counts from the moment of signing, and whoever passes
+    the record on says how long ago that was (`SignedRecord.age_seconds`).
     """
 
     #: Random, 32 hex digits; never reused.
@@ -61,8 +62,8 @@ class SetRecord(msgspec.Struct, frozen=True, kw_only=True):
 class SignedRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A set record as it travels: the exact bytes signed, by whom, and how long ago.
 
-    `payload` is the JSON of a `SetRecord`. The signature is the signing node's; its certificate says for which user domains
-    that node may speak.
+    `payload` is the JSON of a `SetRecord`. The signature is the signing node's; its certificate says for which
+    user domains that node may speak.
     """
 
     payload: bytes
@@ -78,7 +79,7 @@ class SignedRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def newer(left: SignedRecord, right: SignedRecord) -> SignedRecord:
-    """Of two records of one set, return the one that holds: deleted first, then revision, then the payload bytes.
+    """Of two records of one set, return the one that holds: deleted first, then revision, then payload.
 
     Total and order-independent, so that all nodes agree whichever they heard first.
     """

@@ -1,0 +1,91 @@
+"""Merkle trees over a file's bytes, exactly as BitTorrent v2 (BEP 52) has them.
+
+A leaf is the SHA-256 of 16 KiB of the file; the last leaf covers what is left, unpadded. Above the leaves
+the tree is binary, and leaves beyond the end of the file are 32 zero bytes. The root therefore depends on the
+bytes alone, not on a piece size. Leaves are kept concatenated: 32 bytes for each 16 KiB, 0.2 % of the file.
+An empty file has none, and no root.
+
+Hashing releases the interpreter's lock at each leaf, so threads hash in parallel.
+"""
+
+from __future__ import annotations
+
+import mmap
+from hashlib import sha256
+from typing import Final
+
+#: Bytes of the file under one leaf.
+LEAF: Final = 16_384
+#: Bytes of one digest.
+DIGEST: Final = 32
+
+Buffer = bytes | bytearray | memoryview | mmap.mmap
+
+
+def leaf_count(size: int) -> int:
+    """Return how many leaves a file of `size` bytes has."""
+    return -(-size // LEAF)
+
+
+def hash_leaves(data: Buffer) -> bytes:
+    """Return the concatenated leaves of `data`.
+
+    `data` is a whole file, or a part of one that starts at a multiple of `LEAF` and, unless it is the last,
+    ends at one: the leaves of the parts, concatenated, are the leaves of the file.
+    """
+    with memoryview(data).cast("B") as view:
+        return b"".join([sha256(view[at : at + LEAF]).digest() for at in range(0, len(view), LEAF)])
+
+
+def root_from_leaves(leaves: Buffer) -> bytes:
+    """Return the root over concatenated leaves: what BEP 52 calls `pieces root`; empty for no leaves."""
+    layer, pad = bytes(leaves), bytes(DIGEST)
+    while len(layer) > DIGEST:
+        layer, pad = _layer_above(layer, pad)
+    return layer
+
+
+def piece_layer(leaves: Buffer, piece_size: int) -> bytes:
+    """Return the concatenated roots of a file's pieces; empty for a file that fits into one piece.
+
+    `piece_size` is 16 KiB times a power of two. This is the file's entry in a torrent's `piece layers`, which
+    names only files larger than a piece.
+    """
+    per_piece = piece_size // LEAF
+    if piece_size % LEAF or per_piece & (per_piece - 1) or per_piece < 1:
+        raise ValueError(f"{piece_size} is not {LEAF} times a power of two")
+    layer, pad = bytes(leaves), bytes(DIGEST)
+    if len(layer) <= per_piece * DIGEST:
+        return b""
+    while per_piece > 1:
+        layer, pad = _layer_above(layer, pad)
+        per_piece //= 2
+    return layer
+
+
+def _layer_above(layer: bytes, pad: bytes) -> tuple[bytes, bytes]:
+    """Return the next layer up, and the digest that stands for an empty subtree of its height."""
+    if len(layer) % (2 * DIGEST):
+        layer += pad
+    pairs = range(0, len(layer), 2 * DIGEST)
+    return b"".join([sha256(layer[at : at + 2 * DIGEST]).digest() for at in pairs]), sha256(
+        pad + pad
+    ).digest()
+
+
+def check_leaves(leaves: Buffer, size: int, root: bytes) -> bool:
+    """Say whether these are the leaves of the file of `size` bytes that has this root."""
+    return len(memoryview(leaves)) == leaf_count(size) * DIGEST and root_from_leaves(leaves) == root
+
+
+def damaged_leaves(data: Buffer, leaves: Buffer) -> list[int]:
+    """Return the indexes, from 0, of the leaves that `data` should have and has not.
+
+    `data` starts at the first of these leaves; missing or surplus bytes count as damage.
+    """
+    found, expected = hash_leaves(data), bytes(leaves)
+    if found == expected:
+        return []
+    count = max(len(found), len(expected)) // DIGEST
+    slices = (slice(index * DIGEST, (index + 1) * DIGEST) for index in range(count))
+    return [index for index, part in enumerate(slices) if found[part] != expected[part]]
