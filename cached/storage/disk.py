@@ -1,0 +1,281 @@
+"""The store: contents as directories, staged in `incoming/`, published by one rename, retired to `trash/`.
+
+Layout below the root, all owned by the daemon:
+
+    CACHEDIR.TAG                 backup programs pass by
+    lock                         held with flock while a daemon runs
+    contents/<content>/          0700, so that a descriptor of data/ leads nowhere else
+        data/                    0555 directories, 0444 or 0555 files: what readers get
+        manifest                 canonical manifest; its SHA-256 is the content id
+        leaves                   32-byte digests of all 16 KiB leaves, files in canonical order
+        mtimes                   signed 64-bit little-endian nanoseconds, one per entry (absent when unknown)
+        sets/<set id>.record     signed set records (msgpack), so that a lost database loses no bytes
+    incoming/<txid>/             the same shape, writable, never served
+    trash/<name>/                on its way out
+
+Nothing under `contents/` is ever half-written. All methods block and may be called from any thread; errors
+of the file system leave as `NoSpace` or `CachedError` with the path.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+from pathlib import Path
+
+from cached import faults
+from cached.errors import BadConfig, Busy, NoSpace, NotFound
+from cached.sets.manifest import Manifest
+from cached.sets.set import SignedRecord, Tier
+from cached.storage import files, publication, records, trash, tree
+from cached.storage.staging import Staging, reopen
+
+#: Bytes that stay free on the partition whatever is asked of the store: for manifests, records, the catalog.
+HEADROOM = 16 << 20
+
+STORE_RENAMED = faults.declare("store.renamed")
+STORE_PUBLISHED = faults.declare("store.published")
+TRASH_RENAMED = faults.declare("trash.renamed")
+
+_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Cache sets of `cached`: they need no backup.\n"
+_PARTS = ("contents", "incoming", "trash")
+_CONTENT = re.compile(r"[0-9a-f]{64}\Z")
+_TXID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+
+
+class Store:
+    """One tier's directory tree on one partition."""
+
+    def __init__(self, root: Path, tier: Tier = "disk", *, headroom: int = HEADROOM) -> None:
+        """Name the store; nothing is touched before `open_lock`. `headroom` is in bytes."""
+        self.root = root
+        self.tier: Tier = tier
+        self.headroom = headroom
+        self._lock: int | None = None
+
+    # The store as a whole.
+
+    def open_lock(self) -> None:
+        """Make the layout and take the lock for this process; `Busy` when another daemon has it.
+
+        `BadConfig` when the root belongs to another user or others may write to it.
+        """
+        with files.translated(self.root):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._check_root()
+            lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                os.close(lock)
+                raise Busy(
+                    f"another daemon uses the store {self.root}",
+                    hint="give each instance its own [store] directories, for example with {instance}",
+                    path=str(self.root),
+                ) from error
+            self._lock = lock
+            for part in _PARTS:
+                (self.root / part).mkdir(mode=0o700, exist_ok=True)
+                (self.root / part).chmod(0o700)
+            if not (self.root / "CACHEDIR.TAG").exists():
+                files.write_atomic(self.root / "CACHEDIR.TAG", _TAG, mode=0o644)
+            files.sync(self.root)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def partition(self) -> int:
+        """Return the partition's device number: stores with equal numbers share their free space."""
+        return self.root.stat().st_dev
+
+    def partition_free(self) -> int:
+        """Return the bytes that an unprivileged process may still write here, headroom not deducted."""
+        facts = os.statvfs(self.root)
+        return facts.f_bavail * facts.f_frsize
+
+    def require(self, wanted: int) -> None:
+        """Raise `NoSpace` unless the partition can take `wanted` more bytes and keep its headroom."""
+        free = max(0, self.partition_free() - self.headroom)
+        if wanted > free:
+            raise NoSpace(
+                f"{self.root} has {free} bytes left, {wanted} are needed",
+                hint="free space on the partition or lower [store] capacity",
+                bytes_needed=wanted,
+                bytes_free=free,
+            )
+
+    def usage(self) -> dict[str, int]:
+        """Return the physical bytes of each part, `contents`, `incoming` and `trash`. Walks everything."""
+        return {part: tree.physical_bytes(self.root / part) for part in _PARTS}
+
+    def du(self, content: str) -> int:
+        """Return the physical bytes of one content with its record files, each inode counted once."""
+        return tree.physical_bytes(self.home(content))
+
+    # Staging and publishing.
+
+    def stage(self, txid: str) -> Staging:
+        """Open the staging area `txid`, made when absent: a transfer cut short finds what it had."""
+        return reopen(self._incoming(txid), self.tier)
+
+    def publish(self, txid: str, content: str) -> bool:
+        """Make a sealed staging area durable and visible as `content`; False when the store had it already.
+
+        Modes and times are set from the manifest, strays removed, all is synced, then renamed in one step.
+        `IntegrityFailed` when the staged tree is not what the manifest says (bytes are not read again).
+        Afterwards the staging area is gone. Repeating a publish that was cut short is safe.
+        """
+        staged = self._incoming(txid)
+        home = self._home(content)
+        with files.translated(staged):
+            if not staged.exists() and home.exists():
+                return False
+            publication.settle(staged, content, self.tier)
+            published = files.rename_new(staged, home)
+            faults.point(STORE_RENAMED)
+            if not published:
+                self._adopt_records(staged, content)
+                trash.empty(self.discard(txid))
+                return False
+            files.sync(home.parent)
+            files.sync(staged.parent)
+        faults.point(STORE_PUBLISHED)
+        return True
+
+    def discard(self, txid: str) -> Path | None:
+        """Move a staging area to the trash and return where (for `empty`); None when there is none."""
+        return self._to_trash(self._incoming(txid), f"incoming-{txid}")
+
+    # Contents.
+
+    def has(self, content: str) -> bool:
+        """Return whether the content's directory is there."""
+        return (self._home(content) / "manifest").exists()
+
+    def home(self, content: str) -> Path:
+        """Return the content's directory; `NotFound` when the store has no such content."""
+        path = self._home(content)
+        if not path.is_dir():
+            raise NotFound(f"content {content[:12]} is not in the store", content=content, tier=self.tier)
+        return path
+
+    def data(self, content: str) -> Path:
+        """Return the path of the content's tree, for engines that need a path. Never shown to users."""
+        return self.home(content) / "data"
+
+    def manifest_bytes(self, content: str) -> bytes:
+        """Return the canonical manifest as stored; not checked against the content id (see `scrub`)."""
+        with files.translated(path := self.home(content) / "manifest"):
+            return path.read_bytes()
+
+    def manifest(self, content: str) -> Manifest:
+        """Return the content's manifest; `IntegrityFailed` when it does not hash to the content id."""
+        return publication.checked_manifest(self.manifest_bytes(content), content)
+
+    def leaves(self, content: str) -> bytes:
+        """Return the leaf digests of all files, in canonical order; not checked against the roots."""
+        with files.translated(path := self.home(content) / "leaves"):
+            return path.read_bytes()
+
+    def mtimes(self, content: str) -> bytes | None:
+        """Return the modification times as stored, or None when they are unknown."""
+        path = self.home(content) / "mtimes"
+        with files.translated(path):
+            return path.read_bytes() if path.exists() else None
+
+    def open_content(self, content: str) -> int:
+        """Open the content's root directory for reading: the descriptor a job gets. The caller closes it."""
+        with files.translated(path := self.home(content) / "data"):
+            return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    @staticmethod
+    def open_file(dirfd: int, path: str) -> int:
+        """Open a file or directory of a content for reading, below `dirfd` whatever links say.
+
+        The caller closes it. `NotFound` when there is no such path or it leads outside.
+        """
+        return tree.open_for_reading(dirfd, path)
+
+    # Set records beside the bytes.
+
+    def put_record(self, content: str, signed: SignedRecord) -> None:
+        """Keep a set's signed record beside its bytes, durably, in place of an earlier revision."""
+        records.put(self.home(content) / "sets", signed)
+
+    def get_records(self, content: str) -> list[SignedRecord]:
+        """Return the readable signed records kept with a content, signatures not checked."""
+        return records.read_all(self.home(content) / "sets")
+
+    def drop_record(self, content: str, set_id: str) -> None:
+        """Forget one set's record; nothing happens when there is none."""
+        records.drop(self.home(content) / "sets", set_id)
+
+    # Going.
+
+    def retire(self, content: str) -> Path | None:
+        """Move a content to the trash, durably, and return where (for `empty`); None when it is not there.
+
+        Open descriptors keep reading files they have open; nothing more can be opened through the path.
+        """
+        return self._to_trash(self._home(content), f"content-{content}")
+
+    def empty(self, trashed: Path) -> int:
+        """Delete what `retire` or `discard` returned; return the bytes given back. May be repeated."""
+        if trashed.parent != self.root / "trash":
+            raise ValueError(f"{trashed} is not in the trash of {self.root}")
+        return trash.empty(trashed)
+
+    # Listings, for reconciliation.
+
+    def list_contents(self) -> list[str]:
+        """Return the content ids of the store, sorted."""
+        return self._names("contents")
+
+    def list_incoming(self) -> list[str]:
+        """Return the ids of all staging areas, sorted."""
+        return self._names("incoming")
+
+    def list_trash(self) -> list[Path]:
+        """Return what waits in the trash."""
+        return [self.root / "trash" / name for name in self._names("trash")]
+
+    # Inside.
+
+    def _check_root(self) -> None:
+        for facts in (self.root.lstat(), self.root.stat()):
+            if facts.st_uid not in {os.geteuid(), 0}:
+                raise BadConfig(
+                    f"{self.root} belongs to user {facts.st_uid}", hint="choose a directory of your own"
+                )
+        if stat.S_IMODE(facts.st_mode) & 0o022:
+            raise BadConfig(f"others may write to {self.root}", hint=f"chmod go-w {self.root}")
+
+    def _home(self, content: str) -> Path:
+        if not _CONTENT.match(content):
+            raise NotFound(f"{content[:80]!r} is not a content id")
+        return self.root / "contents" / content
+
+    def _incoming(self, txid: str) -> Path:
+        if not _TXID.match(txid):
+            raise NotFound(f"{txid[:80]!r} is not a transaction id")
+        return self.root / "incoming" / txid
+
+    def _names(self, part: str) -> list[str]:
+        with files.translated(self.root / part), os.scandir(self.root / part) as found:
+            return sorted(entry.name for entry in found)
+
+    def _to_trash(self, path: Path, label: str) -> Path | None:
+        with files.translated(path):
+            goal = trash.move(path, self.root / "trash", label)
+        if goal is not None:
+            faults.point(TRASH_RENAMED)
+        return goal
+
+    def _adopt_records(self, staged: Path, content: str) -> None:
+        for signed in records.read_all(staged / "sets"):
+            records.put(self.home(content) / "sets", signed)

@@ -1,0 +1,102 @@
+"""Single files: atomic writes, renames that overwrite nothing, allocation, and what system errors mean."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cached.errors import CachedError, NoSpace
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_EXISTS = frozenset({errno.EEXIST, errno.ENOTEMPTY})
+
+
+@contextmanager
+def translated(path: Path | str) -> Iterator[None]:
+    """Turn an OSError inside into `NoSpace` or a `CachedError` that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise told(error, path) from error
+
+
+def told(error: OSError, path: Path | str) -> CachedError:
+    """Return the error a caller can act on for a failed system call on `path`."""
+    name = str(error.filename or path)
+    if error.errno in _FULL:
+        why = (
+            "the disk quota of the daemon's user is used up"
+            if error.errno == errno.EDQUOT
+            else "the partition is full"
+        )
+        return NoSpace(
+            f"cannot write {name}: {why}", hint="free space, or lower [store] capacity", path=str(path)
+        )
+    reason = error.strerror or str(error)
+    hint = "the device fails: check the system log, replace it" if error.errno == errno.EIO else ""
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        hint = "raise the limit on open files (LimitNOFILE)"
+    return CachedError(
+        f"{name}: {reason}", hint=hint, path=str(path), errno=errno.errorcode.get(error.errno or 0, "")
+    )
+
+
+def write_atomic(
+    path: Path, data: bytes | Iterator[bytes], *, mode: int = 0o600, durable: bool = True
+) -> None:
+    """Write a file under a temporary name, then rename it; `durable` syncs it and its directory."""
+    staged = path.with_name(path.name + ".new")
+    with suppress(FileNotFoundError):
+        staged.unlink()
+    fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        offset = 0
+        for part in (data,) if isinstance(data, bytes) else data:
+            write_all(fd, part, offset)
+            offset += len(part)
+        os.fchmod(fd, mode)
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    staged.rename(path)
+    if durable:
+        sync(path.parent)
+
+
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of `data` at `offset`; a file system may take less at a time."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        offset += written
+        view = view[written:]
+
+
+def rename_new(source: Path, goal: Path) -> bool:
+    """Rename a directory unless `goal` exists; return whether it was renamed."""
+    try:
+        source.rename(goal)
+    except OSError as error:
+        if error.errno in _EXISTS:
+            return False
+        raise
+    return True
+
+
+def allocate(fd: int, size: int) -> None:
+    """Give a file all its blocks now, so that no reader of a mapping meets a hole on a full tmpfs."""
+    if size:
+        os.posix_fallocate(fd, 0, size)
+
+
+def sync(path: Path) -> None:
+    """Sync one directory or file to its device."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

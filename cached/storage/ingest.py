@@ -1,0 +1,214 @@
+"""Ingest: a user's open files become a staged content, copied and hashed in one pass.
+
+The daemon never opens a user's path: it gets descriptors. Any number of threads may add entries of one
+ingest at the same time. Never more bytes are written than were reserved, and a file that changes while it
+is read is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import tempfile
+import threading
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+from cached import faults
+from cached.errors import BadName, Busy, NoSpace, SourceChanged, UnsupportedFile
+from cached.sets import manifest as manifests
+from cached.sets.manifest import Entry, Manifest
+from cached.sets.merkle import root_from_leaves
+from cached.sets.paths import check_link, check_path
+from cached.storage import copying, files, tree
+from cached.storage.disk import Store
+from cached.storage.publication import file_mode
+
+INGEST_FILE = faults.declare("ingest.file")
+INGEST_SEALED = faults.declare("ingest.sealed")
+
+#: Leaf digests held in memory before they go to a file, and written at a time at the end; bytes.
+_SPOOLED = 16 << 20
+_WRITTEN = 1 << 20
+
+
+class Ingest:
+    """One content in the making, in the staging area `txid` of a store."""
+
+    def __init__(self, store: Store, txid: str, *, max_bytes: int, max_entries: int | None = None) -> None:
+        """Open a staging area; `max_bytes` bounds the sum of file sizes, `max_entries` the number of entries.
+
+        `Busy` when the area holds something already: an ingest is never resumed.
+        """
+        self.staging = store.stage(txid)
+        #: Bytes and files that are copied and hashed; read them at any time.
+        self.bytes_done = 0
+        self.files_done = 0
+        self._store = store
+        self._max_bytes = max_bytes
+        self._max_entries = max_entries
+        self._claimed_bytes = 0
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._entries: dict[str, Entry | None] = {}
+        self._mtimes: dict[str, int] = {}
+        self._spool = _Spool(self.staging.path)
+        if os.listdir(self.staging.data_fd) or self.staging.sealed():
+            self.close()
+            raise Busy(f"the staging area {txid} is in use", txid=txid)
+
+    def add_file(self, path: str, fd: int, size: int, executable: bool = False, mtime_ns: int = 0) -> None:
+        """Copy a regular file from `fd` to `path`; the caller keeps and closes the descriptor.
+
+        `SourceChanged` when it is not `size` bytes long or changes meanwhile, `NoSpace` beyond the
+        reservation, `BadName` for a path that breaks the rules or came before, `UnsupportedFile` for
+        anything but a regular file.
+        """
+        check_path(path)
+        before = os.fstat(fd)
+        if not stat.S_ISREG(before.st_mode):
+            raise UnsupportedFile(f"{path!r} is not a regular file", path=path)
+        if before.st_size != size:
+            raise _changed(path, f"it has {before.st_size} bytes, {size} were announced")
+        self._claim(path, size)
+        with files.translated(path):
+            leaves = self._take(path, fd, size, executable, mtime_ns)
+        _check_unchanged(path, before, os.fstat(fd))
+        entry = Entry(path=path, kind="file", size=size, executable=executable, root=root_from_leaves(leaves))
+        with self._lock:
+            self._spool.keep(path, leaves)
+            self._entries[path] = entry
+            self._mtimes[path] = mtime_ns
+            self.files_done += 1
+        faults.point(INGEST_FILE)
+
+    def add_dir(self, path: str, mtime_ns: int = 0) -> None:
+        """Make a directory; its parents need no entry of their own."""
+        check_path(path)
+        self._claim(path, 0)
+        with files.translated(path):
+            tree.make_directory(self.staging.data_fd, path)
+        self._keep(Entry(path=path, kind="dir"), mtime_ns)
+
+    def add_link(self, path: str, target: str, mtime_ns: int = 0) -> None:
+        """Make a symbolic link; `UnsupportedFile` when its target is absolute or outside the set."""
+        check_path(path)
+        check_link(path, target)
+        self._claim(path, 0)
+        with files.translated(path):
+            tree.make_link(self.staging.data_fd, path, target)
+        self._keep(Entry(path=path, kind="link", target=target), mtime_ns)
+
+    def seal(self) -> tuple[Manifest, str]:
+        """Write manifest, leaves and times beside the tree, return the manifest and content id. Call it last."""
+        with self._lock:
+            if unfinished := [path for path, entry in self._entries.items() if entry is None]:
+                raise Busy(f"{unfinished[0]!r} is not copied yet", path=unfinished[0])
+            manifest = Manifest.build([entry for entry in self._entries.values() if entry is not None])
+            with files.translated(self.staging.path):
+                data = manifests.encode(manifest)
+                self.staging.seal(data, self._spool.in_order(manifest), self._times(manifest))
+        faults.point(INGEST_SEALED)
+        return manifest, sha256(data).hexdigest()
+
+    def cancel(self) -> None:
+        """Make running and later copies end soon with `Busy`; then the caller discards the staging area."""
+        self._cancelled = True
+
+    def close(self) -> None:
+        """Give the descriptors back. What is staged stays until it is published or discarded."""
+        self.staging.close()
+        self._spool.close()
+
+    def _claim(self, path: str, size: int) -> None:
+        with self._lock:
+            if self._cancelled:
+                raise Busy("the creation was cancelled")
+            if path in self._entries:
+                raise BadName(f"{path!r} is there twice", path=path)
+            if self._max_entries is not None and len(self._entries) >= self._max_entries:
+                raise NoSpace(f"more than the {self._max_entries} entries that were announced")
+            if self._claimed_bytes + size > self._max_bytes:
+                raise NoSpace(
+                    f"{path!r} exceeds the {self._max_bytes} bytes that were announced and reserved",
+                    hint="a file has grown: create the set again",
+                    bytes_needed=self._claimed_bytes + size,
+                    bytes_free=self._max_bytes,
+                )
+            self.staging.use(size)
+            self._store.require(size)
+            self._claimed_bytes += size
+            self._entries[path] = None
+
+    def _take(self, path: str, fd: int, size: int, executable: bool, mtime_ns: int) -> bytes:
+        writer = tree.create(self.staging.data_fd, path, os.O_RDWR | os.O_EXCL, 0o600)
+        try:
+            if self.staging.tier == "disk" and copying.clone(fd, writer):
+                if os.fstat(writer).st_size != size:
+                    raise _changed(path, "its size changed")
+                leaves = copying.read_leaves(writer, size, self._report)
+            else:
+                if self.staging.tier == "memory":
+                    files.allocate(writer, size)
+                leaves = copying.read_leaves(fd, size, self._report, into=writer)
+            os.utime(writer, ns=(mtime_ns, mtime_ns))
+            os.fchmod(writer, file_mode(executable=executable))
+        finally:
+            os.close(writer)
+        return leaves
+
+    def _report(self, count: int) -> None:
+        if self._cancelled:
+            raise Busy("the creation was cancelled")
+        with self._lock:
+            self.bytes_done += count
+
+    def _keep(self, entry: Entry, mtime_ns: int) -> None:
+        with self._lock:
+            self._entries[entry.path] = entry
+            self._mtimes[entry.path] = mtime_ns
+
+    def _times(self, manifest: Manifest) -> bytes:
+        times = [self._mtimes.get(entry.path, 0) for entry in manifest.entries]
+        return struct.pack(f"<{len(times)}q", *times)
+
+
+def _changed(path: str, why: str) -> SourceChanged:
+    return SourceChanged(
+        f"{path!r} changed while it was read: {why}", hint="create the set once its files rest", path=path
+    )
+
+
+def _check_unchanged(path: str, before: os.stat_result, after: os.stat_result) -> None:
+    for what in ("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns"):
+        if getattr(before, what) != getattr(after, what):
+            raise _changed(path, f"its {what.removeprefix('st_').removesuffix('_ns')} differs")
+
+
+class _Spool:
+    """Leaf digests in order of arrival, in an unnamed file, so that a large set needs little memory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=_SPOOLED, dir=str(directory))  # noqa: SIM115
+        self._places: dict[str, tuple[int, int]] = {}
+
+    def keep(self, path: str, leaves: bytes) -> None:
+        self._places[path] = (self._file.seek(0, os.SEEK_END), len(leaves))
+        self._file.write(leaves)
+
+    def in_order(self, manifest: Manifest) -> Iterator[bytes]:
+        parts, held = [], 0
+        for entry in manifest.files():
+            place, length = self._places[entry.path]
+            self._file.seek(place)
+            parts.append(self._file.read(length))
+            held += length
+            if held >= _WRITTEN:
+                yield b"".join(parts)
+                parts, held = [], 0
+        yield b"".join(parts)
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,196 @@
+"""The last look before a staged tree becomes visible: structure, sizes, modes, times, durability."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections import defaultdict
+from hashlib import sha256
+from pathlib import Path
+
+from cached import faults
+from cached.errors import IntegrityFailed
+from cached.sets import manifest as manifests
+from cached.sets.manifest import Entry, Manifest
+from cached.sets.merkle import LEAF
+from cached.sets.set import Tier
+from cached.storage import durability, files, trash, tree
+from cached.storage.beneath import open_beneath
+
+STORE_SETTLED = faults.declare("store.settled")
+STORE_SYNCED = faults.declare("store.synced")
+
+#: What a content's directory may hold; anything else is left over from staging.
+KEPT = frozenset({"data", "manifest", "leaves", "mtimes", "sets"})
+
+
+def checked_manifest(data: bytes, content: str) -> Manifest:
+    """Decode a manifest that hashes to the content id; `IntegrityFailed` for any other."""
+    if sha256(data).hexdigest() != content:
+        raise IntegrityFailed(f"the manifest does not belong to content {content[:12]}", content=content)
+    return manifests.decode(data)
+
+
+def leaf_bytes(entry: Entry) -> int:
+    """Return how many bytes the leaf digests of a file take."""
+    return -(-entry.size // LEAF) * 32
+
+
+def file_mode(*, executable: bool) -> int:
+    """Return the permission bits of a published file."""
+    return 0o555 if executable else 0o444
+
+
+def decode_mtimes(data: bytes, manifest: Manifest) -> tuple[int, ...]:
+    """Return the modification times in nanoseconds, one per entry; `IntegrityFailed` for another number."""
+    if len(data) != 8 * len(manifest.entries):
+        raise IntegrityFailed("the modification times do not fit the manifest")
+    return struct.unpack(f"<{len(manifest.entries)}q", data)
+
+
+def settle(staged: Path, content: str, tier: Tier) -> None:
+    """Give a sealed tree its final modes and times, remove strays, check structure and sizes, sync it all."""
+    with files.translated(staged):
+        manifest = _sealed_manifest(staged, content)
+        _drop_leftovers(staged)
+        times = _times(staged, manifest)
+        data_fd = os.open(staged / "data", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            for directory, members in _by_directory(manifest).items():
+                _settle_directory(data_fd, directory, members, tier)
+            _set_times(data_fd, manifest, times)
+            faults.point(STORE_SETTLED)
+            if tier == "disk":
+                durability.sync_staged(staged, data_fd, manifest)
+        finally:
+            os.close(data_fd)
+        faults.point(STORE_SYNCED)
+
+
+def _sealed_manifest(staged: Path, content: str) -> Manifest:
+    path = staged / "manifest"
+    if not path.exists():
+        raise IntegrityFailed(f"{staged.name} is not sealed", txid=staged.name, content=content)
+    manifest = checked_manifest(path.read_bytes(), content)
+    if (staged / "leaves").stat().st_size != sum(map(leaf_bytes, manifest.files())):
+        raise IntegrityFailed("the leaf digests do not fit the manifest", txid=staged.name, content=content)
+    return manifest
+
+
+def _drop_leftovers(staged: Path) -> None:
+    for path in staged.iterdir():
+        if path.name in KEPT:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            trash.empty(path)
+        else:
+            path.unlink()
+
+
+def _times(staged: Path, manifest: Manifest) -> tuple[int, ...] | None:
+    path = staged / "mtimes"
+    return decode_mtimes(path.read_bytes(), manifest) if path.exists() else None
+
+
+def _by_directory(manifest: Manifest) -> dict[str, list[Entry]]:
+    grouped: dict[str, list[Entry]] = defaultdict(list)
+    grouped[""] = []
+    for entry in manifest.entries:
+        grouped[entry.path.rpartition("/")[0]].append(entry)
+        if entry.kind == "dir":
+            grouped[entry.path] = grouped[entry.path]
+    return grouped
+
+
+def _settle_directory(data_fd: int, path: str, members: list[Entry], tier: Tier) -> None:
+    try:
+        fd = tree.open_directory(data_fd, path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise IntegrityFailed(f"the staged tree lacks the directory {path!r}", path=path) from error
+    try:
+        with os.scandir(fd) as found:
+            present = {entry.name: entry.stat(follow_symlinks=False) for entry in found}
+        for entry in members:
+            name = entry.path.rpartition("/")[2]
+            facts = present.pop(name, None)
+            _check_shape(fd, name, entry, facts)
+            if entry.kind == "file" and facts is not None:
+                _settle_file(fd, name, entry, facts, tier)
+        if present:
+            os.fchmod(fd, 0o700)
+            for name, facts in present.items():
+                _remove_stray(fd, name, facts)
+        os.fchmod(fd, 0o555)
+    finally:
+        os.close(fd)
+
+
+def _check_shape(fd: int, name: str, entry: Entry, facts: os.stat_result | None) -> None:
+    if facts is None or stat.S_IFMT(facts.st_mode) != _FORMATS[entry.kind]:
+        raise IntegrityFailed(f"the staged tree lacks the {entry.kind} {entry.path!r}", path=entry.path)
+    if entry.kind == "file" and facts.st_size != entry.size:
+        raise IntegrityFailed(
+            f"{entry.path!r} has {facts.st_size} bytes, the manifest says {entry.size}",
+            path=entry.path,
+            expected=entry.size,
+            found=facts.st_size,
+        )
+    if entry.kind == "link" and os.readlink(name, dir_fd=fd) != entry.target:
+        raise IntegrityFailed(
+            f"the link {entry.path!r} leads elsewhere than the manifest says", path=entry.path
+        )
+
+
+_FORMATS = {"file": stat.S_IFREG, "dir": stat.S_IFDIR, "link": stat.S_IFLNK}
+
+
+def _settle_file(fd: int, name: str, entry: Entry, facts: os.stat_result, tier: Tier) -> None:
+    if facts.st_nlink != 1:
+        raise IntegrityFailed(
+            f"{entry.path!r} has a second name through which it could change", path=entry.path
+        )
+    if tier == "memory" and facts.st_blocks * 512 < entry.size:
+        os.chmod(name, 0o600, dir_fd=fd)
+        writer = open_beneath(fd, name, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            files.allocate(writer, entry.size)
+        finally:
+            os.close(writer)
+        os.chmod(name, file_mode(executable=entry.executable), dir_fd=fd)
+    elif stat.S_IMODE(facts.st_mode) != file_mode(executable=entry.executable):
+        os.chmod(name, file_mode(executable=entry.executable), dir_fd=fd)
+
+
+def _remove_stray(fd: int, name: str, facts: os.stat_result) -> None:
+    if not stat.S_ISDIR(facts.st_mode):
+        os.unlink(name, dir_fd=fd)
+        return
+    os.chmod(name, 0o700, dir_fd=fd)
+    below = tree.open_directory(fd, name)
+    try:
+        trash.clear(below)
+    finally:
+        os.close(below)
+    os.rmdir(name, dir_fd=fd)
+
+
+def _set_times(data_fd: int, manifest: Manifest, times: tuple[int, ...] | None) -> None:
+    if times is None:
+        return
+    here, fd = "", data_fd
+    try:
+        for entry, mtime in zip(reversed(manifest.entries), reversed(times), strict=True):
+            parent, _, name = entry.path.rpartition("/")
+            if parent != here:
+                below = tree.open_directory(data_fd, parent) if parent else data_fd
+                _close_unless(fd, data_fd)
+                here, fd = parent, below
+            os.utime(name, ns=(mtime, mtime), dir_fd=fd, follow_symlinks=False)
+    finally:
+        _close_unless(fd, data_fd)
+
+
+def _close_unless(fd: int, kept: int) -> None:
+    if fd != kept:
+        os.close(fd)

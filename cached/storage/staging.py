@@ -1,0 +1,110 @@
+"""Staging: the tree of one coming content under `incoming/<txid>`, writable, private, and free to lose.
+
+All paths inside the tree are resolved beneath its root and through no link: nothing is written elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+from cached import faults
+from cached.sets.manifest import Entry, Manifest
+from cached.sets.set import SignedRecord, Tier
+from cached.storage import files, records, tree
+from cached.storage.ballast import Ballast
+
+STAGE_PREPARED = faults.declare("stage.prepared")
+STAGE_SEALED = faults.declare("stage.sealed")
+
+
+class Staging:
+    """One staging area. Close it when done; what is staged stays until it is published or discarded."""
+
+    def __init__(self, path: Path, tier: Tier) -> None:
+        self.path = path
+        self.tier: Tier = tier
+        #: Blocks set aside for what is still to be written, where the caller did so.
+        self.ballast: Ballast | None = None
+        #: Path of the tree, for engines that need a path.
+        self.data = path / "data"
+        #: Directory descriptor of the tree.
+        self.data_fd = os.open(self.data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the directory descriptor; may be repeated."""
+        if self.data_fd >= 0:
+            os.close(self.data_fd)
+            self.data_fd = -1
+
+    def prepare(self, manifest: Manifest) -> None:
+        """Create the manifest's directories, links and empty files with writable modes; may be repeated.
+
+        Files with content stay absent: whoever fetches them creates them (see `open_writer`).
+        """
+        with files.translated(self.path):
+            tree.make(
+                self.data_fd,
+                (entry for entry in manifest.entries if not (entry.kind == "file" and entry.size)),
+            )
+        faults.point(STAGE_PREPARED)
+
+    def open_writer(self, entry: Entry) -> int:
+        """Open a file for reading and writing, made when absent, its space allocated on the memory tier.
+
+        The caller closes the descriptor. `NoSpace` when the memory tier is full.
+        """
+        with files.translated(entry.path):
+            fd = tree.create(self.data_fd, entry.path, os.O_RDWR, mode=0o600)
+            if self.tier == "memory":
+                files.allocate(fd, entry.size)
+            return fd
+
+    def use(self, size: int) -> None:
+        """Give back `size` bytes of the space set aside: they are about to be written."""
+        if self.ballast is not None:
+            self.ballast.use(size)
+
+    def seal(self, manifest: bytes, leaves: bytes | Iterator[bytes], mtimes: bytes | None = None) -> None:
+        """Write the manifest, leaf and mtime files beside the tree; may be repeated with other bytes."""
+        with files.translated(self.path):
+            files.write_atomic(self.path / "leaves", leaves, durable=False)
+            if mtimes is not None:
+                files.write_atomic(self.path / "mtimes", mtimes, durable=False)
+            files.write_atomic(self.path / "manifest", manifest, durable=False)
+        faults.point(STAGE_SEALED)
+
+    def sealed(self) -> bool:
+        """Return whether `seal` has come to its end."""
+        return (self.path / "manifest").exists()
+
+    def manifest_bytes(self) -> bytes:
+        """Return the manifest as sealed."""
+        with files.translated(self.path):
+            return (self.path / "manifest").read_bytes()
+
+    def leaves(self) -> bytes:
+        """Return the leaf digests as sealed."""
+        with files.translated(self.path):
+            return (self.path / "leaves").read_bytes()
+
+    def put_record(self, signed: SignedRecord) -> None:
+        """Put a set's signed record beside the tree, so that it is published with it."""
+        records.put(self.path / "sets", signed)
+
+
+def reopen(path: Path, tier: Tier) -> Staging:
+    """Open the staging area at `path`, made when absent, with the modes that writing needs."""
+    with files.translated(path):
+        for part in (path, path / "sets", path / "data"):
+            part.mkdir(mode=0o700, exist_ok=True)
+            part.chmod(0o700)
+        return Staging(path, tier)
