@@ -1,14 +1,13 @@
 """Durations and sizes as people write them, and instants as programs read them.
 
 A duration carries its unit (`90s 30m 12h 7d`, also `1d12h`); a size is decimal (`500MB 15GB`), binary
-(`500MiB`) or plain bytes. What could be read in two ways is refused: `30` alone is no duration, `5G` is no size.
+(`500MiB`) or plain bytes. What could be read in two ways is refused: `30` alone is no duration, `5G` no size.
 """
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from fractions import Fraction
 from itertools import pairwise
 from typing import Final
 
@@ -36,21 +35,21 @@ _RFC3339_MAX = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
 def parse_duration(text: str | int) -> int:
     """Return the whole seconds that `text` stands for; a number is seconds already. Raises `UsageError`."""
     if isinstance(text, int) and not isinstance(text, bool):
-        return _bounded(Fraction(text), text, "duration", MAX_DURATION)
+        return _bounded(text, text, "duration", MAX_DURATION)
     trimmed = str(text).strip()
     if trimmed == "0":
         return 0
     if not _DURATION.fullmatch(trimmed):
         raise UsageError(f"{text!r} is not a duration", hint="write a number and a unit: 90s, 30m, 12h or 7d")
     parts = _DURATION_PART.findall(trimmed)
-    seconds = sum((Fraction(number) * _SECONDS[unit] for number, unit in parts), Fraction())
+    seconds = sum(_times(number, _SECONDS[unit], text, "duration") for number, unit in parts)
     return _bounded(seconds, text, "duration", MAX_DURATION)
 
 
 def parse_size(text: str | int) -> int:
     """Return the bytes that `text` stands for; a number without a unit is bytes. Raises `UsageError`."""
     if isinstance(text, int) and not isinstance(text, bool):
-        return _bounded(Fraction(text), text, "size", MAX_SIZE)
+        return _bounded(text, text, "size", MAX_SIZE)
     found = _SIZE.fullmatch(str(text).strip())
     unit = _BYTES.get(found[2].lower()) if found else None
     if found is None or unit is None:
@@ -58,16 +57,24 @@ def parse_size(text: str | int) -> int:
             f"{text!r} is not a size",
             hint="write bytes, decimal units (kB MB GB TB) or binary ones (KiB MiB GiB TiB)",
         )
-    return _bounded(Fraction(found[1]) * unit, text, "size", MAX_SIZE)
+    return _bounded(_times(found[1], unit, text, "size"), text, "size", MAX_SIZE)
 
 
-def _bounded(value: Fraction, text: str | int, what: str, limit: int) -> int:
-    if value < 0 or value > limit:
+def _times(number: str, unit: int, text: str | int, what: str) -> int:
+    whole, _, fraction = number.partition(".")
+    if len(number) > 40:
+        raise UsageError(f"{what} {text!r} has too many digits")
+    value, rest = divmod(int(whole + fraction) * unit, 10 ** len(fraction))
+    if rest:
+        smallest = "seconds" if what == "duration" else "bytes"
+        raise UsageError(f"{what} {text!r} is not a whole number of {smallest}")
+    return value
+
+
+def _bounded(value: int, text: str | int, what: str, limit: int) -> int:
+    if not 0 <= value <= limit:
         raise UsageError(f"{what} {text!r} is out of range", hint=f"between 0 and {limit}")
-    if value.denominator != 1:
-        unit = "seconds" if what == "duration" else "bytes"
-        raise UsageError(f"{what} {text!r} is not a whole number of {unit}")
-    return value.numerator
+    return value
 
 
 def format_size(size: float) -> str:
