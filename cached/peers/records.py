@@ -1,7 +1,7 @@
 """What nodes tell each other: values only, no I/O.
 
-A node speaks for itself in one signed, versioned `NodeRecord`. Durations travel, never timestamps: a record says how much
-lease was left when it was signed, and whoever passes it on says how long ago that was.
+A node speaks for itself in one signed, versioned `NodeRecord`. Durations travel, never timestamps: a record
+says how much lease was left when it was signed, and whoever passes it on says how long ago that was.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class SignedRevocations(msgspec.Struct, frozen=True, kw_only=True):
-    """The authority's list of node ids that are no longer trusted; the higher `number` in the payload wins."""
+    """The authority's list of node ids no longer trusted; the higher `number` in the payload wins."""
 
     payload: bytes
     #: DER certificate of the authority that signed.
