@@ -147,3 +147,10 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     reserved: int = 0
     committed: int = 0
     going: int = 0
+
+
+class MetaRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A fact about the catalog itself."""
+
+    key: str
+    value: str

@@ -8,7 +8,8 @@
 * The high water's wall time never goes back, and within a boot it advances at least as fast as boottime. So a
   clock that was wrong before the reboot makes the gap look shorter or implausible, never longer.
 
-Nothing here reads a clock: a `Moment` comes in as an argument. Durations travel between nodes, these values never.
+Nothing here reads a clock: a `Moment` comes in as an argument. Durations travel between nodes, these never
+do.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def after(moment: Moment, seconds: float) -> Deadline:
 
 
 def trusted(now: Moment, high_water: Moment) -> bool:
-    """Tell whether the wall clock may say how long the node was off; true within one boot, where nobody asks."""
+    """Tell whether the wall clock may say how long the node was off; within one boot, always."""
     return now.boot_id == high_water.boot_id or 0.0 <= now.wall - high_water.wall <= PLAUSIBLE_GAP
 
 

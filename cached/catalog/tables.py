@@ -1,0 +1,132 @@
+"""The tables, and how a row's value lies in one: a field a column, a moment or deadline three.
+
+`migrations` creates the tables; a test holds the two descriptions against each other.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar, get_type_hints
+
+import msgspec
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Float,
+    Insert,
+    Integer,
+    LargeBinary,
+    MetaData,
+    RowMapping,
+    Select,
+    Table,
+    Text,
+    and_,
+    select,
+)
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.types import TypeEngine
+
+from cached.catalog import rows
+from cached.leases.deadline import Deadline, Moment
+
+Row = TypeVar("Row", bound=msgspec.Struct)
+
+METADATA = MetaData()
+_CLOCK_TYPES = (Deadline, Moment)
+_SQL_TYPES: dict[object, type[TypeEngine[Any]]] = {
+    str: Text,
+    int: Integer,
+    bool: Integer,
+    float: Float,
+    bytes: LargeBinary,
+}
+
+
+class Mapped(Generic[Row]):
+    """A table that holds values of one kind, keyed by some of their fields."""
+
+    def __init__(self, name: str, kind: type[Row], *key: str) -> None:
+        self.kind = kind
+        self.key = key
+        hints = get_type_hints(kind)
+        self._fields = {field: hints[field] for field in kind.__struct_fields__}
+        columns = [column for field in self._fields for column in self._columns(field)]
+        self.table = Table(name, METADATA, *columns)
+        self.upsert = self._upsert()
+        self.all: Select[Any] = select(self.table)
+
+    def _columns(self, field: str) -> list[Column[Any]]:
+        kind = self._fields[field]
+        if kind in _CLOCK_TYPES:
+            parts: tuple[tuple[str, type[TypeEngine[Any]]], ...] = (
+                ("boot", Text),
+                ("boottime", Float),
+                ("wall", Float),
+            )
+            return [Column(f"{field}_{part}", sql, nullable=False) for part, sql in parts]
+        return [Column(field, _SQL_TYPES.get(kind, Text), primary_key=field in self.key, nullable=False)]
+
+    def _upsert(self) -> Insert:
+        statement = insert(self.table)
+        others = {c.name: statement.excluded[c.name] for c in self.table.columns if not c.primary_key}
+        if not others:
+            return statement.on_conflict_do_nothing()
+        return statement.on_conflict_do_update(index_elements=list(self.key), set_=others)
+
+    @property
+    def clocks(self) -> list[str]:
+        """The fields that hold a moment or a deadline."""
+        return [field for field, kind in self._fields.items() if kind in _CLOCK_TYPES]
+
+    def matches(self, *key: Any) -> ColumnElement[bool]:
+        """Return the condition that a row has this key."""
+        pairs = zip(self.key, key, strict=True)
+        return and_(*(self.table.c[name] == value for name, value in pairs))
+
+    def columns(self, row: Row) -> dict[str, Any]:
+        """Return the column values of a row."""
+        values: dict[str, Any] = {}
+        for field in self._fields:
+            value = getattr(row, field)
+            if isinstance(value, _CLOCK_TYPES):
+                values[f"{field}_boot"] = value.boot_id
+                values[f"{field}_boottime"] = value.boottime
+                values[f"{field}_wall"] = value.wall
+            else:
+                values[field] = value
+        return values
+
+    def row(self, values: RowMapping) -> Row:
+        """Return the row that has these column values."""
+        return self.kind(**{field: self._field(field, kind, values) for field, kind in self._fields.items()})
+
+    @staticmethod
+    def _field(field: str, kind: Any, values: RowMapping) -> Any:
+        if kind in _CLOCK_TYPES:
+            boot, boottime, wall = (values[f"{field}_{part}"] for part in ("boot", "boottime", "wall"))
+            return kind(boot_id=boot, boottime=boottime, wall=wall)
+        return bool(values[field]) if kind is bool else values[field]
+
+
+SETS = Mapped("sets", rows.SetRow, "id")
+CONTENTS = Mapped("contents", rows.ContentRow, "content", "tier")
+REPLICAS = Mapped("replicas", rows.ReplicaRow, "set_id")
+RESERVATIONS = Mapped("reservations", rows.ReservationRow, "txid")
+PINS = Mapped("pins", rows.PinRow, "set_id", "content", "tier", "pid", "start_time")
+REJECTIONS = Mapped("rejections", rows.RejectionRow, "set_id", "node")
+TRANSFERS = Mapped("transfers", rows.TransferRow, "txid")
+CONFIRMATIONS = Mapped("confirmations", rows.ConfirmationRow, "set_id", "node")
+META = Mapped("meta", rows.MetaRow, "key")
+
+#: Every table, parents before children.
+ALL: tuple[Mapped[Any], ...] = (
+    SETS,
+    CONTENTS,
+    REPLICAS,
+    RESERVATIONS,
+    PINS,
+    REJECTIONS,
+    TRANSFERS,
+    CONFIRMATIONS,
+    META,
+)
