@@ -64,7 +64,8 @@ def _times(number: str, unit: int, text: str | int, what: str) -> int:
     whole, _, fraction = number.partition(".")
     if len(number) > 40:
         raise UsageError(f"{what} {text!r} has too many digits")
-    value, rest = divmod(int(whole + fraction) * unit, 10 ** len(fraction))
+    scale = int("1" + "0" * len(fraction))
+    value, rest = divmod(int(whole + fraction) * unit, scale)
     if rest:
         smallest = "seconds" if what == "duration" else "bytes"
         raise UsageError(f"{what} {text!r} is not a whole number of {smallest}")
