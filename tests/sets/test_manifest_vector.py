@@ -1,4 +1,4 @@
-"""The vector in docs/manifest.md, recomputed from its directory by the rules of the page alone and by our code."""
+"""The vector in docs/manifest.md, recomputed by the rules of the page alone and by our code."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_any_visible_utf8_name_passes(path):
         "a\x7f",
         "\x1b[2J",
         "a\x85b",
-        "�",
+        "\udc80",
         "a" * 256,
         "é" * 128,
         "x/" + "a" * 256,
@@ -97,7 +97,7 @@ def test_links_that_stay_inside_pass(path, target):
         ("l", "a/../../x"),
         ("l", ""),
         ("l", "a\nb"),
-        ("l", "�"),
+        ("l", "\udc80"),
         ("l", "a/" * 2048),
     ],
 )
