@@ -5,8 +5,10 @@
   what has passed since: by the wall clock, if that is not earlier than the high water's and not more than
   `PLAUSIBLE_GAP` ahead of it; otherwise only by what is proven, the time since this boot. A promise may live
   too long; it never dies early.
-* The high water's wall time never goes back, and within a boot it advances at least as fast as boottime. So a
-  clock that was wrong before the reboot makes the gap look shorter or implausible, never longer.
+* The high water's wall time never goes back, and within a boot it advances at least as fast as boottime: a
+  step of the wall clock before the reboot makes the gap look shorter or implausible, never longer.
+* A boot that began with a clock nobody could believe is *doubted*: promises made in it cannot be measured by
+  a wall clock, so the reboot after it counts what is proven too, even if its own clock is right again.
 
 Nothing here reads a clock: a `Moment` comes in as an argument. Durations travel between nodes, these never
 do.
@@ -35,6 +37,8 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
     boottime: float
     #: Unix time in seconds; may step.
     wall: float
+    #: Of a high water only: this boot began with a wall clock that could not be believed.
+    doubted: bool = False
 
 
 class Deadline(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,9 +64,14 @@ def after(moment: Moment, seconds: float) -> Deadline:
     return Deadline(boot_id=moment.boot_id, boottime=moment.boottime + seconds, wall=moment.wall + seconds)
 
 
+def plausible(now: Moment, high_water: Moment) -> bool:
+    """Tell whether the wall clock reads what it may after some time off."""
+    return 0.0 <= now.wall - high_water.wall <= PLAUSIBLE_GAP
+
+
 def trusted(now: Moment, high_water: Moment) -> bool:
     """Tell whether the wall clock may say how long the node was off; within one boot, always."""
-    return now.boot_id == high_water.boot_id or 0.0 <= now.wall - high_water.wall <= PLAUSIBLE_GAP
+    return now.boot_id == high_water.boot_id or (not high_water.doubted and plausible(now, high_water))
 
 
 def elapsed(high_water: Moment, now: Moment) -> float:
@@ -76,12 +85,18 @@ def elapsed(high_water: Moment, now: Moment) -> float:
 def advance(high_water: Moment, now: Moment) -> Moment:
     """Return the high water after `now` was seen; its wall time never goes back."""
     if now.boot_id != high_water.boot_id:
-        return Moment(boot_id=now.boot_id, boottime=now.boottime, wall=max(high_water.wall, now.wall))
+        return Moment(
+            boot_id=now.boot_id,
+            boottime=now.boottime,
+            wall=max(high_water.wall, now.wall),
+            doubted=not plausible(now, high_water),
+        )
     passed = max(0.0, now.boottime - high_water.boottime)
     return Moment(
         boot_id=now.boot_id,
         boottime=high_water.boottime + passed,
         wall=max(high_water.wall + passed, now.wall),
+        doubted=high_water.doubted,
     )
 
 

@@ -1,0 +1,108 @@
+"""What a node promises: grant, shorten or refuse a lease; when to renew one; how much a user may keep.
+
+All durations are whole seconds from now. A refusal says what the longest possible lease would be.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from cached.errors import LeaseRefused, QuotaExceeded
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """What the node promises."""
+
+    seconds: int
+    #: Less than was asked for.
+    shortened: bool = False
+    #: Why it is not just what was asked for, in words; empty otherwise.
+    reason: str = ""
+
+
+def decide(*, asked: int | None, min_lease: int, max_lease: int, default: int, draining: bool) -> Grant:
+    """Answer a request for a new lease.
+
+    Without a wish the node's default is asked for, or the least that the caller can use if that is more.
+    Raises `LeaseRefused` when less than `min_lease` can be granted, for no time at all, and while the node
+    drains.
+    """
+    _refuse_when_draining(draining)
+    wanted = max(default, min_lease) if asked is None else asked
+    grant = _capped(wanted, max_lease)
+    if grant.seconds <= 0:
+        raise LeaseRefused(
+            "a lease must last a second at least", hint="ask for a longer lease", longest_seconds=max_lease
+        )
+    if grant.seconds < min_lease:
+        raise LeaseRefused(
+            f"{grant.seconds} s is the longest lease possible here, {min_lease} s the least acceptable",
+            hint="lower --min-lease, or ask for a longer lease"
+            if not grant.shortened
+            else "lower --min-lease",
+            asked_seconds=wanted,
+            min_lease_seconds=min_lease,
+            longest_seconds=min(wanted, max_lease),
+        )
+    return grant
+
+
+def extension(left: float, asked: int, max_lease: int, *, draining: bool = False) -> Grant:
+    """Answer a request that a lease with `left` seconds (zero or less: expired) last `asked` seconds from
+    now.
+
+    The grant is never below what is left, rounded down to a second: keep the later deadline of the two
+    (`Lease.extended`). Raises `LeaseRefused` for no time at all, and while the node drains.
+    """
+    _refuse_when_draining(draining)
+    if asked <= 0:
+        raise LeaseRefused(
+            "a lease cannot be extended by nothing", hint="ask for a longer lease", longest_seconds=max_lease
+        )
+    grant = _capped(asked, max_lease)
+    if grant.seconds > left:
+        return grant
+    kept = int(left)
+    return Grant(
+        seconds=kept, shortened=kept < asked, reason=f"the lease already lasts {kept} s more, and is kept"
+    )
+
+
+def renewal_due(left: float, granted: int, set_left: float, max_lease: int) -> int | None:
+    """Return the seconds to which a holder's grant is to be renewed now, or None.
+
+    Due once half of the grant is over, as long as the set's own lease outlasts it.
+    """
+    if left > granted / 2:
+        return None
+    wanted = int(min(set_left, max_lease))
+    return wanted if wanted > max(left, 0.0) else None
+
+
+def quota(used: int, wanted: int, limit: int | None) -> None:
+    """Raise `QuotaExceeded` if `wanted` more logical bytes would exceed a user's limit; None: no limit."""
+    if limit is not None and used + wanted > limit:
+        raise QuotaExceeded(
+            f"{wanted} bytes more would exceed the quota of {limit} bytes on this node, {used} are used",
+            hint="delete sets or let their leases end, or ask the administrator for a larger [policy] quota",
+            bytes_wanted=wanted,
+            bytes_used=used,
+            quota=limit,
+        )
+
+
+def _capped(wanted: int, max_lease: int) -> Grant:
+    if wanted <= max_lease:
+        return Grant(seconds=wanted)
+    return Grant(
+        seconds=max_lease,
+        shortened=True,
+        reason=f"this node grants at most {max_lease} s, {wanted} s were asked for",
+    )
+
+
+def _refuse_when_draining(draining: bool) -> None:
+    if draining:
+        raise LeaseRefused(
+            "the node is stopping and makes no new promises", hint="try another node, or later"
+        )

@@ -1,0 +1,66 @@
+"""What may go when space is wanted, and in which order: expired and unpinned only, cheapest to lose first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+#: Seconds added to idleness, so that what has just been used compares sensibly.
+_FRESH = 60.0
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A content of one tier, with all sets here that share it: its bytes return when all of them go."""
+
+    content: str
+    set_ids: tuple[str, ...]
+    #: Physical bytes that come back.
+    bytes: int
+    #: Since the last of its leases ended; zero or less while one holds.
+    expired_seconds: float
+    #: Somebody has it open.
+    pinned: bool
+    #: Other nodes with a whole copy.
+    other_holders: int
+    #: Cost of fetching it again, in any unit that all candidates share; the logical bytes will do.
+    fetch_cost: float
+    #: Since it was last read; infinite if never.
+    last_read_seconds: float
+
+    def may_go(self) -> bool:
+        """Tell whether no promise and no reader keeps it."""
+        return self.expired_seconds > 0.0 and not self.pinned
+
+    def loss(self) -> tuple[bool, float, str]:
+        """Return how much is lost with it: the last copy most, then cost per byte and idle second."""
+        idle = max(0.0, min(self.expired_seconds, self.last_read_seconds)) + _FRESH
+        return (self.other_holders == 0, self.fetch_cost / max(1, self.bytes) / idle, self.content)
+
+
+def choose(candidates: Iterable[Candidate], wanted_bytes: int) -> list[Candidate]:
+    """Return what to reclaim for `wanted_bytes`, in order; nothing when even all of it would not be enough.
+
+    Nothing goes without need: leaving any one of the chosen out would be too little.
+    """
+    if wanted_bytes <= 0:
+        return []
+    cheapest_first = sorted((c for c in candidates if c.may_go() and c.bytes > 0), key=Candidate.loss)
+    chosen: list[Candidate] = []
+    surplus = -wanted_bytes
+    for candidate in cheapest_first:
+        if surplus >= 0:
+            break
+        chosen.append(candidate)
+        surplus += candidate.bytes
+    return _without_needless(chosen, surplus) if surplus >= 0 else []
+
+
+def _without_needless(chosen: list[Candidate], surplus: int) -> list[Candidate]:
+    kept: list[Candidate] = []
+    for candidate in reversed(chosen):
+        if candidate.bytes <= surplus:
+            surplus -= candidate.bytes
+        else:
+            kept.append(candidate)
+    return kept[::-1]
