@@ -24,15 +24,19 @@ _SYSTEMD = {
 
 
 def default_dirs(env: Mapping[str, str], uid: int, instance: str) -> dict[str, tuple[str, str]]:
-    """Return directory keys with default and source; an instance's name is appended to each."""
+    """Return directory keys with default and source.
+
+    An instance's name is appended to each, but not to what systemd gives: that is the unit's own already, and
+    all that it may write to.
+    """
     found = _ROOT if uid == 0 else _user_dirs(env, uid)
-    placed = {key: (path, "default") for key, path in found.items()}
+    suffix = f"-{instance}" if instance else ""
+    placed = {key: (f"{path}{suffix}", "default") for key, path in found.items()}
     for key, variable in _SYSTEMD.items():
         given = env.get(variable, "").split(":")[0]
         if given:
             placed[key] = (given, f"environment {variable}")
-    suffix = f"-{instance}" if instance else ""
-    return {key: (f"{path}{suffix}", source) for key, (path, source) in placed.items()}
+    return placed
 
 
 def _user_dirs(env: Mapping[str, str], uid: int) -> dict[str, str]:
