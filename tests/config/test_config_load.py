@@ -226,9 +226,10 @@ def test_variables_that_are_no_setting_are_left_alone(read):
 
 
 def test_empty_values_switch_things_off(read):
-    found = read(
-        '[store]\nmemory = ""\n[policy]\nquota = ""\n[cluster]\nkey_file = ""\n[replication]\nupload_limit = ""'
+    flags = dict.fromkeys(
+        ["store.memory", "policy.quota", "cluster.key_file", "replication.upload_limit"], ""
     )
+    found = read("", flags=flags)
     assert found.store.memory is found.policy.quota is found.cluster.key_file is None
     assert found.replication.upload_limit is None
 
