@@ -1,0 +1,271 @@
+"""One client on `data.sock`: its requests answered in order, its pins held until it leaves.
+
+The usual `open` is answered at once, in the callback that read it: no task, no await. Whatever takes longer
+goes through a queue that one worker task empties in order. Reading stops while the client does not take its
+answers, or has asked for too much at once; other clients never notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from cached import packets, wire
+from cached.api.handover import Handover
+from cached.api.metrics import ApiMetrics
+from cached.api.outbox import Outbox
+from cached.api.requests import VERSION, Request, decode, target
+from cached.api.verbs import Opened, Verbs
+from cached.api.watch import HEARTBEAT, watch
+from cached.errors import CachedError, UsageError
+from cached.node.caller import Caller
+
+log = logging.getLogger(__name__)
+
+#: Requests of one client that may wait; reading stops above.
+MOST_WAITING: Final = 64
+#: Descriptors that one client's waiting requests may hold; reading stops above.
+MOST_HELD: Final = 1024
+
+_DONE: Final = wire.encode({"v": VERSION, "ok": True})
+
+
+class Connection:
+    """A connected client; lives in the event loop, from `start` to `close`."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        caller: Caller,
+        verbs: Verbs,
+        *,
+        metrics: ApiMetrics,
+        left: Callable[[Connection], None],
+    ) -> None:
+        self.caller = caller
+        self._socket = connection
+        self._verbs = verbs
+        self._metrics = metrics
+        self._left = left
+        self._loop = asyncio.get_running_loop()
+        self._outbox = Outbox(connection, self._regulate, self.close)
+        self._waiting: deque[tuple[Request | CachedError, list[int]]] = deque()
+        self._held = 0
+        self._worker: asyncio.Task[None] | None = None
+        self._handover = Handover(verbs, caller, self._tell)
+        #: By set id: one pin a set, however often the client opens it.
+        self._pins: dict[str, Any] = {}
+        self._reading = False
+        self._open = True
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._regulate()
+
+    def close(self) -> None:
+        """End the conversation as when the client leaves; `left` is called, and then `settle` has the rest to
+        do.
+        """
+        if not self._open:
+            return
+        self._open = False
+        self._stop_reading()
+        self._outbox.close()
+        self._socket.close()
+        if self._worker is not None:
+            self._worker.cancel()
+        for _, descriptors in self._waiting:
+            packets.close_all(descriptors)
+        self._waiting.clear()
+        self._left(self)
+
+    async def settle(self, *, keep_pins: bool) -> None:
+        """After `close`: clean up a creation, and give the pins back unless the next daemon is to know."""
+        if self._worker is not None:
+            await asyncio.wait({self._worker})
+        if not keep_pins:
+            for pin in self._pins.values():
+                self._verbs.release(pin)
+            self._pins.clear()
+        await self._handover.leave()
+
+    # Reading
+
+    def _regulate(self) -> None:
+        wanted = (
+            self._open and not self._outbox and len(self._waiting) < MOST_WAITING and self._held < MOST_HELD
+        )
+        if wanted and not self._reading:
+            self._reading = True
+            self._loop.add_reader(self._socket.fileno(), self._readable)
+        elif not wanted:
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._socket.fileno())
+
+    def _readable(self) -> None:
+        started = time.perf_counter()
+        try:
+            packet = packets.receive(self._socket)
+            if packet is None:
+                self.close()
+                return
+        except (BlockingIOError, InterruptedError):
+            return
+        except CachedError as error:
+            self._take(error, [], started)
+            return
+        except OSError:
+            self.close()
+            return
+        try:
+            request: Request | CachedError = decode(packet.data)
+        except CachedError as error:
+            request = error
+        self._take(request, packet.descriptors, started)
+
+    def _take(self, request: Request | CachedError, descriptors: list[int], started: float) -> None:
+        if self._worker is None and isinstance(request, Request) and request.op == "open":
+            packets.close_all(descriptors)
+            if self._answered_now(request, started):
+                return
+            descriptors = []
+        self._waiting.append((request, descriptors))
+        self._held += len(descriptors)
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+        self._regulate()
+
+    def _answered_now(self, request: Request, started: float) -> bool:
+        try:
+            opened = self._verbs.open_now(self.caller, *target(request.name, request.path))
+        except CachedError as error:
+            self._refuse(request.op, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, this client gets an answer and the others go on
+            self._refuse(request.op, unexpected(request.op, error))
+        else:
+            if opened is None:
+                return False
+            self._hand_out(opened)
+        self._metrics.answered("open", time.perf_counter() - started)
+        return True
+
+    # Answering in order
+
+    async def _work(self) -> None:
+        while self._waiting:
+            await self._outbox.drained()
+            request, descriptors = self._waiting.popleft()
+            self._held -= len(descriptors)
+            self._regulate()
+            started = time.perf_counter()
+            op = request.op if isinstance(request, Request) and request.op in _OPERATIONS else "other"
+            try:
+                await self._answer(request, descriptors)
+            except CachedError as error:
+                await self._failed(op, error)
+            except Exception as error:  # noqa: BLE001 - as above
+                await self._failed(op, unexpected(op, error))
+            self._metrics.answered(op, time.perf_counter() - started)
+        self._worker = None
+
+    async def _answer(self, request: Request | CachedError, descriptors: list[int]) -> None:
+        if isinstance(request, CachedError):
+            packets.close_all(descriptors)
+            raise request
+        if request.op == "add":
+            self._reply(await self._handover.add(request, descriptors))
+            return
+        packets.close_all(descriptors)
+        operation = _OPERATIONS.get(request.op)
+        if operation is None:
+            raise UsageError(f"there is no operation {request.op!r}", hint=f"one of {', '.join(_OPERATIONS)}")
+        await operation(self, request)
+
+    async def _open_path(self, request: Request) -> None:
+        ref, path = target(request.name, request.path)
+        latest = wire.Progress(state="REQUESTED")
+
+        def note(progress: wire.Progress) -> None:
+            nonlocal latest
+            if progress != latest:
+                latest = progress
+                tell()
+
+        def tell() -> None:
+            if request.progress:
+                self._tell({"v": VERSION, "progress": latest})
+
+        work = asyncio.ensure_future(
+            self._verbs.open_path(self.caller, ref, path, fetch=request.fetch, progress=note)
+        )
+        try:
+            await watch(work, tell, every=HEARTBEAT)
+        finally:
+            if work.done() and not work.cancelled() and work.exception() is None:
+                self._hand_out(work.result())
+
+    async def _give_back(self, request: Request) -> None:
+        pin = self._pins.pop(request.set, None)
+        if pin is not None:
+            self._verbs.release(pin)
+        self._outbox.send(_DONE)
+
+    async def _create(self, request: Request) -> None:
+        self._reply(await self._handover.create(request))
+
+    async def _seal(self, request: Request) -> None:
+        self._reply(await self._handover.seal())
+
+    def _hand_out(self, opened: Opened) -> None:
+        head = opened.set
+        if head.id in self._pins:
+            self._verbs.release(opened.pin)
+        else:
+            self._pins[head.id] = opened.pin
+        reply = wire.OpenReply(set=head, kind=opened.kind, size=opened.size, executable=opened.executable)
+        self._outbox.send(wire.encode(reply), (opened.fd,))
+
+    async def _failed(self, op: str, error: CachedError) -> None:
+        if op in ("add", "seal", "other"):  # an entry may have been lost: what is left must not be sealed
+            await self._handover.fail(error)
+        self._refuse(op, error)
+
+    def _refuse(self, op: str, error: CachedError) -> None:
+        self._metrics.failed(op, error.code)
+        self._reply({"v": VERSION, **error.to_wire()})
+
+    def _tell(self, value: dict[str, Any]) -> None:
+        """Send an interim packet, unless the client is behind: reports are cumulative."""
+        if not self._outbox:
+            self._reply(value)
+
+    def _reply(self, value: dict[str, Any]) -> None:
+        data = wire.encode(value)
+        if len(data) > packets.MAX_PACKET:
+            error = CachedError("the answer does not fit into one packet", hint="ask on api.sock instead")
+            data = wire.encode({"v": VERSION, **error.to_wire()})
+        self._outbox.send(data)
+
+
+_OPERATIONS: Final = {
+    "open": Connection._open_path,
+    "close": Connection._give_back,
+    "create": Connection._create,
+    "add": None,
+    "seal": Connection._seal,
+}
+
+
+def unexpected(op: str, error: Exception) -> CachedError:
+    """Log what should not have happened, and return what a caller may know of it."""
+    log.error("request.failed op=%s", op, exc_info=error)
+    return CachedError("the daemon met an unexpected error", hint="its log has the details")

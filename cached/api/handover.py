@@ -1,0 +1,122 @@
+"""One creation on a `data.sock` connection: create, then add, add, ..., then seal.
+
+A failure ends the creation: whatever the client had already sent after it gets the same error, so that a
+pipelining client learns the true reason from whichever answer it reads first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from cached import packets, wire
+from cached.api.requests import VERSION, Request
+from cached.api.verbs import Creation, Verbs
+from cached.api.watch import HEARTBEAT, REPORT_EVERY, watch
+from cached.errors import CachedError, UsageError
+from cached.node.caller import Caller
+
+Result = TypeVar("Result")
+
+
+class Handover:
+    """The creation that a connection has under way, if any."""
+
+    def __init__(self, verbs: Verbs, caller: Caller, tell: Callable[[dict[str, Any]], None]) -> None:
+        self._verbs = verbs
+        self._caller = caller
+        self._tell = tell
+        self._creation: Creation | None = None
+        self._sealing: asyncio.Task[wire.SetView] | None = None
+        self._failure: CachedError | None = None
+        self._wants_progress = False
+        self._wanted = 0
+        self._told: tuple[float, int, int] = (0.0, 0, 0)
+
+    async def create(self, request: Request) -> dict[str, Any]:
+        """Begin; returns the reply with the lease granted."""
+        if self._creation is not None:
+            raise UsageError("this connection is already creating a set", hint="seal it, or use another one")
+        self._failure = None
+        options = request.options or wire.CreateOptions()
+        creation = await self._verbs.begin(self._caller, request.name, options, request.bytes, request.files)
+        self._creation, self._wants_progress, self._wanted = creation, request.progress, request.bytes
+        grant = creation.grant
+        return {
+            "v": VERSION,
+            "ok": True,
+            "creation": creation.txid,
+            "lease_seconds": grant.seconds,
+            "shortened": grant.shortened,
+            "reason": grant.reason,
+        }
+
+    async def add(self, request: Request, descriptors: list[int]) -> dict[str, Any]:
+        """Copy one packet of entries; owns the descriptors."""
+        try:
+            creation = self._current()
+            files = sum(entry.kind == "file" for entry in request.entries)
+            if files != len(descriptors):
+                raise UsageError(
+                    f"{len(descriptors)} descriptors came with {files} files",
+                    hint="attach one descriptor for every entry of kind file, in order",
+                )
+        except BaseException:
+            packets.close_all(descriptors)
+            raise
+        await self._run(creation.add(request.entries, descriptors))
+        return {"v": VERSION, "ok": True, "bytes_done": creation.bytes_done}
+
+    async def seal(self) -> dict[str, Any]:
+        """Commit; returns the reply with the set."""
+        creation = self._current()
+        self._sealing = asyncio.create_task(creation.seal())
+        view = await watch(self._sealing, self._report, every=REPORT_EVERY, cancel=False)
+        self._creation = self._sealing = None
+        return {"v": VERSION, "ok": True, "set": view}
+
+    async def fail(self, error: CachedError) -> None:
+        """Give up what was begun, because of `error`."""
+        creation, self._creation = self._creation, None
+        if creation is not None:
+            self._failure = error
+            self._sealing = None
+            await creation.abort()
+
+    async def leave(self) -> None:
+        """The client is gone: a seal under way runs to its end, anything less is removed."""
+        if self._sealing is not None:
+            await asyncio.wait({self._sealing})
+            if self._sealing.exception() is None:
+                return
+        creation, self._creation = self._creation, None
+        if creation is not None:
+            await creation.abort()
+
+    def _current(self) -> Creation:
+        if self._creation is not None:
+            return self._creation
+        raise self._failure or UsageError("this connection is not creating a set", hint="send create first")
+
+    async def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        return await watch(asyncio.create_task(work), self._report, every=REPORT_EVERY)
+
+    def _report(self) -> None:
+        """Send an interim packet when something moved, and once in a while when nothing did."""
+        creation = self._creation
+        if creation is None or not self._wants_progress:
+            return
+        now = time.monotonic()
+        at, *before = self._told
+        if before == [creation.bytes_done, creation.files_done] and now - at < HEARTBEAT:
+            return
+        self._told = (now, creation.bytes_done, creation.files_done)
+        progress = wire.Progress(
+            bytes_present=creation.bytes_done,
+            bytes_wanted=self._wanted,
+            files_done=creation.files_done,
+            state="SEALING" if self._sealing else "COPYING",
+        )
+        self._tell({"v": VERSION, "progress": progress})

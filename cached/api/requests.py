@@ -1,0 +1,69 @@
+"""Requests on `data.sock`: one typed shape for all operations, decoded once."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated, Final
+
+import msgspec
+
+from cached import wire
+from cached.errors import UsageError
+from cached.sets.names import SetRef, parse_ref
+from cached.sets.paths import check_path
+
+#: Version of the conversation; a request of another version is refused.
+VERSION: Final = 1
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Request(msgspec.Struct, kw_only=True, gc=False):
+    """One request; which fields mean something depends on `op`."""
+
+    op: str
+    v: int = VERSION
+    #: open: a reference; create: the new set's name.
+    name: str = ""
+    #: open: inside the set.
+    path: str = ""
+    #: open: bring the set to this node when it is not here.
+    fetch: bool = True
+    #: open, create: send interim packets.
+    progress: bool = False
+    options: wire.CreateOptions | None = None
+    #: create: sum of all sizes, in bytes.
+    bytes: Count = 0
+    #: create: number of regular files.
+    files: Count = 0
+    entries: list[wire.NewEntry] = msgspec.field(default_factory=list)
+    #: close: id of the set whose pin is given back.
+    set: str = ""
+
+
+_decoder = msgspec.json.Decoder(Request)
+
+
+def decode(data: bytes) -> Request:
+    """Read one packet; raises `UsageError` that says what does not fit."""
+    try:
+        request = _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the request is not well formed: {error}", hint="see docs/wire.md") from error
+    if request.v != VERSION:
+        raise UsageError(
+            f"version {request.v} of the data.sock protocol is not spoken here", hint=f"use {VERSION}"
+        )
+    return request
+
+
+@lru_cache(maxsize=4096)
+def target(name: str, path: str) -> tuple[SetRef, str]:
+    """Return the set that a request names and the path in it, which may stand in either field. Raises
+    `BadName`.
+    """
+    ref = parse_ref(name)
+    inside = "/".join(part for part in (ref.path, path.strip("/")) if part)
+    if inside:
+        check_path(inside)
+    return ref, inside

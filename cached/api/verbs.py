@@ -1,0 +1,141 @@
+"""What the local sockets ask of the node: one callable a verb, bound to the node by the composition root.
+
+The sockets know these shapes and nothing of what is behind them, so that the tests drive real sockets against
+a fake node. Every verb raises `CachedError`s for what the caller is to be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from cached import wire
+from cached.node.caller import Caller
+from cached.sets.names import SetRef
+
+Report = Callable[[wire.Progress], None]
+
+
+class Grant(Protocol):
+    """The lease that a creation got."""
+
+    @property
+    def seconds(self) -> int | float:
+        """How long it lasts from now."""
+
+    @property
+    def shortened(self) -> bool:
+        """Less than was asked for."""
+
+    @property
+    def reason(self) -> str:
+        """Why it was shortened; empty when it was not."""
+
+
+class Creation(Protocol):
+    """A set that is being handed over; calls come one after another, never two at once."""
+
+    @property
+    def txid(self) -> str:
+        """The creation's id, for messages."""
+
+    @property
+    def grant(self) -> Grant:
+        """The lease it got."""
+
+    @property
+    def bytes_done(self) -> int:
+        """Bytes copied so far; grows while `add` runs."""
+
+    @property
+    def files_done(self) -> int:
+        """Regular files copied so far."""
+
+    async def add(self, entries: Sequence[wire.NewEntry], fds: Sequence[int]) -> None:
+        """Copy entries; owns `fds` (one a file, in order) from the call on. May be cancelled; `abort`
+        follows.
+        """
+
+    async def seal(self) -> wire.SetView:
+        """Commit. Never cancelled: it either commits or raises and cleans up."""
+
+    async def abort(self) -> None:
+        """Stop threads that still copy and remove everything; harmless twice, or after a failure."""
+
+
+class Opened(Protocol):
+    """An open file or directory of a set. The receiver owns `fd` and gives `pin` to `release`, once."""
+
+    @property
+    def set(self) -> wire.SetHead:
+        """The set it belongs to."""
+
+    @property
+    def kind(self) -> Literal["file", "dir"]:
+        """What `fd` is."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of a file; 0 for a directory."""
+
+    @property
+    def executable(self) -> bool:
+        """The file's executable bit."""
+
+    @property
+    def root(self) -> str:
+        """Merkle root of a file in hex; empty for an empty file and for a directory."""
+
+    @property
+    def fd(self) -> int:
+        """Read-only descriptor."""
+
+    @property
+    def pin(self) -> Any:
+        """Keeps the replica until it is given to `release`; every open takes one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verbs:
+    """The node's verbs; the first argument of each is the caller."""
+
+    #: (caller, ref, path) -> Opened, or None when it takes I/O or a fetch to tell. Must not block.
+    open_now: Callable[[Caller, SetRef, str], Opened | None]
+    #: (caller, ref, path, *, fetch: bool, progress: Report | None) -> Opened. Cancelling stops the wait, not
+    #: the fetch.
+    open_path: Callable[..., Awaitable[Opened]]
+    #: (pin) -> None; must not block.
+    release: Callable[[Any], None]
+    #: (caller, name, options, total_bytes, total_files) -> Creation
+    begin: Callable[[Caller, str, wire.CreateOptions, int, int], Awaitable[Creation]]
+    #: (caller, local) -> sets
+    list_sets: Callable[[Caller, bool], Awaitable[Sequence[wire.SetView]]]
+    #: (caller, ref) -> set
+    show: Callable[[Caller, SetRef], Awaitable[wire.SetView]]
+    #: (caller, ref) -> entries of the manifest
+    files: Callable[[Caller, SetRef], Awaitable[Sequence[wire.FileView]]]
+    #: (caller, ref, changes): only the fields that change.
+    update: Callable[[Caller, SetRef, dict[str, Any]], Awaitable[wire.SetView]]
+    #: (caller, ref, seconds, everywhere)
+    extend: Callable[[Caller, SetRef, int, bool], Awaitable[wire.ExtendReply]]
+    #: (caller, ref, everywhere, dry_run)
+    delete: Callable[[Caller, SetRef, bool, bool], Awaitable[wire.DeleteReply]]
+    #: (caller, ref, replicas: int | None, to: list of nodes, wait, timeout_seconds, progress)
+    replicate: Callable[
+        [Caller, SetRef, int | None, Sequence[str], bool, float, Report], Awaitable[wire.ReplicateReply]
+    ]
+    #: (caller, ref, progress)
+    fetch: Callable[[Caller, SetRef, Report], Awaitable[wire.ReplicateReply]]
+    #: (caller, ref, repair, progress)
+    verify: Callable[[Caller, SetRef, bool, Report], Awaitable[wire.VerifyReply]]
+    #: (caller, ref)
+    match: Callable[[Caller, SetRef], Awaitable[Sequence[wire.MatchView]]]
+    #: (caller)
+    nodes: Callable[[Caller], Awaitable[Sequence[wire.NodeView]]]
+    #: (caller) -> JSON value
+    status: Callable[[Caller], Awaitable[Any]]
+    #: (caller) -> JSON value
+    usage: Callable[[Caller], Awaitable[Any]]
+    #: (caller, names as given, job ad or None)
+    locate: Callable[[Caller, Sequence[str], str | None], Awaitable[wire.LocateReply]]
