@@ -10,7 +10,6 @@ Hashing releases the interpreter's lock at each leaf, so threads hash in paralle
 
 from __future__ import annotations
 
-import mmap
 from hashlib import sha256
 from typing import Final
 
@@ -19,7 +18,7 @@ LEAF: Final = 16_384
 #: Bytes of one digest.
 DIGEST: Final = 32
 
-Buffer = bytes | bytearray | memoryview | mmap.mmap
+Buffer = bytes | bytearray | memoryview
 
 
 def leaf_count(size: int) -> int:

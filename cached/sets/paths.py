@@ -90,7 +90,7 @@ def check_links(links: Mapping[str, str]) -> None:
 def follow(links: Mapping[str, str], path: str) -> str | None:
     """Return what `path` comes to once all links on its way are followed, None if that leaves the set.
 
-    The root is the empty string. A way of more than `MAX_LINKS` links ends at the link where the kernel gives up.
+    The root is the empty string. A way of more than `MAX_LINKS` links ends where the kernel gives up.
     """
     ahead = path.split("/")[::-1]
     here: list[str] = []

@@ -62,8 +62,8 @@ class SetRecord(msgspec.Struct, frozen=True, kw_only=True):
 class SignedRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A set record as it travels: the exact bytes signed, by whom, and how long ago.
 
-    `payload` is the JSON of a `SetRecord`. The signature is the signing node's; its certificate says for which
-    user domains that node may speak.
+    `payload` is the JSON of a `SetRecord`. The signature is the signing node's; its certificate says for
+    which user domains that node may speak.
     """
 
     payload: bytes
