@@ -21,7 +21,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def settle(tx: Tx, now: Moment) -> Opened:
-    """After a reboot, count all deadlines by this boot and drop the pins of processes that are gone.
+    """After a reboot, count all deadlines by this boot.
 
     One transaction with the new high water, so that it happens once, whatever happens.
     """
@@ -49,7 +49,3 @@ def _carry_over(tx: Tx, now: Moment, last: Moment) -> None:
         tx.put_set(replace(row, lease=carried(row.lease), age_base=base))
     for replica in tx.replicas():
         tx.put_replica(replace(replica, grant=carried(replica.grant)))
-    for rejection in tx.rejections():
-        tx.put_rejection(replace(rejection, until=carried(rejection.until)))
-    for pin in tx.pins():
-        tx.delete_pin(pin)

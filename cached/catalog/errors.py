@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
 from cached.errors import CachedError, NoSpace
 
 
@@ -33,8 +35,6 @@ _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn SQLite's and SQLAlchemy's errors into ours."""
-    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-
     try:
         yield
     except DBAPIError as error:

@@ -5,12 +5,10 @@ step after. Before the first step on a database that holds anything, a copy is m
 
 Where state is kept:
 
-    sets ──< replicas >── contents ──< pins
-      ├──< rejections   (one per refusing node)
-      ├──< confirmations (of a tombstone, one per holder)
-      └──< transfers     (replicas on their way here)
-    reservations         (space set aside; the owner of incoming/<txid>)
-    meta                 (high water of the clocks, marks)
+    sets ──< replicas >── contents     (what this node holds, and its bytes)
+      └──< transfers                   (replicas on their way here)
+    reservations                       (space set aside; the owner of incoming/<txid>)
+    meta                               (high water of the clocks, marks)
 """
 
 from __future__ import annotations
@@ -42,7 +40,6 @@ _FIRST = (
         lease_boot TEXT NOT NULL, lease_boottime REAL NOT NULL, lease_wall REAL NOT NULL,
         originator TEXT NOT NULL, local INTEGER NOT NULL
     ) WITHOUT ROWID""",
-    "CREATE INDEX sets_by_name ON sets (name, owner)",
     """
     CREATE TABLE contents (
         content TEXT NOT NULL, tier TEXT NOT NULL CHECK (tier IN ('disk', 'memory')),
@@ -62,7 +59,6 @@ _FIRST = (
         FOREIGN KEY (content, tier) REFERENCES contents (content, tier)
     ) WITHOUT ROWID""",
     "CREATE INDEX replicas_by_content ON replicas (content, tier)",
-    "CREATE INDEX replicas_by_owner ON replicas (owner)",
     """
     CREATE TABLE reservations (
         txid TEXT NOT NULL PRIMARY KEY,
@@ -72,32 +68,12 @@ _FIRST = (
         owner TEXT NOT NULL, set_id TEXT NOT NULL, content TEXT NOT NULL
     ) WITHOUT ROWID""",
     """
-    CREATE TABLE pins (
-        set_id TEXT NOT NULL, content TEXT NOT NULL, tier TEXT NOT NULL,
-        pid INTEGER NOT NULL, start_time INTEGER NOT NULL,
-        PRIMARY KEY (set_id, content, tier, pid, start_time),
-        FOREIGN KEY (content, tier) REFERENCES contents (content, tier)
-    ) WITHOUT ROWID""",
-    "CREATE INDEX pins_by_content ON pins (content, tier)",
-    """
-    CREATE TABLE rejections (
-        set_id TEXT NOT NULL REFERENCES sets (id) ON DELETE CASCADE,
-        node TEXT NOT NULL, reason TEXT NOT NULL, revision INTEGER NOT NULL, node_version TEXT NOT NULL,
-        until_boot TEXT NOT NULL, until_boottime REAL NOT NULL, until_wall REAL NOT NULL,
-        PRIMARY KEY (set_id, node)
-    ) WITHOUT ROWID""",
-    """
     CREATE TABLE transfers (
         txid TEXT NOT NULL PRIMARY KEY, set_id TEXT NOT NULL REFERENCES sets (id),
         content TEXT NOT NULL, tier TEXT NOT NULL, source TEXT NOT NULL,
         manifest_ready INTEGER NOT NULL, piece_size INTEGER NOT NULL, offer BLOB NOT NULL
     ) WITHOUT ROWID""",
     "CREATE INDEX transfers_by_set ON transfers (set_id)",
-    """
-    CREATE TABLE confirmations (
-        set_id TEXT NOT NULL REFERENCES sets (id) ON DELETE CASCADE, node TEXT NOT NULL,
-        PRIMARY KEY (set_id, node)
-    ) WITHOUT ROWID""",
     "CREATE TABLE meta (key TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
 )
 

@@ -1,7 +1,7 @@
 """What the catalog remembers, one frozen value per kind of row.
 
-A row refers to another by key, and the catalog checks it at once: put the set before its replica, rejections,
-confirmations and transfer; put the content before its replica and pins; delete in the opposite order.
+A row refers to another by key, and the catalog checks it at once: put the set before its replica and
+transfer, put the content before its replica; delete in the opposite order.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from typing import Literal
 import msgspec
 
 from cached.leases.deadline import Deadline, Moment
+from cached.leases.lifecycle import ContentState, ReplicaState
 from cached.sets.set import Status, Tier
 
-ContentState = Literal["COMING", "STABLE", "GOING"]
-ReplicaState = Literal["TRANSFERRING", "COMMITTED", "GOING"]
 Purpose = Literal["create", "replica", "memory"]
 
 
@@ -91,31 +90,6 @@ class ReservationRow(msgspec.Struct, frozen=True, kw_only=True):
     content: str = ""
 
 
-class PinRow(msgspec.Struct, frozen=True, kw_only=True):
-    """An open reader: the process keeps the content here while it lives. Pins of an earlier boot are gone."""
-
-    set_id: str
-    content: str
-    tier: Tier
-    pid: int
-    #: Process start time, in clock ticks since boot (field 22 of `/proc/PID/stat`), against pid reuse.
-    start_time: int
-
-
-class RejectionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A node's refusal of a set, remembered until it lapses or either side's ad changes."""
-
-    set_id: str
-    #: Node id.
-    node: str
-    reason: str
-    #: Revision of the set that was refused.
-    revision: int
-    #: Version of the node's ad that refused it.
-    node_version: str
-    until: Deadline
-
-
 class TransferRow(msgspec.Struct, frozen=True, kw_only=True):
     """A replica on its way here, to be resumed after a restart."""
 
@@ -131,22 +105,6 @@ class TransferRow(msgspec.Struct, frozen=True, kw_only=True):
     piece_size: int = 0
     #: Whatever else the use case needs to go on, encoded by it.
     offer: bytes = b""
-
-
-class ConfirmationRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A holder has confirmed a tombstone."""
-
-    set_id: str
-    #: Node id.
-    node: str
-
-
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Physical bytes of one tier by what holds them: the figures of `cached.leases.capacity.Space`."""
-
-    reserved: int = 0
-    committed: int = 0
-    going: int = 0
 
 
 class MetaRow(msgspec.Struct, frozen=True, kw_only=True):

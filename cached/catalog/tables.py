@@ -69,14 +69,7 @@ class Mapped(Generic[Row]):
     def _upsert(self) -> Insert:
         statement = insert(self.table)
         others = {c.name: statement.excluded[c.name] for c in self.table.columns if not c.primary_key}
-        if not others:
-            return statement.on_conflict_do_nothing()
         return statement.on_conflict_do_update(index_elements=list(self.key), set_=others)
-
-    @property
-    def clocks(self) -> list[str]:
-        """The fields that hold a moment or a deadline."""
-        return [field for field, kind in self._fields.items() if kind in _CLOCK_TYPES]
 
     def matches(self, *key: Any) -> ColumnElement[bool]:
         """Return the condition that a row has this key."""
@@ -112,21 +105,5 @@ SETS = Mapped("sets", rows.SetRow, "id")
 CONTENTS = Mapped("contents", rows.ContentRow, "content", "tier")
 REPLICAS = Mapped("replicas", rows.ReplicaRow, "set_id")
 RESERVATIONS = Mapped("reservations", rows.ReservationRow, "txid")
-PINS = Mapped("pins", rows.PinRow, "set_id", "content", "tier", "pid", "start_time")
-REJECTIONS = Mapped("rejections", rows.RejectionRow, "set_id", "node")
 TRANSFERS = Mapped("transfers", rows.TransferRow, "txid")
-CONFIRMATIONS = Mapped("confirmations", rows.ConfirmationRow, "set_id", "node")
 META = Mapped("meta", rows.MetaRow, "key")
-
-#: Every table, parents before children.
-ALL: tuple[Mapped[Any], ...] = (
-    SETS,
-    CONTENTS,
-    REPLICAS,
-    RESERVATIONS,
-    PINS,
-    REJECTIONS,
-    TRANSFERS,
-    CONFIRMATIONS,
-    META,
-)

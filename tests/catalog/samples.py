@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from cached.catalog.rows import (
     ContentRow,
-    PinRow,
-    RejectionRow,
     ReplicaRow,
     ReservationRow,
     SetRow,
@@ -76,23 +74,6 @@ def a_replica(number=1, **changes):
 def a_reservation(txid="tx", **changes):
     fields = {"txid": txid, "purpose": "create", "tier": "disk", "bytes": 4096, "owner": "alice"}
     return ReservationRow(**(fields | changes))
-
-
-def a_pin(**changes):
-    fields = {"set_id": f"{1:032x}", "content": CONTENT, "tier": "disk", "pid": 42, "start_time": 4711}
-    return PinRow(**(fields | changes))
-
-
-def a_rejection(**changes):
-    fields = {
-        "set_id": f"{1:032x}",
-        "node": "node-2",
-        "reason": "too little memory",
-        "revision": 1,
-        "node_version": "7",
-        "until": after(NOW, 900),
-    }
-    return RejectionRow(**(fields | changes))
 
 
 def a_transfer(txid="tx", **changes):

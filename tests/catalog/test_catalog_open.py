@@ -14,7 +14,7 @@ from cached.errors import NoSpace
 from cached.leases.deadline import after, age, seconds_left
 from sqlalchemy import create_engine, inspect
 from tests.catalog import samples
-from tests.catalog.samples import CONTENT, NOW, FakeClock
+from tests.catalog.samples import NOW, FakeClock
 
 
 @pytest.fixture
@@ -30,8 +30,6 @@ def fill(path, clock=None, sets=50):
         for number in range(1, sets + 1):
             tx.put_set(samples.a_set(number))
             tx.put_replica(samples.a_replica(number))
-        tx.put_pin(samples.a_pin())
-        tx.put_rejection(samples.a_rejection())
         tx.mark_reconciled()
 
     catalog.write_now(put)
@@ -135,7 +133,7 @@ def scribble(path):
 
 def drop_a_table(path):
     connection = sqlite3.connect(path)
-    connection.execute("DROP TABLE pins")
+    connection.execute("DROP TABLE transfers")
     connection.close()
 
 
@@ -206,24 +204,20 @@ def test_a_reboot_carries_every_promise_over_once(path, off, wall_error, trusted
         assert water.boot_id == "boot-2"
         replica = catalog.read_now(lambda tx: tx.replica(f"{1:032x}"))
         known = catalog.read_now(lambda tx: tx.set(f"{1:032x}"))
-        refused = catalog.read_now(lambda tx: tx.rejections()[0])
-        assert replica.grant.boot_id == known.lease.boot_id == refused.until.boot_id == "boot-2"
+        assert replica.grant.boot_id == known.lease.boot_id == "boot-2"
         passed = 3_600 - left
         assert seconds_left(replica.grant, now, water) == pytest.approx(left)
         assert seconds_left(known.lease, now, water) == pytest.approx(86_400 - passed)
-        assert seconds_left(refused.until, now, water) == pytest.approx(900 - passed)
         assert age(known.age_base, now, water) == pytest.approx(passed)
-        assert catalog.read_now(lambda tx: tx.pins()) == []
         catalog.close()
 
 
-def test_a_restart_within_a_boot_changes_no_promise_and_no_pin(path):
+def test_a_restart_within_a_boot_changes_no_promise(path):
     clock = FakeClock()
     fill(path, clock)
     clock.pass_time(100)
     catalog = Catalog.open(path, clock)
     assert catalog.read_now(lambda tx: tx.replica(f"{1:032x}").grant) == after(NOW, 3_600)
-    assert catalog.read_now(lambda tx: tx.pins_of(CONTENT, "disk")) == [samples.a_pin()]
     catalog.close()
 
 

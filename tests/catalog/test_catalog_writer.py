@@ -6,10 +6,10 @@ import asyncio
 import threading
 
 import pytest
-from sqlalchemy import event
 from cached.catalog.errors import CatalogError
 from cached.catalog.sqlite import Catalog
 from cached.errors import NameTaken
+from sqlalchemy import event
 from tests.catalog import samples
 from tests.catalog.samples import FakeClock
 
