@@ -114,7 +114,7 @@ def _walk(dirfd: int, path: str, flags: int, mode: int, *, links: bool) -> int:
             if name in {"", "."}:
                 continue
             if name == "..":
-                _step_up(stack, path)
+                _step_up(stack, path, links=links)
             elif (target := _link_target(name, stack[-1])) is not None:
                 followed += 1
                 _check_link(target, followed, path, links=links)
@@ -132,11 +132,11 @@ def _walk(dirfd: int, path: str, flags: int, mode: int, *, links: bool) -> int:
 def _step_down(stack: list[int], name: str, *, keep: bool) -> None:
     stack.append(os.open(name, _DIRECTORY, dir_fd=stack[-1]))
     if not keep and len(stack) > 2:
-        os.close(stack.pop(-2))  # without links only a `..` in the path itself leads up
+        os.close(stack.pop(-2))  # nothing leads up again: `..` is refused then
 
 
-def _step_up(stack: list[int], path: str) -> None:
-    if len(stack) == 1:
+def _step_up(stack: list[int], path: str, *, links: bool) -> None:
+    if len(stack) == 1 or not links:
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
     os.close(stack.pop())
 

@@ -96,15 +96,20 @@ def copy_content(
 
 def check_leaves(manifest: Manifest, leaves: bytes) -> None:
     """Raise `IntegrityFailed` unless the leaf digests of every file lead to its root."""
+    check_length(manifest, leaves)
     offset = 0
     for entry in manifest.files():
         length = leaf_bytes(entry)
-        if entry.size and root_from_leaves(leaves[offset : offset + length]) != entry.root:
+        if root_from_leaves(leaves[offset : offset + length]) != entry.root:
             raise IntegrityFailed(
                 f"the leaf digests of {entry.path!r} do not lead to its root", path=entry.path
             )
         offset += length
-    if offset != len(leaves):
+
+
+def check_length(manifest: Manifest, leaves: bytes) -> None:
+    """Raise `IntegrityFailed` unless there are as many leaf digests as the files need."""
+    if sum(map(leaf_bytes, manifest.files())) != len(leaves):
         raise IntegrityFailed("the leaf digests do not fit the manifest")
 
 

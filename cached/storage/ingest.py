@@ -102,7 +102,7 @@ class Ingest:
         self._keep(Entry(path=path, kind="link", target=target), mtime_ns)
 
     def seal(self) -> tuple[Manifest, str]:
-        """Write manifest, leaves and times beside the tree, return the manifest and content id. Call it last."""
+        """Write manifest, leaves and times beside the tree; return manifest and content id. Call it last."""
         with self._lock:
             if unfinished := [path for path, entry in self._entries.items() if entry is None]:
                 raise Busy(f"{unfinished[0]!r} is not copied yet", path=unfinished[0])

@@ -119,8 +119,8 @@ def _settle_directory(data_fd: int, path: str, members: list[Entry], tier: Tier)
                 _settle_file(fd, name, entry, facts, tier)
         if present:
             os.fchmod(fd, 0o700)
-            for name, facts in present.items():
-                _remove_stray(fd, name, facts)
+            for name in present:
+                trash.remove(fd, name)
         os.fchmod(fd, 0o555)
     finally:
         os.close(fd)
@@ -160,19 +160,6 @@ def _settle_file(fd: int, name: str, entry: Entry, facts: os.stat_result, tier: 
         os.chmod(name, file_mode(executable=entry.executable), dir_fd=fd)
     elif stat.S_IMODE(facts.st_mode) != file_mode(executable=entry.executable):
         os.chmod(name, file_mode(executable=entry.executable), dir_fd=fd)
-
-
-def _remove_stray(fd: int, name: str, facts: os.stat_result) -> None:
-    if not stat.S_ISDIR(facts.st_mode):
-        os.unlink(name, dir_fd=fd)
-        return
-    os.chmod(name, 0o700, dir_fd=fd)
-    below = tree.open_directory(fd, name)
-    try:
-        trash.clear(below)
-    finally:
-        os.close(below)
-    os.rmdir(name, dir_fd=fd)
 
 
 def _set_times(data_fd: int, manifest: Manifest, times: tuple[int, ...] | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import stat
 from pathlib import Path
 
 from cached import faults
@@ -47,6 +48,20 @@ def empty(trashed: Path | None) -> int:
         files.sync(trashed.parent)
     faults.point(TRASH_EMPTIED)
     return blocks * _BLOCK
+
+
+def remove(parent: int, name: str) -> None:
+    """Delete one file, link or whole directory of the directory `parent`, which is writable."""
+    if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+        os.unlink(name, dir_fd=parent)
+        return
+    os.chmod(name, 0o700, dir_fd=parent)
+    below = tree.open_directory(parent, name)
+    try:
+        clear(below)
+    finally:
+        os.close(below)
+    os.rmdir(name, dir_fd=parent)
 
 
 def clear(root: int) -> int:

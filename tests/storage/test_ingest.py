@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from cached import faults
+from cached.errors import BadName, Busy, CachedError, IntegrityFailed, NoSpace, SourceChanged, UnsupportedFile
+from cached.sets import manifest as manifests
+from cached.sets.merkle import hash_leaves, root_from_leaves
+from cached.storage import copying
+from cached.storage.ballast import Ballast
+from cached.storage.disk import Store
+from cached.storage.ingest import Ingest
+
+
+@pytest.fixture
+def work(store):
+    ingest = Ingest(store, "tx", max_bytes=10_000_000)
+    yield ingest
+    ingest.close()
+
+
+@pytest.fixture
+def opened(roomy):
+    held = []
+
+    def open_(data: bytes, name: str = "source") -> int:
+        (roomy / name).write_bytes(data)
+        held.append(os.open(roomy / name, os.O_RDONLY))
+        return held[-1]
+
+    yield open_
+    for fd in held:
+        os.close(fd)
+
+
+def staged(store: Store, path: str) -> Path:
+    return store.root / "incoming/tx/data" / path
+
+
+@pytest.mark.parametrize(
+    "size", [0, 1, 16_384, 16_385, copying.BUFFER - 1, copying.BUFFER, 2 * copying.BUFFER + 5]
+)
+def test_bytes_leaves_and_root_of_every_size_agree(store, work, opened, size):
+    data = os.urandom(size)
+    work.add_file("f", opened(data), size)
+    manifest, content = work.seal()
+    (entry,) = manifest.files()
+    assert entry.root == root_from_leaves(hash_leaves(data))
+    assert (work.bytes_done, work.files_done) == (size, 1)
+    assert store.publish("tx", content)
+    assert (store.data(content) / "f").read_bytes() == data
+    assert store.leaves(content) == hash_leaves(data)
+    assert manifests.content_id(store.manifest_bytes(content)) == content
+
+
+def test_leaves_lie_in_canonical_order_whatever_order_files_came_in(store, work, opened):
+    bodies = {name: os.urandom(20_000) for name in ("z", "b/c", "a")}
+    for name, body in bodies.items():
+        work.add_file(name, opened(body, name.replace("/", "-")), len(body))
+    manifest, content = work.seal()
+    store.publish("tx", content)
+    assert store.leaves(content) == b"".join(hash_leaves(bodies[name]) for name in sorted(bodies))
+    copying.check_leaves(manifest, store.leaves(content))
+    with pytest.raises(IntegrityFailed, match="'z'"):
+        copying.check_leaves(manifest, store.leaves(content)[:-1] + b"?")
+
+
+def test_many_threads_may_add_files_at_once(store, work, roomy):
+    def add(number: int) -> None:
+        path = roomy / f"s{number}"
+        path.write_bytes(b"%d" % number * 1000)
+        with path.open("rb") as file:
+            work.add_file(f"d{number % 7}/x/{number}", file.fileno(), path.stat().st_size)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(200)))
+    manifest, content = work.seal()
+    store.publish("tx", content)
+    assert (manifest.file_count, work.files_done) == (200, 200)
+    assert (store.data(content) / "d3/x/10").read_bytes() == b"10" * 1000
+
+
+def test_a_file_of_another_size_than_announced_has_changed(work, opened):
+    with pytest.raises(SourceChanged):
+        work.add_file("f", opened(b"12345"), 4)
+
+
+@pytest.mark.parametrize("change", [b"grown longer", b"1234X", b"1"])
+def test_a_file_that_changes_while_it_is_read_is_refused(work, opened, roomy, monkeypatch, change):
+    fd = opened(b"12345")
+    os.utime(roomy / "source", ns=(1, 1))
+    read = copying.read_leaves
+
+    def read_and_change(*args, **keywords):
+        (roomy / "source").write_bytes(change)
+        return read(*args, **keywords)
+
+    monkeypatch.setattr(copying, "read_leaves", read_and_change)
+    with pytest.raises(SourceChanged):
+        work.add_file("f", fd, 5)
+
+
+def test_no_byte_is_written_beyond_the_reservation(store, opened):
+    work = Ingest(store, "tx", max_bytes=10, max_entries=3)
+    work.add_file("a", opened(b"123456"), 6)
+    with pytest.raises(NoSpace) as caught:
+        work.add_file("b", opened(b"12345", "s2"), 5)
+    assert caught.value.details["bytes_free"] == 10
+    assert not staged(store, "b").exists()
+    work.add_dir("d")
+    work.add_link("l", "a")
+    with pytest.raises(NoSpace, match="3 entries"):
+        work.add_dir("e")
+    work.close()
+
+
+def test_blocks_set_aside_are_given_back_before_bytes_are_written(store, work, opened):
+    work.staging.ballast = Ballast(work.staging.path / "ballast", 1_000_000)
+    work.add_file("f", opened(b"x" * 400_000), 400_000)
+    assert work.staging.ballast.left == 600_000
+    _, content = work.seal()
+    store.publish("tx", content)
+    assert not (store.home(content) / "ballast").exists()
+    work.staging.ballast.drop()
+
+
+def test_only_regular_files_with_fit_names_come_in(work, opened, roomy):
+    reader, writer = os.pipe()
+    with pytest.raises(UnsupportedFile):
+        work.add_file("pipe", reader, 0)
+    os.close(reader)
+    os.close(writer)
+    folder = os.open(roomy, os.O_RDONLY)
+    with pytest.raises(UnsupportedFile):
+        work.add_file("dir", folder, 0)
+    os.close(folder)
+    fd = opened(b"1")
+    for path in ("../x", "/x", "a//b", ".", "a\nb", "n" * 256, ""):
+        with pytest.raises(BadName):
+            work.add_file(path, fd, 1)
+    work.add_file("f", fd, 1)
+    with pytest.raises(BadName, match="twice"):
+        work.add_file("f", fd, 1)
+    for target in ("/etc/passwd", "../x", ""):
+        with pytest.raises(UnsupportedFile):
+            work.add_link("l", target)
+
+
+def test_nothing_is_written_through_a_staged_link(store, work, opened):
+    work.add_dir("real")
+    work.add_link("alias", "real")
+    with pytest.raises(CachedError):
+        work.add_file("alias/f", opened(b"1"), 1)
+    assert not staged(store, "real/f").exists()
+
+
+def test_paths_as_long_as_the_system_takes_and_very_deep_trees_come_in_and_go(store, work, opened):
+    deep = "/".join(["d"] * 2000)
+    long = "/".join(["n" * 255] * 15 + ["m" * 254])
+    assert len(long) == 4094
+    for path in (deep, long):
+        work.add_file(path, opened(b"deep", "s" + path[0]), 4)
+    _, content = work.seal()
+    store.publish("tx", content)
+    dirfd = store.open_content(content)
+    fd = store.open_file(dirfd, long)
+    assert os.read(fd, 9) == b"deep"
+    os.close(fd)
+    os.close(dirfd)
+    assert store.du(content) > 2000 * 4096
+    store.empty(store.retire(content))
+    assert store.list_trash() == []
+
+
+def test_a_sparse_file_counts_in_full_and_reads_as_zeros(store, work, opened, roomy):
+    fd = opened(b"")
+    os.truncate(roomy / "source", 5_000_000)
+    work.add_file("f", fd, 5_000_000)
+    _, content = work.seal()
+    store.publish("tx", content)
+    assert (store.data(content) / "f").read_bytes() == bytes(5_000_000)
+
+
+def test_a_cancelled_ingest_ends_and_takes_nothing_more(store, work, opened):
+    entered, go = threading.Event(), threading.Event()
+
+    def slow(count: int, report=work._report) -> None:
+        entered.set()
+        go.wait(10)
+        report(count)
+
+    work._report = slow
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(work.add_file, "f", opened(b"1" * 100), 100)
+        entered.wait(10)
+        with pytest.raises(Busy, match="not copied yet"):
+            work.seal()
+        work.cancel()
+        go.set()
+        with pytest.raises(Busy, match="cancelled"):
+            running.result()
+    with pytest.raises(Busy):
+        work.add_dir("d")
+    store.empty(store.discard("tx"))
+    assert store.list_incoming() == []
+    assert store.discard("tx") is None
+
+
+def test_a_staging_area_takes_one_ingest_only(store, work):
+    work.add_dir("d")
+    with pytest.raises(Busy):
+        Ingest(store, "tx", max_bytes=1)
+
+
+def test_no_descriptor_is_left_open(store, opened, ingested):
+    before = len(os.listdir("/proc/self/fd"))
+    content = ingested(store, {"a/b": b"1" * 100_000, "l": "a"})
+    store.manifest(content)
+    store.empty(store.retire(content))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture
+def memory(tmp_path):
+    shm = Path("/dev/shm") / f"cached-test-{os.getpid()}"
+    store = Store(shm, "memory")
+    store.open_lock()
+    yield store
+    store.close()
+    for trashed in (store.retire(content) for content in store.list_contents()):
+        store.empty(trashed)
+    for txid in store.list_incoming():
+        store.empty(store.discard(txid))
+    for part in ("contents", "incoming", "trash"):
+        (shm / part).rmdir()
+    for name in ("lock", "CACHEDIR.TAG"):
+        (shm / name).unlink()
+    shm.rmdir()
+
+
+def test_a_memory_copy_equals_its_disk_original_and_has_no_holes(store, memory, ingested):
+    content = ingested(store, {"bin/x": bytes(300_000), "y/z": b"y" * 70_000, "l": "y/z", "none": b""})
+    seen = []
+    copying.copy_content(store, content, memory, "m1", seen.append)
+    assert memory.publish("m1", content)
+    assert sum(seen) == 370_000
+    assert memory.leaves(content) == store.leaves(content)
+    assert memory.mtimes(content) == store.mtimes(content)
+    facts = (memory.data(content) / "bin/x").stat()
+    assert facts.st_blocks * 512 >= facts.st_size
+    assert facts.st_mode & 0o777 == 0o555
+    assert (memory.data(content) / "l").read_bytes() == b"y" * 70_000
+
+
+def test_holes_that_a_writer_left_on_the_memory_tier_are_filled_when_published(store, memory, ingested):
+    content = ingested(store, {"x": bytes(300_000)})
+    with memory.stage("m") as staging:
+        staging.prepare(store.manifest(content))
+        (staging.data / "x").touch()
+        os.truncate(staging.data / "x", 300_000)
+        staging.seal(store.manifest_bytes(content), store.leaves(content))
+    memory.publish("m", content)
+    assert (memory.data(content) / "x").stat().st_blocks * 512 >= 300_000
+
+
+def test_a_damaged_original_is_not_copied(store, memory, ingested):
+    content = ingested(store, {"x": b"good" * 1000})
+    (store.data(content) / "x").chmod(0o644)
+    (store.data(content) / "x").write_bytes(b"baad" * 1000)
+    with pytest.raises(IntegrityFailed, match="'x'"):
+        copying.copy_content(store, content, memory, "m1")
+    os.truncate(store.data(content) / "x", 10)
+    with pytest.raises(IntegrityFailed, match="shorter"):
+        copying.copy_content(store, content, memory, "m1")
+
+
+@pytest.mark.parametrize("point", ["ingest.file", "ingest.sealed", "stage.sealed"])
+def test_a_failing_step_of_an_ingest_publishes_nothing(store, work, opened, point):
+    fd = opened(b"1")
+
+    def ingest() -> None:
+        work.add_file("f", fd, 1)
+        work.seal()
+
+    faults.arm(f"{point}:error")
+    with pytest.raises((CachedError, OSError)):
+        ingest()
+    assert store.list_contents() == []
