@@ -17,6 +17,8 @@ MAX_ELEMENT: Final = 255
 MAX_PATH: Final = 4095
 #: Most links followed on the way to one entry, as in the kernel.
 MAX_LINKS: Final = 40
+#: Most elements walked on the way to one entry: an honest link has a few, a hostile one could have millions.
+MAX_STEPS: Final = 4096
 
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _UNFIT_PATH = re.compile(_UNFIT.pattern + r"|(?:\A|/)\.{0,2}(?:/|\Z)")
@@ -90,26 +92,29 @@ def check_links(links: Mapping[str, str]) -> None:
 def follow(links: Mapping[str, str], path: str) -> str | None:
     """Return what `path` comes to once all links on its way are followed, None if that leaves the set.
 
-    The root is the empty string. A way of more than `MAX_LINKS` links ends where the kernel gives up.
+    The root is the empty string. A way of more than `MAX_LINKS` links ends where the kernel gives up; one of
+    more than `MAX_STEPS` elements, which nobody needs, counts as leaving.
     """
     ahead = path.split("/")[::-1]
-    here: list[str] = []
-    followed = 0
+    #: The path up to here, and all its parents; the root first.
+    trail = [""]
+    followed = steps = 0
     while ahead:
         element = ahead.pop()
+        steps += 1
         if element in ("", "."):
             continue
         if element == "..":
-            if not here:
-                return None
-            here.pop()
-            continue
-        here.append(element)
-        target = links.get("/".join(here))
+            trail.pop()
+        else:
+            trail.append(f"{trail[-1]}/{element}" if trail[-1] else element)
+        if not trail or steps > MAX_STEPS:
+            return None
+        target = links.get(trail[-1])
         if target is not None:
             followed += 1
             if followed > MAX_LINKS:
                 break
-            here.pop()
+            trail.pop()
             ahead.extend(target.split("/")[::-1])
-    return "/".join(here)
+    return trail[-1]

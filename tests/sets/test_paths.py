@@ -116,6 +116,16 @@ def test_dangling_and_circular_links_may_be_stored():
     check_links({"a": "b", "b": "a", "c": "c", "d": "nowhere/at/all"})
 
 
+def test_links_made_to_waste_time_are_refused_soon():
+    hostile = {f"l{at}": f"l{at + 1}" + "/d" * 800 + "/.." * 800 for at in range(39)}
+    with pytest.raises(UnsupportedFile):
+        check_links(hostile)
+
+
+def test_a_link_into_its_own_circle_may_be_stored():
+    check_links({"d/c": "c/../../x"})
+
+
 def test_links_are_followed_to_what_they_mean():
     links = {"latest": "v2", "v2/cur": "../v1/data", "v1/data": "files"}
     assert follow(links, "latest/cur/x") == "v1/files/x"
