@@ -1,4 +1,4 @@
-"""What moving a content from node to node is described by: values shared by the BitTorrent and the direct adapter.
+"""What describes moving a content between nodes: values shared by the BitTorrent and the direct adapter.
 
 No I/O here. Node ids are hex text, byte counts are plain integers, hosts are addresses that can be dialled.
 """
@@ -53,7 +53,7 @@ class FetchJob:
 
     content: str
     manifest: Manifest
-    #: All 16 KiB leaf digests, in the order of `cached.sets.merkle`; checked against the manifest's roots before use.
+    #: All 16 KiB leaf digests, file after file in canonical order; checked against the roots before use.
     leaves: bytes
     data: Path
     #: Of the torrent, as the offer names it; the direct method ignores it.

@@ -1,0 +1,389 @@
+"""The swarm: contents that this node gives to others, and fetches from others, through BitTorrent.
+
+Owns the libtorrent session, the packs of small files in `scratch`, and what peers' daemons ask about it.
+Files are read and written where storage has them: a seed in its content directory, a fetch in its staging
+directory, which is held by descriptor, so that storage may rename it while the swarm goes on. Never touches
+files outside of these, and never writes to a seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cached.errors import Busy, CachedError, NoSource, NotFound, TimedOut, UsageError
+from cached.replication import layout as layouts
+from cached.replication import pack as packs
+from cached.replication.claims import ClaimDesk
+from cached.replication.fetching import Fetch
+from cached.replication.layout import Layout, Pack
+from cached.replication.membership import Member, agreement, is_piece_size
+from cached.replication.session import Session, check_port
+from cached.replication.torrent import Torrent
+from cached.replication.transfer import Allowed, Call, FetchJob, Holders, Peer, TlsMaterial, Traffic
+from cached.sets.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+_PACK_SUFFIX = ".pack"
+_ASK_AGAIN = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seedable:
+    """A committed content of this node, as the swarm needs it."""
+
+    manifest: Manifest
+    leaves: bytes
+    data: Path
+    #: To use when the content is not in the swarm yet and nobody asks for another.
+    piece_size: int
+
+
+#: `lookup(content)`: a committed content that the swarm may seed, or None.
+Lookup = Callable[[str], Awaitable[Seedable | None]]
+#: `damaged(content, reason)`: a seed's files do not hold what they should; it is out of the swarm already.
+Damaged = Callable[[str, str], None]
+
+
+@dataclass(slots=True)
+class _Ledger:
+    """Traffic of torrents that are gone."""
+
+    past: dict[str, Traffic] = field(default_factory=dict)
+
+    async def close(self, content: str, torrent: Torrent) -> None:
+        with contextlib.suppress(TimedOut):
+            self.past[content] = self.past.get(content, Traffic()) + await torrent.traffic()
+
+
+class Swarm:
+    """This node's part in all swarms; see the module's docstring. Methods belong to one event loop."""
+
+    def __init__(
+        self,
+        *,
+        node_id: str,
+        listen: str,
+        scratch: Path,
+        call: Call,
+        allowed: Allowed = lambda _peer, _content: True,
+        lookup: Lookup | None = None,
+        damaged: Damaged | None = None,
+        tls: TlsMaterial | None = None,
+        upload_limit: int | None = None,
+        reachable: Callable[[], bool] = lambda: True,
+        patience: float = 20.0,
+    ) -> None:
+        self._node_id = node_id
+        self._listen = listen
+        self._scratch = scratch
+        self._call = call
+        self._allowed = allowed
+        self._lookup = lookup
+        self._damaged = damaged
+        self._reachable = reachable
+        self._patience = patience
+        self._session = Session(listen=listen, node_id=node_id, tls=tls, upload_limit=upload_limit)
+        self._opened = False
+        self._opening = asyncio.Lock()
+        self._members: dict[str, Member] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._claims = ClaimDesk()
+        self._ledger = _Ledger()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, resuming: Collection[str] = ()) -> int:
+        """Return the port; delete what earlier runs left in `scratch`, except for contents in `resuming`.
+
+        libtorrent itself starts with the first torrent, or now when the configured port is 0. Raises
+        `CachedError` when the port is taken.
+        """
+        self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for leftover in self._scratch.iterdir():
+            if leftover.name.removesuffix(_PACK_SUFFIX) not in resuming:
+                leftover.unlink(missing_ok=True)
+        host, _, port = self._listen.rpartition(":")
+        if int(port) == 0:
+            await self._open()
+            return self._session.port
+        check_port(host.strip("[]"), int(port))
+        return int(port)
+
+    async def close(self) -> None:
+        """Leave all swarms."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._opened:
+            await self._session.close()
+        for member in self._members.values():
+            member.release()
+        self._members.clear()
+
+    async def _open(self) -> None:
+        async with self._opening:
+            if not self._opened:
+                await self._session.open()
+                self._opened = True
+
+    # Seeding
+
+    async def seed(
+        self, content: str, manifest: Manifest, leaves: bytes, data: Path, piece_size: int
+    ) -> dict[str, Any]:
+        """Give the content in `data` to others from now on; return its parameters.
+
+        The bytes were verified by the caller. Idempotent: a content that is in the swarm already, fetched or
+        seeded, keeps its piece size, and `data` is where its files are from now on.
+        """
+        async with self._lock(content):
+            member = self._members.get(content)
+            if member is None:
+                member = await self._add_seed(content, manifest, leaves, data, piece_size)
+            elif not member.fetching and (member.data != data or member.directory is not None):
+                await self._move(member, data)
+            return member.parameters()
+
+    async def _add_seed(
+        self, content: str, manifest: Manifest, leaves: bytes, data: Path, piece_size: int
+    ) -> Member:
+        await self._open()
+        pack = None
+        if layouts.pack_bytes(manifest):
+            pack = await asyncio.to_thread(packs.make, data, manifest, self._pack(content), piece_size)
+        layout = await asyncio.to_thread(layouts.build, content, manifest, leaves, piece_size, pack)
+        member = Member(layout=layout, torrent=None, data=data)
+        if layout.files:
+            member.torrent = Torrent(layout, on_damage=self._damage_reporter(content))
+            await self._session.add(
+                member.torrent,
+                metadata=layout.torrent,
+                save_path=str(data),
+                files=self._paths(layout),
+                seed=True,
+            )
+        self._members[content] = member
+        return member
+
+    async def _move(self, member: Member, data: Path) -> None:
+        if member.torrent is not None:
+            await member.torrent.move(str(data))
+        member.data = data
+        member.release()
+
+    async def unseed(self, content: str) -> None:
+        """Stop giving the content, and delete its pack; its files stay, and a fetch goes on."""
+        async with self._lock(content):
+            member = self._members.get(content)
+            if member is not None and member.fetching:
+                return
+            await self._remove(content)
+            self._pack(content).unlink(missing_ok=True)
+        self._locks.pop(content, None)
+
+    async def _remove(self, content: str) -> None:
+        member = self._members.pop(content, None)
+        if member is None:
+            return
+        torrent = member.running
+        if torrent is not None:
+            await self._ledger.close(content, torrent)
+            await self._session.remove(torrent)
+        member.release()
+
+    def _damage_reporter(self, content: str) -> Callable[[str], None]:
+        def report(reason: str) -> None:
+            member = self._members.get(content)
+            if member is None or member.torrent is None or member.torrent.on_damage is None:
+                return
+            member.torrent.on_damage = None
+            log.error("the swarm stops giving %s: %s", content, reason)
+            self._spawn(self.unseed(content))
+            if self._damaged is not None:
+                self._damaged(content, reason)
+
+        return report
+
+    # Fetching
+
+    async def fetch(self, job: FetchJob, holders: Holders, source: str) -> None:
+        """Bring the content into `job.data`, verified; the caller syncs and renames, then calls `seed`.
+
+        Whatever is there already and verifies is kept. On failure or cancellation the partial files stay.
+        Raises `NoSource`, `NoSpace`, `IntegrityFailed`, and `Busy` when this node has the content in a swarm
+        already.
+        """
+        async with self._lock(job.content):
+            if job.content in self._members:
+                raise Busy("the content is in this node's swarm already", content=job.content)
+            await self._open()
+            member = Member(
+                layout=Layout(content=job.content, piece_size=job.piece_size, files=()),
+                torrent=None,
+                data=job.data,
+                fetching=True,
+            )
+            self._members[job.content] = member
+        try:
+            await self._fetch(member, job, holders, source)
+        except BaseException:
+            await self._remove(job.content)
+            raise
+        finally:
+            member.fetching = False
+
+    async def _fetch(self, member: Member, job: FetchJob, holders: Holders, source: str) -> None:
+        progress = job.progress
+        progress.bytes_wanted = sum(entry.size for entry in job.manifest.files())
+        piece, pack = await self._agree(job, holders, source)
+        layout = await asyncio.to_thread(layouts.build, job.content, job.manifest, job.leaves, piece, pack)
+        member.layout = layout
+        if layout.files:
+            progress.state = "checking"
+            await asyncio.to_thread(_cut_long_files, job)
+            member.directory = os.open(job.data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            torrent = member.torrent = Torrent(layout)
+            await self._session.add(
+                torrent,
+                metadata=layout.torrent,
+                save_path=f"/proc/self/fd/{member.directory}",
+                files=self._paths(layout),
+                seed=False,
+            )
+            progress.state = "transferring"
+            await Fetch(
+                session=self._session,
+                torrent=torrent,
+                job=job,
+                holders=holders,
+                source=source,
+                node_id=self._node_id,
+                reachable=self._reachable(),
+                call=self._call,
+                patience=self._patience,
+            ).run()
+            progress.state = "verifying"
+            await torrent.flush()
+            if pack is not None:
+                await asyncio.to_thread(packs.unpack, self._pack(job.content), job.data, job.manifest)
+            torrent.on_damage = self._damage_reporter(job.content)
+        progress.state = "done"
+
+    async def _agree(self, job: FetchJob, holders: Holders, source: str) -> tuple[int, Pack | None]:
+        """Ask the members for piece size and pack; a poisoned pack is found when it is taken apart.
+
+        A content without pack can be fetched even if nobody answers.
+        """
+        deadline = asyncio.get_running_loop().time() + self._patience
+        body = {"content": job.content, "piece_size": job.piece_size, "port": self._session.port}
+        reason = "none is known"
+        while True:
+            complete_first = sorted(holders(), key=lambda holder: not holder.complete)
+            for node_id in dict.fromkeys([source, *(holder.node_id for holder in complete_first)]):
+                if node_id != self._node_id:
+                    try:
+                        return agreement(await self._call(node_id, "swarm.join", body))
+                    except CachedError as error:
+                        reason = error.message
+            if not layouts.pack_bytes(job.manifest) and is_piece_size(job.piece_size):
+                return job.piece_size, None
+            job.progress.reason = f"no holder describes the swarm: {reason}"
+            if asyncio.get_running_loop().time() > deadline:
+                raise NoSource(job.progress.reason, hint="check that a holder is alive", content=job.content)
+            await asyncio.sleep(_ASK_AGAIN)
+
+    # What others ask
+
+    def parameters(self, content: str) -> dict[str, Any] | None:
+        """Return `piece_size` and `info_hash` of a content that is in the swarm, else None."""
+        member = self._members.get(content)
+        return member.parameters() if member is not None else None
+
+    def rpc_handlers(self) -> dict[str, Callable[[Peer, dict[str, Any]], Awaitable[dict[str, Any]]]]:
+        """Return what peers' daemons may call: `swarm.join` and `swarm.claim`."""
+        return {"swarm.join": self._on_join, "swarm.claim": self._on_claim}
+
+    async def _on_join(self, peer: Peer, body: dict[str, Any]) -> dict[str, Any]:
+        """A peer fetches: be in its swarm, describe the torrent, and dial the peer if it cannot dial us."""
+        member = await self._admit(peer, body)
+        torrent = member.running
+        if torrent is not None and not self._reachable():
+            host = str(getattr(peer, "address", "")).rpartition(":")[0].strip("[]")
+            if host and int(body.get("port") or 0):
+                with contextlib.suppress(RuntimeError, TypeError):
+                    torrent.handle.connect_peer((host, int(body["port"])))
+        return member.description()
+
+    async def _on_claim(self, peer: Peer, body: dict[str, Any]) -> dict[str, Any]:
+        member = await self._admit(peer, body)
+        return self._claims.claim(
+            peer.node_id,
+            body,
+            pieces=len(member.layout.piece_sizes),
+            now=asyncio.get_running_loop().time(),
+        )
+
+    async def _admit(self, peer: Peer, body: dict[str, Any]) -> Member:
+        content = body.get("content")
+        if not isinstance(content, str):
+            raise UsageError("content is missing")
+        if not self._allowed(peer.node_id, content):
+            raise NotFound("no such content here")
+        member = self._members.get(content)
+        if member is None and self._lookup is not None:
+            found = await self._lookup(content)
+            if found is not None:
+                piece: Any = body.get("piece_size")
+                wanted = int(piece) if is_piece_size(piece) else found.piece_size
+                await self.seed(content, found.manifest, found.leaves, found.data, wanted)
+                member = self._members.get(content)
+        if member is None or (member.fetching and not member.layout.files):
+            raise NotFound("no such content here")
+        return member
+
+    # Facts
+
+    async def stats(self, content: str) -> Traffic:
+        """Return the payload bytes that the content has caused here since the daemon started."""
+        member = self._members.get(content)
+        now = (
+            await member.torrent.traffic() if member is not None and member.torrent is not None else Traffic()
+        )
+        return self._ledger.past.get(content, Traffic()) + now
+
+    def set_upload_limit(self, limit: int | None) -> None:
+        """Limit what leaves this node through BitTorrent, in bytes per second; `None` lifts the limit."""
+        self._session.set_upload_limit(limit)
+
+    # Small things
+
+    def _lock(self, content: str) -> asyncio.Lock:
+        return self._locks.setdefault(content, asyncio.Lock())
+
+    def _pack(self, content: str) -> Path:
+        return self._scratch.absolute() / f"{content}{_PACK_SUFFIX}"
+
+    def _paths(self, layout: Layout) -> dict[int, str]:
+        pack = str(self._pack(layout.content))
+        return {index: path or pack for index, path in layout.file_paths.items()}
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _cut_long_files(job: FetchJob) -> None:
+    """libtorrent never shortens a file, so what an earlier attempt left too long is cut here."""
+    for entry in job.manifest.files():
+        path = job.data / entry.path
+        with contextlib.suppress(FileNotFoundError):
+            if path.lstat().st_size > entry.size:
+                os.truncate(path, entry.size)

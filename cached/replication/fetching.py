@@ -1,0 +1,394 @@
+"""One swarm fetch, from the first connection to the last piece.
+
+The receiver's half of the claims: it asks the source only for pieces that it has claimed, other members for
+what they have, and drops the source when its share is done. When the source or its daemon is gone, everybody
+asks everybody. The rules are in `partition` and `mesh`; this drives libtorrent by them, a few times a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import socket
+from collections.abc import Coroutine
+from typing import Any
+
+from cached.errors import CachedError, NoSource
+from cached.replication import mesh, partition
+from cached.replication.session import Session
+from cached.replication.torrent import Neighbourhood, Torrent
+from cached.replication.transfer import Call, FetchJob, Holder, Holders
+
+log = logging.getLogger(__name__)
+
+_DIAL_EVERY = 0.5
+_JOIN_EVERY = 2.0
+_RENEW_EVERY = 1.0
+_MEASURE_EVERY = 0.25
+#: Between claims, at least.
+_CLAIM_EVERY = 0.01
+#: Seconds without the source, or without an answer to a claim, after which claims do not rule any more.
+_SOURCE_GRACE = 3.0
+#: Seconds that a late joiner gives other complete holders to answer, before it asks the source.
+_OTHERS_FIRST = 1.0
+_MANY_PIECES = 4096
+
+
+class Fetch:
+    """Brings one torrent, added and waiting, to completion."""
+
+    def __init__(
+        self,
+        *,
+        session: Session,
+        torrent: Torrent,
+        job: FetchJob,
+        holders: Holders,
+        source: str,
+        node_id: str,
+        reachable: bool,
+        call: Call,
+        patience: float,
+    ) -> None:
+        self._session = session
+        self._torrent = torrent
+        self._job = job
+        self._holders = holders
+        self._source = source
+        self._node_id = node_id
+        self._reachable = reachable
+        self._call = call
+        self._patience = patience
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        now = self._loop.time()
+        self._started = self._moved_at = self._source_seen = self._claim_answered = now
+        self._dialled = self._measured = self._claimed_at = self._looked = 0.0
+        self._members: dict[str, Holder] = {}
+        self._addresses: dict[str, str] = {}
+        #: When each complete holder was asked to join, and whether it has.
+        self._asked: dict[str, float] = {}
+        self._joined: set[str] = set()
+        self._missing: dict[str, float] = {}
+        self._connected: set[str] = set()
+        self._flows: dict[tuple[str, int], int] = {}
+        self._received = self._received_before = 0
+        self._from_source = self._from_source_before = 0
+        self._queue = 16
+        self._window = partition.window(self._queue, torrent.layout.piece_size, 0.0)
+        self._priorities = [0] * len(torrent.layout.piece_sizes)
+        self._pending = self._alone = 0
+        self._claiming = False
+        self._dropped = False
+
+    async def run(self) -> None:
+        """Return when all pieces are there and verified.
+
+        Raises `NoSource` when nothing has come for a while and nobody is left who could send it, and what the
+        disk says.
+        """
+        try:
+            await self._refresh_members()
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=_OTHERS_FIRST)
+            await self._look()
+            self._dial()
+            self._torrent.handle.resume()
+            while not self._torrent.complete:
+                await self._step()
+                await self._pause()
+        finally:
+            await self._end_tasks()
+            self._session.want_queue(self._torrent, None)
+            self._session.readmit(self._torrent)
+            self._torrent.addresses = set()
+        self._report()
+
+    async def _step(self) -> None:
+        if self._torrent.error is not None:
+            raise self._torrent.error
+        now = self._loop.time()
+        self._pending &= ~self._torrent.have
+        if now - self._looked >= self._tick():
+            self._looked = now
+            await self._refresh_members()
+            await self._look()
+            self._measure(now)
+            if now - self._dialled >= _DIAL_EVERY:
+                self._dial()
+            self._report()
+            self._give_up_when_hopeless(now)
+        self._consider_claiming(now)
+
+    def _tick(self) -> float:
+        if self._loop.time() - self._started < 1.0:
+            return 0.02
+        return 0.1 if len(self._priorities) <= _MANY_PIECES else 0.25
+
+    async def _pause(self) -> None:
+        self._torrent.news.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._torrent.news.wait(), self._tick())
+        await asyncio.sleep(0.005)
+
+    # Members
+
+    async def _refresh_members(self) -> None:
+        now = self._loop.time()
+        known = {holder.node_id: holder for holder in self._holders()}
+        chosen = {holder.node_id: holder for holder in mesh.neighbours(self._node_id, known.values())}
+        if self._source in known:
+            chosen[self._source] = known[self._source]
+        self._members = chosen
+        for node_id, holder in chosen.items():
+            self._missing.setdefault(node_id, now)
+            if holder.host and holder.host not in self._addresses:
+                await self._resolve(holder.host)
+            asked = self._asked.get(node_id)
+            if (
+                holder.complete
+                and node_id not in self._joined
+                and (asked is None or now - asked >= _JOIN_EVERY)
+            ):
+                self._asked[node_id] = now
+                self._spawn(self._join(node_id))
+        self._torrent.addresses = {self._addresses.get(holder.host, "") for holder in chosen.values()} - {""}
+
+    async def _resolve(self, host: str) -> None:
+        with contextlib.suppress(ValueError):
+            self._addresses[host] = str(ipaddress.ip_address(host))
+            return
+        try:
+            found = await self._loop.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+        except OSError as error:
+            log.debug("cannot resolve %s: %s", host, error)
+            return
+        self._addresses[host] = str(found[0][4][0])
+
+    async def _join(self, node_id: str) -> None:
+        """Ask a complete holder to take part; it may have to add the torrent first, or to dial us."""
+        layout = self._torrent.layout
+        try:
+            answer = await self._call(
+                node_id,
+                "swarm.join",
+                {"content": layout.content, "piece_size": layout.piece_size, "port": self._session.port},
+            )
+        except CachedError as error:
+            log.debug("%s does not join the swarm of %s: %s", node_id, layout.content, error)
+            return
+        if answer.get("info_hash") == layout.info_hash:
+            self._joined.add(node_id)
+            self._dialled = 0.0
+        else:
+            log.info("%s has %s in pieces of another size", node_id, layout.content)
+
+    def _dial(self) -> None:
+        now = self._dialled = self._loop.time()
+        members = [
+            member
+            for member in self._members.values()
+            if (not member.complete or member.node_id in self._joined)
+            and not (self._dropped and member.node_id == self._source)
+        ]
+        for member in mesh.to_dial(
+            self._node_id,
+            members,
+            reachable=self._reachable,
+            connected=self._connected,
+            missing_since=self._missing,
+            now=now,
+        ):
+            address = self._addresses.get(member.host)
+            if address:
+                self._torrent.handle.connect_peer((address, member.bittorrent_port))
+
+    # What is going on
+
+    async def _look(self) -> None:
+        seen = await self._torrent.look()
+        now = self._loop.time()
+        names = {mesh.peer_id(node_id): node_id for node_id in (*self._members, self._source)}
+        self._account(seen, names)
+        self._connected = {names[one.peer_id] for one in seen.connections if one.peer_id in names}
+        for node_id in self._members:
+            if node_id in self._connected:
+                self._missing[node_id] = now
+        sources = int(self._source in self._connected)
+        if sources or self._dropped:
+            self._source_seen = now
+        if len(seen.availability) != len(self._priorities):
+            return  # libtorrent does not count any more: all is there
+        wanted, self._alone = partition.priorities(
+            availability=seen.availability,
+            sources=sources,
+            have=self._torrent.have,
+            pending=self._pending,
+            gated=self._gated(now),
+        )
+        self._prioritize(wanted)
+
+    def _account(self, seen: Neighbourhood, names: dict[str, str]) -> None:
+        by_source, flows = self._job.progress.by_source, {}
+        for one in seen.connections:
+            before = self._flows.get(one.endpoint, 0)
+            more = one.downloaded - before if one.downloaded >= before else one.downloaded
+            flows[one.endpoint] = one.downloaded
+            node_id = names.get(one.peer_id)
+            self._received += more
+            if more:
+                self._moved_at = self._loop.time()
+            if more and node_id:
+                by_source[node_id] = by_source.get(node_id, 0) + more
+                self._from_source += more if node_id == self._source else 0
+        self._flows = flows
+
+    def _measure(self, now: float) -> None:
+        """Set queue and window by what has come of late."""
+        past = now - self._measured
+        if past < _MEASURE_EVERY:
+            return
+        if self._measured:
+            rate = (self._received - self._received_before) / past
+            self._queue = partition.queue_length(rate, len(self._connected))
+            self._session.want_queue(self._torrent, self._queue)
+            from_source = (self._from_source - self._from_source_before) / past
+            self._window = partition.window(self._queue, self._torrent.layout.piece_size, from_source)
+        self._received_before, self._from_source_before, self._measured = (
+            self._received,
+            self._from_source,
+            now,
+        )
+
+    def _prioritize(self, wanted: list[int]) -> None:
+        changed = [
+            (piece, level)
+            for piece, (level, before) in enumerate(zip(wanted, self._priorities, strict=True))
+            if level != before
+        ]
+        if changed:
+            self._torrent.handle.prioritize_pieces(changed)
+            self._priorities = wanted
+
+    def _stalled(self, now: float) -> bool:
+        return now - self._moved_at >= partition.STALL
+
+    def _report(self) -> None:
+        progress = self._job.progress
+        progress.bytes_present = self._torrent.bytes_have
+        progress.hash_failures = self._torrent.hash_failures
+        now = self._loop.time()
+        if not self._stalled(now) or self._torrent.complete:
+            progress.reason = ""
+        elif not self._members:
+            progress.reason = "no other node is known to have it"
+        elif not self._connected:
+            progress.reason = f"no holder is reachable, {len(self._members)} tried"
+        else:
+            missing = len(self._priorities) - self._torrent.have.bit_count()
+            progress.reason = (
+                f"{len(self._connected)} members are connected but send nothing; {missing} pieces are missing"
+            )
+
+    def _give_up_when_hopeless(self, now: float) -> None:
+        """Nothing came for long, and nobody is connected who has it all; who has gets three times as long."""
+        holder = any(self._members[key].complete for key in self._connected if key in self._members)
+        if now - self._moved_at > self._patience * (3 if holder else 1):
+            raise NoSource(
+                f"nothing arrived for {now - self._moved_at:.0f} s: {self._job.progress.reason}",
+                hint="check that a holder is alive and that its BitTorrent port can be reached",
+                content=self._job.content,
+            )
+
+    # Claims
+
+    def _gated(self, now: float) -> bool:
+        return (
+            now - self._source_seen < _SOURCE_GRACE
+            and now - self._claim_answered < _SOURCE_GRACE + _RENEW_EVERY
+        )
+
+    def _others_first(self, now: float) -> bool:
+        """Other complete holders are about to answer: what they have need not be claimed."""
+        return now - self._started < _OTHERS_FIRST and any(
+            member.complete and member.reachable and key != self._source and key not in self._connected
+            for key, member in self._members.items()
+        )
+
+    def _consider_claiming(self, now: float) -> None:
+        wanted = self._alone & ~self._torrent.have & ~self._pending
+        if not (wanted or self._pending):
+            self._claim_answered = now
+            self._leave_source()
+            return
+        low = self._pending.bit_count() * 4 <= self._window * 3
+        due = now - self._claimed_at >= (_RENEW_EVERY if self._dropped or not low else _CLAIM_EVERY)
+        ready = self._dropped or self._source in self._connected or bool(self._pending)
+        if due and ready and not self._claiming and not self._others_first(now):
+            self._claiming, self._claimed_at = True, now
+            self._spawn(self._claim(wanted, stalled=self._stalled(now)))
+        elif not ready:
+            self._claim_answered = now
+
+    async def _claim(self, wanted: int, *, stalled: bool) -> None:
+        try:
+            answer = await self._call(
+                self._source,
+                "swarm.claim",
+                {
+                    "content": self._job.content,
+                    "wanted": f"{wanted:x}",
+                    "pending": f"{self._pending:x}",
+                    "count": max(0, self._window - self._pending.bit_count()),
+                    "stalled": stalled,
+                },
+            )
+        except CachedError as error:
+            log.debug("the source does not answer claims: %s", error)
+            return
+        finally:
+            self._claiming = False
+        self._claim_answered = self._loop.time()
+        granted = partition.bits_of(answer["pieces"]) & ~self._torrent.have
+        self._pending |= granted
+        if granted:
+            self._return_to_source()
+            wanted_now = list(self._priorities)
+            for piece in partition.pieces_in(granted):
+                wanted_now[piece] = 7
+            self._prioritize(wanted_now)
+        elif stalled:
+            self._return_to_source()
+        elif not self._pending:
+            self._leave_source()
+
+    def _leave_source(self) -> None:
+        """Our share is done: what is left comes from the others, and the source's uplink is theirs."""
+        source = self._members.get(self._source)
+        if self._dropped or source is None or len(self._connected) < 2:
+            return
+        address = self._addresses.get(source.host, "")
+        alone = sum(self._addresses.get(member.host) == address for member in self._members.values()) == 1
+        if address and alone:
+            self._dropped = self._session.drop(self._torrent, address)
+
+    def _return_to_source(self) -> None:
+        if self._dropped:
+            self._dropped = False
+            self._session.readmit(self._torrent)
+            self._dial()
+
+    # Tasks
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _end_tasks(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,69 @@
+"""Whom to dial, so that the mesh stays whole and no pair of nodes dials each other at the same moment.
+
+A rule, free of I/O. Complete holders wait to be dialled; of two fetchers the one with the lower id dials; a
+node that nobody can reach dials everybody. Who stays missing for a while is dialled whatever the order says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+
+from cached.replication.transfer import Holder
+
+#: Up to this many fetchers everybody knows everybody.
+FULL_MESH = 16
+#: Seconds after which a missing member is dialled out of turn.
+OUT_OF_TURN = 3.0
+
+
+def neighbours(node_id: str, holders: Iterable[Holder]) -> list[Holder]:
+    """Choose whom `node_id` keeps connections with: all, or in large swarms a ring and some others.
+
+    All nodes choose by the same ring of ids and the same distances, so that choices are mutual. Of many
+    complete holders each node gets others.
+    """
+    others = {holder.node_id: holder for holder in holders if holder.node_id != node_id}
+    complete = sorted(
+        (holder for holder in others.values() if holder.complete),
+        key=lambda holder: hashlib.sha256(f"{node_id} {holder.node_id}".encode()).digest(),
+    )[:FULL_MESH]
+    fetchers = sorted(key for key, holder in others.items() if not holder.complete)
+    if len(fetchers) < FULL_MESH:
+        return complete + [others[key] for key in fetchers]
+    ring = sorted([*fetchers, node_id])
+    at, size = ring.index(node_id), len(ring)
+    steps = {1, 2, *(max(3, round(size * share)) for share in (0.13, 0.29, 0.43))}
+    chosen = {ring[(at + way * step) % size] for step in steps for way in (1, -1)} - {node_id}
+    return complete + [others[key] for key in sorted(chosen)]
+
+
+def to_dial(
+    node_id: str,
+    members: Iterable[Holder],
+    *,
+    reachable: bool,
+    connected: Collection[str],
+    missing_since: Mapping[str, float],
+    now: float,
+) -> list[Holder]:
+    """Return the members that this fetcher must dial now: not connected, and its turn to dial."""
+    return [
+        member
+        for member in members
+        if member.node_id not in connected
+        and member.host
+        and member.bittorrent_port
+        and member.reachable
+        and (
+            member.complete
+            or not reachable
+            or node_id < member.node_id
+            or now - missing_since.get(member.node_id, now) >= OUT_OF_TURN
+        )
+    ]
+
+
+def peer_id(node_id: str) -> str:
+    """Return the 20 characters by which this node shows itself inside BitTorrent."""
+    return "-CA0100-" + hashlib.sha256(node_id.encode()).hexdigest()[:12]

@@ -1,0 +1,92 @@
+"""The pack on disk: the small files of a content as one file, made from them and taken apart again.
+
+Blocking functions for threads. A pack is made under another name and renamed, so a pack that is there is
+whole; it is scratch, and may be deleted at any time when no torrent uses it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from cached.errors import CachedError, IntegrityFailed, NoSpace
+from cached.replication.layout import Pack, describe_pack, packed
+from cached.sets.manifest import Entry, Manifest
+from cached.sets.merkle import LEAF, hash_leaves, root_from_leaves
+
+_CHUNK = 4 * 1024 * 1024
+assert _CHUNK % LEAF == 0
+
+
+def disk_error(error: OSError, doing: str) -> CachedError:
+    """Return the error to raise for a failed read or write."""
+    import errno
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"no space left while {doing}", hint="free space, or give the store another partition")
+    return CachedError(f"{doing} failed: {error.strerror or error}", hint="check the disk", errno=error.errno)
+
+
+def make(data: Path, manifest: Manifest, target: Path, piece: int) -> Pack:
+    """Write the pack of the files under `data` to `target`; return its digests for such pieces.
+
+    Raises `IntegrityFailed` when a file is not what the manifest says.
+    """
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    leaves, size = bytearray(), 0
+    try:
+        with partial.open("wb") as out:
+            for block in _blocks(_contents(data, manifest)):
+                out.write(block)
+                leaves += hash_leaves(block)
+                size += len(block)
+        partial.rename(target)
+    except OSError as error:
+        raise disk_error(error, "packing small files") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return describe_pack(bytes(leaves), size=size, piece=piece)
+
+
+def unpack(pack: Path, data: Path, manifest: Manifest) -> None:
+    """Write the files of the pack under `data`, each one checked against its root first.
+
+    Raises `IntegrityFailed` when a file in the pack is not what the manifest says.
+    """
+    try:
+        with pack.open("rb", buffering=_CHUNK) as source:
+            for entry in packed(manifest):
+                content = source.read(entry.size)
+                _check(entry, content)
+                (data / entry.path).write_bytes(content)
+    except OSError as error:
+        raise disk_error(error, "unpacking small files") from error
+
+
+def _contents(data: Path, manifest: Manifest) -> Iterator[bytes]:
+    for entry in packed(manifest):
+        content = (data / entry.path).read_bytes()
+        _check(entry, content)
+        yield content
+
+
+def _check(entry: Entry, content: bytes) -> None:
+    if len(content) != entry.size or root_from_leaves(hash_leaves(content)) != entry.root:
+        raise IntegrityFailed(
+            f"{entry.path!r} does not match the manifest",
+            hint="run `cached verify --repair`",
+            path=entry.path,
+        )
+
+
+def _blocks(contents: Iterator[bytes]) -> Iterator[bytes]:
+    """Join small contents to blocks of a whole number of leaves; the last one is what is left."""
+    buffer = bytearray()
+    for content in contents:
+        buffer += content
+        if len(buffer) >= _CHUNK:
+            yield bytes(buffer[:_CHUNK])
+            del buffer[:_CHUNK]
+    if buffer:
+        yield bytes(buffer)

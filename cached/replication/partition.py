@@ -1,0 +1,166 @@
+"""Who asks the source for which piece, so that each piece leaves it once.
+
+A rule, free of I/O and clocks: the source's daemon keeps one `ClaimTable` per content, and nodes claim a few
+pieces at a time. A claim is a lease: its owner renews it with every call, and when the owner falls silent
+others take the piece over. Nodes say which pieces they want: those they lack and see nowhere but at the
+source. So a piece is handed out again only when the node that got it has gone without passing it on, or when
+a node has waited too long for it (`stalled`).
+
+Sets of pieces are integers: bit i stands for piece i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+#: Seconds that a claim holds without a call from its owner.
+LEASE = 3.0
+#: Seconds without a byte after which a node counts as stalled.
+STALL = 2.0
+
+_BLOCK = 16 * 1024
+_SMALLEST_QUEUE, _LARGEST_QUEUE = 4, 64
+#: A round of 64 KiB that ends in Nagle's algorithm meeting a delayed acknowledgement, in seconds.
+_ROUND = 0.09
+_WINDOW = 4
+
+
+def pieces_in(bits: int) -> Iterator[int]:
+    """Iterate over the pieces of a set, lowest first."""
+    while bits:
+        low = bits & -bits
+        yield low.bit_length() - 1
+        bits ^= low
+
+
+def bits_of(pieces: Iterable[int]) -> int:
+    """Return the set of these pieces."""
+    buffer = bytearray()
+    for piece in pieces:
+        byte = piece >> 3
+        if byte >= len(buffer):
+            buffer.extend(bytes(byte + 1 - len(buffer)))
+        buffer[byte] |= 1 << (piece & 7)
+    return int.from_bytes(buffer, "little")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grant:
+    """The answer to a claim."""
+
+    pieces: tuple[int, ...]
+    #: Pieces that nobody has claimed, after this grant.
+    unclaimed: int
+    #: Nodes that called within a lease's time.
+    members: int
+
+
+@dataclass(slots=True)
+class _Member:
+    seen: float
+    #: Pieces being fetched.
+    claimed: int = 0
+    #: Pieces fetched.
+    done: int = 0
+
+
+class ClaimTable:
+    """The claims on one content's pieces at one source."""
+
+    def __init__(self, pieces: int) -> None:
+        self.pieces = pieces
+        self._all = (1 << pieces) - 1
+        self._members: dict[str, _Member] = {}
+
+    def claim(self, node: str, *, wanted: int, pending: int, count: int, stalled: bool, now: float) -> Grant:
+        """Hand `node` up to `count` of `wanted`, renew its `pending` ones, count its others as fetched.
+
+        A claimed piece that is neither pending nor wanted has arrived; one that is wanted again was given up.
+        """
+        wanted &= self._all
+        self._forget_the_silent(now)
+        member = self._members.setdefault(node, _Member(seen=now))
+        member.seen = now
+        member.done = (member.done | (member.claimed & ~pending)) & ~wanted
+        member.claimed &= pending
+        claimed = done = 0
+        for other in self._members.values():
+            claimed |= other.claimed
+            done |= other.done
+        free = self._all & ~claimed & ~done
+        count = min(count, max(2, free.bit_count() // len(self._members)))
+        granted = _lowest(wanted & free, count)
+        if stalled and not granted:
+            granted = _lowest(wanted & ~claimed, count)
+        member.claimed |= granted
+        return Grant(
+            pieces=tuple(pieces_in(granted)),
+            unclaimed=(free & ~granted).bit_count(),
+            members=len(self._members),
+        )
+
+    def owners(self, now: float) -> dict[int, str]:
+        """Return who holds which piece just now."""
+        self._forget_the_silent(now)
+        return {piece: node for node, member in self._members.items() for piece in pieces_in(member.claimed)}
+
+    def idle(self, now: float) -> bool:
+        """Return whether nobody has called for a lease's time."""
+        self._forget_the_silent(now)
+        return not self._members
+
+    def _forget_the_silent(self, now: float) -> None:
+        """Free what silent nodes claimed, and what they fetched too.
+
+        If they passed it on, or are still there, others see it elsewhere and do not want it from here.
+        """
+        for node in [node for node, member in self._members.items() if member.seen + LEASE <= now]:
+            del self._members[node]
+
+
+def _lowest(bits: int, count: int) -> int:
+    taken = 0
+    for _ in range(count):
+        low = bits & -bits
+        taken |= low
+        bits ^= low
+    return taken
+
+
+def queue_length(rate: float, neighbours: int, *, round_trip: float = 0.0) -> int:
+    """Return how many 16 KiB requests a node keeps at each neighbour, at `rate` bytes per second in all.
+
+    Deep queues hide from the others what is on its way; shallow ones starve fast links.
+    """
+    each = 2 * rate / max(1, neighbours) * (round_trip + _ROUND) / _BLOCK
+    floor = 16 if neighbours < 8 else _SMALLEST_QUEUE
+    ceiling = _LARGEST_QUEUE * 2 if neighbours <= 1 else _LARGEST_QUEUE
+    return int(min(max(each, floor), ceiling))
+
+
+def window(queue: int, piece_size: int, rate: float) -> int:
+    """Return how many pieces a node claims ahead, when `rate` bytes per second come from the source.
+
+    Never less work than twice the requests it keeps there: otherwise the rest of its queue would ask the
+    source for pieces that are to be had elsewhere. And enough for a quarter of a second, so that it never
+    waits for an answer.
+    """
+    work = max(2 * queue * _BLOCK, rate / 4)
+    return max(_WINDOW, -(-int(work) // piece_size))
+
+
+def priorities(
+    *, availability: list[int], sources: int, have: int, pending: int, gated: bool
+) -> tuple[list[int], int]:
+    """Return the wanted priority of each piece, and the set of pieces to be had from the source alone.
+
+    Own claims come first; what another member has is free for all; the rest is not asked for while claims
+    rule (`gated`). `availability` counts connected members per piece, `sources` of which are the source
+    itself.
+    """
+    wanted = [1 if not gated or count > sources else 0 for count in availability]
+    alone = bits_of(piece for piece, count in enumerate(availability) if count <= sources) & ~have
+    for piece in pieces_in(pending):
+        wanted[piece] = 7
+    return wanted, alone
