@@ -25,7 +25,9 @@ def translated(path: Path | str) -> Iterator[None]:
 
 def told(error: OSError, path: Path | str) -> CachedError:
     """Return the error a caller can act on for a failed system call on `path`."""
-    name = str(error.filename or path)
+    name = str(path)
+    if error.filename is not None and str(error.filename) not in name:
+        name = f"{name} ({error.filename})"
     if error.errno in _FULL:
         why = (
             "the disk quota of the daemon's user is used up"

@@ -137,8 +137,9 @@ class Ingest:
                     bytes_needed=self._claimed_bytes + size,
                     bytes_free=self._max_bytes,
                 )
+            if self.staging.ballast is None:
+                self._store.require(size)
             self.staging.use(size)
-            self._store.require(size)
             self._claimed_bytes += size
             self._entries[path] = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,11 +17,13 @@ RECORD_WRITTEN = faults.declare("store.record")
 
 _log = logging.getLogger(__name__)
 _SUFFIX = ".record"
+#: Two threads may put records of one set; temporary names are fixed, so that a crash leaves no more than one.
+_writing = threading.Lock()
 
 
 def put(directory: Path, signed: SignedRecord) -> None:
     """Write a record durably, in place of an earlier one of the same set."""
-    with files.translated(directory):
+    with files.translated(directory), _writing:
         files.write_atomic(directory / f"{signed.record().id}{_SUFFIX}", msgspec.msgpack.encode(signed))
     faults.point(RECORD_WRITTEN)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,7 @@ from cached import faults
 from cached.errors import BadName, Busy, CachedError, IntegrityFailed, NoSpace, SourceChanged, UnsupportedFile
 from cached.sets import manifest as manifests
 from cached.sets.merkle import hash_leaves, root_from_leaves
-from cached.storage import copying
+from cached.storage import beneath, copying
 from cached.storage.ballast import Ballast
 from cached.storage.disk import Store
 from cached.storage.ingest import Ingest
@@ -104,6 +105,17 @@ def test_a_file_that_changes_while_it_is_read_is_refused(work, opened, roomy, mo
         work.add_file("f", fd, 5)
 
 
+def test_a_clone_is_hashed_instead_of_the_source(store, work, opened, monkeypatch):
+    def clone(source: int, goal: int) -> bool:
+        return os.copy_file_range(source, goal, 99_999, 0, 0) > 0
+
+    monkeypatch.setattr(copying, "clone", clone)
+    work.add_file("f", opened(b"c" * 99_999), 99_999)
+    _, content = work.seal()
+    store.publish("tx", content)
+    assert store.leaves(content) == hash_leaves(b"c" * 99_999)
+
+
 def test_no_byte_is_written_beyond_the_reservation(store, opened):
     work = Ingest(store, "tx", max_bytes=10, max_entries=3)
     work.add_file("a", opened(b"123456"), 6)
@@ -158,8 +170,12 @@ def test_nothing_is_written_through_a_staged_link(store, work, opened):
     assert not staged(store, "real/f").exists()
 
 
-def test_paths_as_long_as_the_system_takes_and_very_deep_trees_come_in_and_go(store, work, opened):
-    deep = "/".join(["d"] * 2000)
+@pytest.mark.parametrize(("kernel", "depth"), [(True, 2000), (False, 100)])
+def test_paths_as_long_as_the_system_takes_and_very_deep_trees_come_in_and_go(
+    store, work, opened, monkeypatch, kernel, depth
+):
+    monkeypatch.setattr(beneath, "_has_openat2", lambda: kernel)
+    deep = "/".join(["d"] * depth)
     long = "/".join(["n" * 255] * 15 + ["m" * 254])
     assert len(long) == 4094
     for path in (deep, long):
@@ -171,7 +187,7 @@ def test_paths_as_long_as_the_system_takes_and_very_deep_trees_come_in_and_go(st
     assert os.read(fd, 9) == b"deep"
     os.close(fd)
     os.close(dirfd)
-    assert store.du(content) > 2000 * 4096
+    assert store.du(content) > depth * 4096
     store.empty(store.retire(content))
     assert store.list_trash() == []
 
@@ -290,3 +306,36 @@ def test_a_failing_step_of_an_ingest_publishes_nothing(store, work, opened, poin
     with pytest.raises((CachedError, OSError)):
         ingest()
     assert store.list_contents() == []
+
+
+@pytest.fixture
+def tiny(roomy):
+    """A partition of 2 MiB."""
+    place = roomy / "tiny"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], check=False)
+    if mounted.returncode:
+        pytest.skip("cannot mount here")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+@pytest.mark.parametrize("tier", ["disk", "memory"])
+def test_a_full_partition_refuses_with_no_space_and_gives_everything_back(tiny, opened, tier):
+    store = Store(tiny / "store", tier, headroom=0)
+    store.open_lock()
+    work = Ingest(store, "tx", max_bytes=1 << 30)
+    work.staging.ballast = Ballast(
+        work.staging.path / "ballast", 0
+    )  # no check ahead: the device itself refuses
+    with pytest.raises(NoSpace):
+        work.add_file("f", opened(b"x" * 3_000_000), 3_000_000)
+    work.close()
+    work.staging.ballast.drop()
+    with pytest.raises(NoSpace):
+        store.require(3_000_000)
+    store.empty(store.discard("tx"))
+    assert store.partition_free() > 1_900_000
+    store.close()
