@@ -1,0 +1,40 @@
+"""How a set travels: one verified stream (`direct`) or the swarm (`bittorrent`).
+
+The swarm's start costs more than moving a small set, and between two nodes its speed is half that of a
+stream; from two receivers on it spares the source's link, which is what it is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+#: Sets up to this many bytes go direct, however many nodes want them.
+DIRECT_UP_TO: Final = 32 << 20
+
+
+def choose(
+    set_methods: Sequence[str],
+    sender_methods: Sequence[str],
+    receiver_methods: Sequence[str],
+    total_bytes: int,
+    receivers: int,
+) -> str:
+    """Return the better of the methods that set, sender and receiver all allow; empty when there is none.
+
+    `receivers` counts the nodes that are to get the set at about the same time.
+    """
+    common = {method for method in set_methods if method in sender_methods and method in receiver_methods}
+    best = "direct" if total_bytes <= DIRECT_UP_TO or receivers <= 1 else "bittorrent"
+    if best in common:
+        return best
+    return next((method for method in ("bittorrent", "direct") if method in common), "")
+
+
+def refusal(
+    set_methods: Sequence[str], sender_methods: Sequence[str], receiver_methods: Sequence[str]
+) -> str:
+    """Say in words why `choose` found no method."""
+    sides = (("the set", set_methods), ("the sender", sender_methods), ("the receiver", receiver_methods))
+    allowed = "; ".join(f"{who} allows {', '.join(methods) or 'none'}" for who, methods in sides)
+    return f"no replication method in common: {allowed}"
