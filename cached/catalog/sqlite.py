@@ -27,6 +27,8 @@ from cached.catalog.tx import Tx
 from cached.catalog.writer import Writer
 from cached.leases.deadline import Clock, Moment
 
+__all__ = ["Catalog", "Tx", "set_aside"]
+
 T = TypeVar("T")
 
 #: Readers at a time.
