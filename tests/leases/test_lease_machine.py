@@ -125,9 +125,10 @@ class LeaseLedger(RuleBasedStateMachine):
 
     @rule(off=spans)
     def reboot_with_the_right_time(self, off):
-        if off > PLAUSIBLE_GAP:
+        wall = self.true + off + 1.0 + 1.7e9
+        if wall - self.high_water.wall > PLAUSIBLE_GAP:
             self.honest = False
-        self.restart(off, self.true + off + 1.0 + 1.7e9)
+        self.restart(off, wall)
 
     @rule(off=spans, behind=st.floats(1, 10 * YEAR))
     def reboot_with_a_clock_that_is_behind(self, off, behind):
