@@ -1,0 +1,306 @@
+"""The direct method: one verified stream from a holder, for small sets and single receivers.
+
+The receiver checks every 16 KiB leaf before it counts, writes in large pieces, goes on where an earlier
+attempt ended, and changes to another holder when one fails, sends what does not match, or falls silent.
+Reading, hashing and writing happen in threads, while the next bytes are on their way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from cached.errors import CachedError, IntegrityFailed, NoSource, NotFound, UsageError
+from cached.replication.files import read_blocks, scan, write_block
+from cached.replication.segments import LeafLine, Range, Segment, after, merged
+from cached.replication.transfer import Allowed, FetchJob, Holders, Peer
+from cached.sets.leaves import check_all_leaves
+from cached.sets.manifest import Manifest
+from cached.sets.merkle import LEAF
+
+log = logging.getLogger(__name__)
+
+#: Name of the stream on the link.
+STREAM = "content"
+#: Seconds without a byte after which another holder is asked.
+STALL = 2.0
+#: Ranges in one request, at most.
+MOST_RANGES = 1000
+
+_BLOCK = 2 * 1024 * 1024
+_TRY_AGAIN = 0.5
+
+#: `fetch_stream(node_id, stream, query)`: the bytes of a peer's stream.
+FetchStream = Callable[[str, str, dict[str, Any]], AsyncIterator[bytes]]
+#: `corrupt(node_id, content, path)`: a holder sent bytes that do not match.
+Corrupt = Callable[[str, str, str], None]
+
+
+class Writer(Protocol):
+    """The sending end of a stream, as `cached.peers` hands it over."""
+
+    async def write(self, data: bytes) -> None:
+        """Send, and wait while the receiver is slow."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """What is still missing of a job."""
+
+    job: FetchJob
+    line: LeafLine
+    missing: list[Range]
+    #: Holders that sent wrong bytes, and how often each failed.
+    bad: set[str] = field(default_factory=set)
+    failures: dict[str, int] = field(default_factory=dict)
+    reason: str = "no holder is known"
+
+
+class Direct:
+    """The receiving end."""
+
+    def __init__(
+        self, *, fetch_stream: FetchStream, corrupt: Corrupt | None = None, patience: float = 20.0
+    ) -> None:
+        self._fetch_stream = fetch_stream
+        self._corrupt = corrupt
+        self._patience = patience
+
+    async def fetch(self, job: FetchJob, holders: Holders, prefer: str = "") -> None:
+        """Bring the content into `job.data`, verified; the caller syncs and renames.
+
+        Whatever is there already and verifies is kept. `prefer` names the holder to ask first. On failure or
+        cancellation partial files stay. Raises `NoSource` when no holder has sent anything for a while,
+        `IntegrityFailed` when all that could be asked sent wrong bytes, `NoSpace` when the disk is full.
+        """
+        progress = job.progress
+        progress.bytes_wanted = sum(entry.size for entry in job.manifest.files())
+        progress.state = "checking"
+        await asyncio.to_thread(check_all_leaves, job.manifest, job.leaves)
+        line = LeafLine(job.manifest)
+        missing = await asyncio.to_thread(scan, job.data, line, job.leaves)
+        work = _Work(job=job, line=line, missing=missing)
+        progress.bytes_present = progress.bytes_wanted - line.bytes_in(missing)
+        progress.state = "transferring"
+        await self._fill(work, holders, prefer)
+        progress.state, progress.reason = "done", ""
+
+    async def _fill(self, work: _Work, holders: Holders, prefer: str) -> None:
+        loop = asyncio.get_running_loop()
+        progress, moved_at = work.job.progress, loop.time()
+        while work.missing:
+            before = progress.bytes_present
+            source = _choose(work, holders, prefer)
+            if source is not None:
+                await self._try(work, source)
+            if progress.bytes_present > before:
+                moved_at = loop.time()
+                continue
+            progress.reason = work.reason
+            if loop.time() - moved_at > self._patience or (source is None and work.bad):
+                raise _hopeless(work)
+            await asyncio.sleep(_TRY_AGAIN)
+
+    async def _try(self, work: _Work, source: str) -> None:
+        try:
+            await self._pull(work, source)
+            work.job.progress.reason = ""
+        except IntegrityFailed as error:
+            work.job.progress.hash_failures += 1
+            work.bad.add(source)
+            work.reason = f"{source} sent bytes that do not match: {error.message}"
+            if self._corrupt is not None:
+                self._corrupt(source, work.job.content, str(error.details.get("path", "")))
+        except (TimeoutError, _BrokenStreamError) as error:
+            work.failures[source] = work.failures.get(source, 0) + 1
+            work.reason = f"{source}: {error}" if str(error) else f"{source} sends nothing"
+        if work.reason:
+            log.debug("direct fetch of %s: %s", work.job.content, work.reason)
+
+    async def _pull(self, work: _Work, source: str) -> None:
+        """Read one stream to its end, writing behind."""
+        ranges = work.missing[:MOST_RANGES]
+        query = {"content": work.job.content, "ranges": [list(part) for part in ranges]}
+        segments = _Segments(work.line, ranges)
+        writing: asyncio.Task[int] | None = None
+        parts: list[bytes] = []
+        held = 0
+        stream = self._fetch_stream(source, STREAM, query)
+        try:
+            while (data := await _next(stream)) is not None:
+                parts.append(data)
+                held += len(data)
+                if held >= _BLOCK:
+                    await _settle(writing)
+                    block, rest = segments.cut(b"".join(parts))
+                    parts, held = [rest], len(rest)
+                    writing = asyncio.create_task(self._write(work, source, block))
+            await _settle(writing)
+            writing = None
+            block, rest = segments.cut(b"".join(parts))
+            await self._write(work, source, block)
+            if rest or segments.left:
+                raise _BrokenStreamError("the stream ended early")
+        finally:
+            if writing is not None:
+                await asyncio.wait([writing])
+                if not writing.cancelled():
+                    writing.exception()
+            with contextlib.suppress(Exception):
+                await stream.aclose()  # type: ignore[attr-defined]
+
+    async def _write(self, work: _Work, source: str, block: list[tuple[Segment, bytes]]) -> int:
+        if not block:
+            return 0
+        job = work.job
+        await asyncio.to_thread(write_block, job.data, block, job.leaves)
+        written = sum(len(data) for _, data in block)
+        work.missing = after(work.missing, block[-1][0].end)
+        job.progress.bytes_present += written
+        job.progress.by_source[source] = job.progress.by_source.get(source, 0) + written
+        return written
+
+
+class _BrokenStreamError(Exception):
+    """The stream ended before its time."""
+
+
+class _Segments:
+    """Cuts a stream of bytes into whole leaves of files."""
+
+    def __init__(self, line: LeafLine, ranges: list[Range]) -> None:
+        self._coming = line.segments(ranges)
+        self._now: Segment | None = next(self._coming, None)
+
+    @property
+    def left(self) -> bool:
+        """More is to come."""
+        return self._now is not None
+
+    def cut(self, data: bytes) -> tuple[list[tuple[Segment, bytes]], bytes]:
+        """Return the whole leaves at the beginning of `data`, file by file, and what is left of it."""
+        block: list[tuple[Segment, bytes]] = []
+        at = 0
+        while self._now is not None:
+            now, there = self._now, len(data) - at
+            size = now.size if there >= now.size else there // LEAF * LEAF
+            if not size:
+                break
+            part = Segment(now.path, now.offset, size, now.leaf)
+            block.append((part, data[at : at + size]))
+            at += size
+            if size == now.size:
+                self._now = next(self._coming, None)
+            else:
+                self._now = Segment(now.path, now.offset + size, now.size - size, part.end)
+        if self._now is None and at < len(data):
+            raise IntegrityFailed("a holder sent more than was asked for")
+        return block, data[at:]
+
+
+async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
+    try:
+        return await asyncio.wait_for(anext(stream), STALL)
+    except StopAsyncIteration:
+        return None
+    except CachedError as error:
+        raise _BrokenStreamError(error.message) from error
+
+
+async def _settle(writing: asyncio.Task[int] | None) -> None:
+    if writing is not None:
+        await writing
+
+
+def _choose(work: _Work, holders: Holders, prefer: str) -> str | None:
+    """Return the complete holder to ask: with fewest failures, then the preferred, then a reachable one."""
+    able = [holder for holder in holders() if holder.complete and holder.node_id not in work.bad]
+    best = min(
+        able,
+        key=lambda holder: (
+            work.failures.get(holder.node_id, 0),
+            holder.node_id != prefer,
+            not holder.reachable,
+        ),
+        default=None,
+    )
+    return best.node_id if best is not None else None
+
+
+def _hopeless(work: _Work) -> CachedError:
+    content = work.job.content
+    if work.bad:
+        return IntegrityFailed(
+            f"no holder has the right bytes: {work.reason}",
+            hint="run `cached verify --repair` on the holders",
+            content=content,
+            holders=sorted(work.bad),
+        )
+    return NoSource(f"nothing arrives: {work.reason}", hint="check that a holder is alive", content=content)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """A content of this node that may be streamed."""
+
+    manifest: Manifest
+    #: Opens the directory of its files; the descriptor is closed by the server.
+    open_dir: Callable[[], int]
+
+
+class DirectServer:
+    """The sending end: `link.stream(STREAM, server.serve)`."""
+
+    def __init__(
+        self,
+        *,
+        lookup: Callable[[str], Awaitable[Served | None]],
+        allowed: Allowed = lambda _peer, _content: True,
+    ) -> None:
+        self._lookup = lookup
+        self._allowed = allowed
+        #: Payload bytes sent, by content.
+        self.sent: dict[str, int] = {}
+
+    async def serve(self, peer: Peer, query: dict[str, Any], writer: Writer) -> None:
+        """Send what the query asks for; raise `NotFound` when it is not here, or not for this peer."""
+        content, ranges = _parse(query)
+        served = await self._lookup(content) if self._allowed(peer.node_id, content) else None
+        if served is None:
+            raise NotFound("no such content here")
+        segments = await asyncio.to_thread(_segments, served.manifest, ranges)
+        blocks = read_blocks(served.open_dir, segments, _BLOCK)
+        reading: asyncio.Task[bytes] | None = None
+        try:
+            while True:
+                reading = asyncio.create_task(asyncio.to_thread(next, blocks, b""))
+                if not (block := await asyncio.shield(reading)):
+                    break
+                await writer.write(block)
+                self.sent[content] = self.sent.get(content, 0) + len(block)
+        finally:
+            if reading is not None:
+                await asyncio.wait([reading])
+            blocks.close()
+
+
+def _segments(manifest: Manifest, ranges: list[Range]) -> list[Segment]:
+    try:
+        return list(LeafLine(manifest).segments(ranges))
+    except ValueError as error:
+        raise UsageError(f"the content has {error}") from None
+
+
+def _parse(query: dict[str, Any]) -> tuple[str, list[Range]]:
+    try:
+        content = query["content"]
+        ranges = [(int(first), int(end)) for first, end in query["ranges"]]
+    except (KeyError, TypeError, ValueError):
+        raise UsageError("a direct fetch needs content and ranges") from None
+    if not isinstance(content, str) or len(ranges) > MOST_RANGES:
+        raise UsageError("a direct fetch needs content and few ranges")
+    return content, merged(ranges)

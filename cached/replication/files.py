@@ -1,0 +1,105 @@
+"""Files of a content, read and written by leaves: blocking functions for threads of the direct method."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+from cached.errors import IntegrityFailed
+from cached.replication.pack import disk_error
+from cached.replication.segments import LeafLine, Range, Segment, merged
+from cached.sets.merkle import DIGEST, damaged_leaves, hash_leaves, leaf_count
+
+_CHUNK = 4 * 1024 * 1024
+
+
+def scan(data: Path, line: LeafLine, leaves: bytes) -> list[Range]:
+    """Return the leaves that are not under `data`, or not right there; files that are too long are cut."""
+    try:
+        whole = line.segments([(0, line.total)] if line.total else ())
+        return merged(part for segment in whole for part in _missing(data, segment, leaves))
+    except OSError as error:
+        raise disk_error(error, "checking what is there") from error
+
+
+def _missing(data: Path, segment: Segment, leaves: bytes) -> Iterator[Range]:
+    """Iterate over the wrong leaves of a whole file."""
+    path = data / segment.path
+    try:
+        with path.open("r+b") as file:
+            if os.fstat(file.fileno()).st_size > segment.size:
+                file.truncate(segment.size)
+            at = segment.leaf
+            while chunk := file.read(_CHUNK):
+                count = leaf_count(len(chunk))
+                expected = leaves[at * DIGEST : (at + count) * DIGEST]
+                yield from ((at + bad, at + bad + 1) for bad in damaged_leaves(chunk, expected))
+                at += count
+    except FileNotFoundError:
+        at = segment.leaf
+    if at < segment.end:
+        yield at, segment.end
+
+
+def write_block(data: Path, block: list[tuple[Segment, bytes]], leaves: bytes) -> None:
+    """Check the bytes of each segment and write them; raise `IntegrityFailed` at the first wrong file."""
+    for segment, content in block:
+        if hash_leaves(content) != leaves[segment.leaf * DIGEST : segment.end * DIGEST]:
+            raise IntegrityFailed(f"{segment.path!r} does not match", path=segment.path)
+        try:
+            _write(data / segment.path, segment.offset, content)
+        except OSError as error:
+            raise disk_error(error, f"writing {segment.path!r}") from error
+
+
+def _write(path: Path, offset: int, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        view = memoryview(content)
+        while view:
+            done = os.pwrite(descriptor, view, offset)
+            view, offset = view[done:], offset + done
+    finally:
+        os.close(descriptor)
+
+
+def read_blocks(
+    open_dir: Callable[[], int], segments: list[Segment], block: int
+) -> Generator[bytes, None, None]:
+    """Iterate over the bytes of the segments, joined to blocks of at least `block` bytes but for the last.
+
+    Raises `IntegrityFailed` when a file is shorter than the manifest says, and closes the directory in any
+    case.
+    """
+    directory = open_dir()
+    try:
+        parts: list[bytes] = []
+        held = 0
+        for segment in segments:
+            for part in _read(directory, segment, block):
+                parts.append(part)
+                held += len(part)
+                if held >= block:
+                    yield b"".join(parts)
+                    parts, held = [], 0
+        if held:
+            yield b"".join(parts)
+    except OSError as error:
+        raise disk_error(error, "reading for a peer") from error
+    finally:
+        os.close(directory)
+
+
+def _read(directory: int, segment: Segment, block: int) -> Iterator[bytes]:
+    descriptor = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
+    try:
+        offset, end = segment.offset, segment.offset + segment.size
+        while offset < end:
+            part = os.pread(descriptor, min(block, end - offset), offset)
+            if not part:
+                raise IntegrityFailed(f"{segment.path!r} is too short", path=segment.path)
+            yield part
+            offset += len(part)
+    finally:
+        os.close(descriptor)

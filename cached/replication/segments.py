@@ -1,0 +1,83 @@
+"""A content as one line of leaves: which bytes of which file a range of leaf numbers stands for.
+
+A rule, free of I/O. Leaves are numbered through all files in canonical order, as in the leaves file. The
+direct method asks for ranges of these numbers and gets the bytes one after the other; both ends know the
+manifest, so nothing else needs to be said.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from cached.sets.manifest import Manifest
+from cached.sets.merkle import LEAF, leaf_count
+
+#: From this leaf up to, without, that one.
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Neighbouring leaves of one file."""
+
+    path: str
+    #: First byte in the file, and how many.
+    offset: int
+    size: int
+    #: Number of the first leaf, counted through all files.
+    leaf: int
+
+    @property
+    def end(self) -> int:
+        """The number after its last leaf."""
+        return self.leaf + leaf_count(self.size)
+
+
+class LeafLine:
+    """The leaves of a manifest, in a line."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._files = [entry for entry in manifest.files() if entry.size]
+        self._starts: list[int] = []
+        at = 0
+        for entry in self._files:
+            self._starts.append(at)
+            at += leaf_count(entry.size)
+        #: Leaves in all.
+        self.total = at
+
+    def segments(self, ranges: Iterable[Range]) -> Iterator[Segment]:
+        """Iterate over the parts of files that the ranges stand for; raise `ValueError` for nonsense."""
+        for first, end in ranges:
+            if not 0 <= first < end <= self.total:
+                raise ValueError(f"no leaves {first} to {end} among {self.total}")
+            index = bisect_right(self._starts, first) - 1
+            leaf = first
+            while leaf < end:
+                entry, start = self._files[index], self._starts[index]
+                stop = min(end, start + leaf_count(entry.size))
+                offset = (leaf - start) * LEAF
+                yield Segment(entry.path, offset, min(entry.size, (stop - start) * LEAF) - offset, leaf)
+                leaf, index = stop, index + 1
+
+    def bytes_in(self, ranges: Iterable[Range]) -> int:
+        """Return how many bytes the ranges stand for."""
+        return sum(segment.size for segment in self.segments(ranges))
+
+
+def merged(ranges: Iterable[Range]) -> list[Range]:
+    """Join ranges that touch; they come in order."""
+    result: list[Range] = []
+    for first, end in ranges:
+        if result and result[-1][1] == first:
+            result[-1] = (result[-1][0], end)
+        elif first < end:
+            result.append((first, end))
+    return result
+
+
+def after(ranges: Iterable[Range], leaf: int) -> list[Range]:
+    """Return what is left of the ranges from this leaf on."""
+    return [(max(first, leaf), end) for first, end in ranges if end > leaf]

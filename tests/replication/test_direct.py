@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from cached.errors import CachedError, IntegrityFailed, NoSource, NotFound, PeerUnreachable, UsageError
+from cached.replication.direct import STREAM, Direct, DirectServer, Served
+from cached.replication.transfer import Holder
+from tests.replication.swarm_kit import Caller, Content, job_for, make_content, same
+
+MIXED = {
+    "a/deep/er/big": 5_000_000,
+    "exact": 32_768,
+    "empty": 0,
+    "ünï/çødé": 70_001,
+    **{f"many/{index:03d}": index * 37 for index in range(300)},
+}
+
+
+@dataclass
+class Pipe:
+    """Streams that go straight to the servers of a test, and break where it says."""
+
+    servers: dict[str, DirectServer]
+    cut_after: dict[str, int] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
+    queries: list[tuple[str, Any]] = field(default_factory=list)
+
+    async def fetch(self, node_id: str, stream: str, query: dict[str, Any]) -> AsyncIterator[bytes]:
+        assert stream == STREAM
+        self.queries.append((node_id, query))
+        if node_id not in self.servers:
+            raise PeerUnreachable(f"{node_id} does not answer")
+        if node_id in self.silent:
+            await asyncio.sleep(3600)
+        queue: asyncio.Queue[bytes | CachedError | None] = asyncio.Queue(2)
+        task = asyncio.create_task(self._serve(node_id, query, queue))
+        left = self.cut_after.pop(node_id, 10**12)
+        try:
+            while (item := await queue.get()) is not None:
+                if isinstance(item, CachedError):
+                    raise item
+                yield item
+                left -= len(item)
+                if left < 0:
+                    raise PeerUnreachable(f"{node_id} has gone")
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _serve(self, node_id: str, query: dict[str, Any], queue: asyncio.Queue) -> None:
+        class Sender:
+            async def write(self, data: bytes) -> None:
+                for at in range(0, len(data), 100_003):
+                    await queue.put(data[at : at + 100_003])
+
+        try:
+            await self.servers[node_id].serve(Caller("receiver", ""), query, Sender())
+            await queue.put(None)
+        except CachedError as error:
+            await queue.put(error)
+
+
+def server(content: Content, data=None, **more) -> DirectServer:
+    async def lookup(wanted: str) -> Served | None:
+        if wanted != content.id:
+            return None
+        where = data or content.data
+        return Served(manifest=content.manifest, open_dir=lambda: os.open(where, os.O_RDONLY))
+
+    return DirectServer(lookup=lookup, **more)
+
+
+def holders(*names: str):
+    return lambda: [Holder(node_id=name, host="", bittorrent_port=0, complete=True) for name in names]
+
+
+def test_a_stream_brings_all_files_large_small_and_empty(tmp_path):
+    content = make_content(tmp_path / "src", MIXED)
+    pipe = Pipe({"one": server(content)})
+    job = job_for(content, tmp_path / "dst", 0)
+    asyncio.run(Direct(fetch_stream=pipe.fetch).fetch(job, holders("one")))
+    assert same(content, job.data)
+    assert job.progress.bytes_present == job.progress.bytes_wanted == sum(MIXED.values())
+    assert job.progress.by_source == {"one": sum(MIXED.values())}
+
+
+def test_a_fetch_goes_on_where_the_last_one_ended_and_repairs_what_is_wrong(tmp_path):
+    content = make_content(tmp_path / "src", MIXED)
+    one = server(content)
+    job = job_for(content, tmp_path / "dst", 0)
+    big = (content.data / "a/deep/er/big").read_bytes()
+    (job.data / "a/deep/er/big").write_bytes(big[:3_000_000] + b"rot" + big[3_000_003:4_000_000])
+    (job.data / "exact").write_bytes((content.data / "exact").read_bytes() + b"too long")
+    asyncio.run(Direct(fetch_stream=Pipe({"one": one}).fetch).fetch(job, holders("one")))
+    assert same(content, job.data)
+    assert one.sent[content.id] < sum(MIXED.values()) - 3_900_000
+
+
+def test_another_holder_takes_over_when_one_breaks_off(tmp_path):
+    content = make_content(tmp_path / "src", MIXED)
+    one, two = server(content), server(content)
+    pipe = Pipe({"one": one, "two": two}, cut_after={"one": 4_500_000})
+    job = job_for(content, tmp_path / "dst", 0)
+    asyncio.run(Direct(fetch_stream=pipe.fetch).fetch(job, holders("one", "two"), prefer="one"))
+    assert same(content, job.data)
+    assert job.progress.by_source["one"] > 0
+    assert job.progress.by_source["two"] > 0
+    assert two.sent[content.id] < sum(MIXED.values())
+
+
+def test_a_silent_holder_is_left_for_another(tmp_path, monkeypatch):
+    monkeypatch.setattr("cached.replication.direct.STALL", 0.05)
+    content = make_content(tmp_path / "src", {"f": 100_000})
+    pipe = Pipe({"one": server(content), "two": server(content)}, silent={"one"})
+    job = job_for(content, tmp_path / "dst", 0)
+    asyncio.run(Direct(fetch_stream=pipe.fetch).fetch(job, holders("one", "two"), prefer="one"))
+    assert same(content, job.data)
+    assert [node for node, _ in pipe.queries] == ["one", "two"]
+
+
+def test_wrong_bytes_are_not_kept_and_their_sender_is_named(tmp_path):
+    content = make_content(tmp_path / "src", {"f": 3_000_000})
+    rotten = make_content(tmp_path / "rot", {"f": 3_000_000}, seed=2)
+    pipe = Pipe({"bad": server(content, rotten.data), "good": server(content)})
+    told = []
+    job = job_for(content, tmp_path / "dst", 0)
+    direct = Direct(fetch_stream=pipe.fetch, corrupt=lambda *what: told.append(what))
+    asyncio.run(direct.fetch(job, holders("bad", "good"), prefer="bad"))
+    assert same(content, job.data)
+    assert told == [("bad", content.id, "f")]
+    assert "bad" not in job.progress.by_source
+
+
+def test_when_all_holders_are_rotten_the_fetch_says_so(tmp_path):
+    content = make_content(tmp_path / "src", {"f": 100_000})
+    rotten = make_content(tmp_path / "rot", {"f": 100_000}, seed=2)
+    job = job_for(content, tmp_path / "dst", 0)
+    direct = Direct(fetch_stream=Pipe({"bad": server(content, rotten.data)}).fetch)
+    with pytest.raises(IntegrityFailed, match="no holder has the right bytes"):
+        asyncio.run(direct.fetch(job, holders("bad")))
+
+
+def test_without_any_holder_the_fetch_ends(tmp_path):
+    content = make_content(tmp_path / "src", {"f": 100_000})
+    job = job_for(content, tmp_path / "dst", 0)
+    direct = Direct(fetch_stream=Pipe({}).fetch, patience=0.1)
+    with pytest.raises(NoSource, match="gone does not answer"):
+        asyncio.run(direct.fetch(job, holders("gone")))
+    assert "gone does not answer" in job.progress.reason
+
+
+def test_leaves_that_do_not_belong_to_the_manifest_are_refused(tmp_path):
+    content = make_content(tmp_path / "src", {"f": 100_000})
+    content.leaves = bytes(32) + content.leaves[32:]
+    job = job_for(content, tmp_path / "dst", 0)
+    with pytest.raises(IntegrityFailed):
+        asyncio.run(Direct(fetch_stream=Pipe({}).fetch).fetch(job, holders("one")))
+
+
+def test_a_stranger_learns_nothing(tmp_path):
+    content = make_content(tmp_path / "src", {"f": 100_000})
+    careful = server(content, allowed=lambda peer, _content: peer == "friend")
+
+    class Nowhere:
+        async def write(self, data: bytes) -> None:
+            raise AssertionError
+
+    async def ask(peer: str, wanted: str, ranges) -> None:
+        await careful.serve(Caller(peer, ""), {"content": wanted, "ranges": ranges}, Nowhere())
+
+    with pytest.raises(NotFound) as refused:
+        asyncio.run(ask("stranger", content.id, [[0, 1]]))
+    with pytest.raises(NotFound) as absent:
+        asyncio.run(ask("friend", "0" * 64, [[0, 1]]))
+    assert refused.value.to_wire() == absent.value.to_wire()
+    with pytest.raises(UsageError):
+        asyncio.run(ask("friend", content.id, [[0, 10**9]]))
+    with pytest.raises(UsageError):
+        asyncio.run(ask("friend", content.id, "nonsense"))
