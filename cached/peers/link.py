@@ -67,8 +67,8 @@ class Link:
         """Answer streams of `name`: `handler(peer, query, writer)` writes the bytes."""
         self._handlers.stream(name, handler)
 
-    async def call(self, node_id: str, method: str, body: dict[str, Any], timeout: float = 10.0) -> Any:
-        """Have a node run `method`.
+    async def call(self, node_id: str, method: str, body: Any, timeout: float = 10.0) -> Any:
+        """Have a node run `method` with `body`, a JSON object (a dict or a msgspec struct).
 
         Raises:
             PeerUnreachable: it cannot be dialled and does not poll here, or did not answer within `timeout`
@@ -76,7 +76,7 @@ class Link:
         """
         if node_id == self._identity.node_id:
             own = Peer(node_id=node_id, domains=self._identity.domains)
-            return msgspec.to_builtins(await self._handlers.run_call(own, method, body))
+            return msgspec.to_builtins(await self._handlers.run_call(own, method, msgspec.to_builtins(body)))
         if self._through_poll(node_id):
             return await self._mailboxes.call(node_id, method, body, timeout)
         try:
@@ -130,6 +130,18 @@ class Link:
         """Note a sign of life of a node: it may be dialled again at once."""
         if node_id in self._routes:
             self._routes[node_id].alive()
+
+    def can_call(self, node_id: str) -> bool:
+        """Tell whether a call would be tried now, rather than refused for want of a way."""
+        route = self._routes.get(node_id)
+        if self._mailboxes.polled_by(node_id):
+            return True
+        now = asyncio.get_running_loop().time()
+        return route is not None and bool(route.address) and route.reachable and not route.wait(now)
+
+    async def who_listens(self, address: str) -> str:
+        """Return the id of the member that listens at `host:port`, and remember nothing."""
+        return (await self._client.shake(address)).node_id
 
     def keep_polls(self, node_ids: frozenset[str]) -> None:
         """Keep a poll open to these nodes and no others: this node cannot be dialled."""

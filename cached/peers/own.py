@@ -1,0 +1,159 @@
+"""This node's own record and beat: what it says of itself, signed, with a new version only when something
+changed.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from cached.peers.gossip import MAX_RECORD
+from cached.peers.identity import Identity
+from cached.peers.members import AgedBeat, Row
+from cached.peers.records import Beat, NodeContents, NodeEntry, NodeRecord, SignedNode
+
+log = logging.getLogger(__name__)
+
+#: Two lease times that differ by less than this many seconds are the same lease, seen a little later.
+SAME_LEASE = 2.0
+
+
+class OwnRecord:
+    """Signs what this node says of itself; times are seconds of one steady clock."""
+
+    def __init__(self, identity: Identity, name: str, now: float) -> None:
+        self._identity = identity
+        self._started = now
+        self._incarnation = identity.next_incarnation()
+        self._version = 0
+        self._beats = 0
+        self._contents = NodeContents()
+        self._signed_at = now
+        self.name = name
+        self.record: NodeRecord
+        self._signed: SignedNode
+        self._beat: Beat
+
+    def publish(self, contents: NodeContents, address: str, *, reachable: bool, now: float) -> bool:
+        """Take up what is to be said; return whether that made a new version."""
+        contents = msgspec.structs.replace(contents, ad=contents.ad | {"Reachable": reachable})
+        if self._version and self._says(address, reachable=reachable) and self._same(contents, now):
+            return False
+        self._contents = contents
+        self._sign(address, reachable=reachable, now=now)
+        return True
+
+    def restate(self, address: str, *, reachable: bool, now: float) -> bool:
+        """Say the same contents, leases brought forward, if name, address or incarnation changed."""
+        if self._version and self._says(address, reachable=reachable):
+            return False
+        passed = now - self._signed_at
+        replicas = tuple(
+            msgspec.structs.replace(
+                one,
+                lease_seconds_left=max(0.0, one.lease_seconds_left - passed),
+                set_lease_seconds_left=max(0.0, one.set_lease_seconds_left - passed),
+            )
+            for one in self._contents.replicas
+        )
+        return self.publish(
+            msgspec.structs.replace(self._contents, replicas=replicas), address, reachable=reachable, now=now
+        )
+
+    def outlive(self, record: NodeRecord) -> bool:
+        """Take a higher incarnation than a record of ours that others know; return whether that was needed."""
+        if (record.incarnation, record.version) <= (self._incarnation, self._version):
+            return False
+        self._incarnation = self._identity.next_incarnation(at_least=record.incarnation + 1)
+        self._version = 0
+        return True
+
+    def beat(self, *, left: bool = False) -> None:
+        """Give a sign of life."""
+        self._beats += 1
+        self._beat = self._identity.sign_beat(
+            Beat(
+                node_id=self._identity.node_id,
+                incarnation=self._incarnation,
+                beat=self._beats,
+                left=left,
+                signature=b"",
+            )
+        )
+
+    def row(self) -> Row:
+        """Return the digest row of our own record and beat."""
+        return (self._identity.node_id, self._incarnation, self._version, self._beats)
+
+    def news(self, now: float) -> tuple[SignedNode, AgedBeat]:
+        """Return our own record and beat, to be told to others."""
+        return msgspec.structs.replace(self._signed, age_seconds=now - self._signed_at), (self._beat, 0.0)
+
+    def entry(self, now: float) -> NodeEntry:
+        """Return this node as the directory lists it."""
+        return NodeEntry(
+            record=self.record,
+            alive=True,
+            age=0.0,
+            record_age=now - self._signed_at,
+            domains=self._identity.domains,
+        )
+
+    def uptime(self, now: float) -> float:
+        """Return the seconds since the start."""
+        return now - self._started
+
+    def _says(self, address: str, *, reachable: bool) -> bool:
+        said = (self.record.name, self.record.address, self.record.reachable)
+        return said == (self.name, address, reachable)
+
+    def _same(self, contents: NodeContents, now: float) -> bool:
+        passed = now - self._signed_at
+        if _without_leases(contents) != _without_leases(self._contents):
+            return False
+        return all(
+            abs(new.lease_seconds_left - max(0.0, old.lease_seconds_left - passed)) < SAME_LEASE
+            and abs(new.set_lease_seconds_left - max(0.0, old.set_lease_seconds_left - passed)) < SAME_LEASE
+            for new, old in zip(contents.replicas, self._contents.replicas, strict=True)
+        )
+
+    def _sign(self, address: str, *, reachable: bool, now: float) -> None:
+        self._version += 1
+        self.record = NodeRecord(
+            id=self._identity.node_id,
+            name=self.name,
+            address=address,
+            reachable=reachable,
+            incarnation=self._incarnation,
+            version=self._version,
+            uptime_seconds=self.uptime(now),
+            **{field: getattr(self._contents, field) for field in NodeContents.__struct_fields__},
+        )
+        payload = msgspec.json.encode(self.record)
+        if len(payload) > MAX_RECORD:
+            self.record, payload = _shortened(self.record)
+        self._signed = self._identity.sign_node(payload)
+        self._signed_at = now
+        self.beat()
+
+
+def _without_leases(contents: NodeContents) -> NodeContents:
+    replicas = tuple(
+        msgspec.structs.replace(one, lease_seconds_left=0.0, set_lease_seconds_left=0.0)
+        for one in contents.replicas
+    )
+    return msgspec.structs.replace(contents, replicas=replicas)
+
+
+def _shortened(record: NodeRecord) -> tuple[NodeRecord, bytes]:
+    """Leave out replicas until the record is small enough, those that are not whole first."""
+    replicas = sorted(record.replicas, key=lambda one: one.state != "COMMITTED")
+    keep = len(replicas)
+    payload = msgspec.json.encode(record)
+    while len(payload) > MAX_RECORD and keep:
+        keep = min(keep - 1, keep * MAX_RECORD // len(payload))
+        record = msgspec.structs.replace(record, replicas=tuple(replicas[:keep]))
+        payload = msgspec.json.encode(record)
+    log.warning("this node holds too many replicas to tell of: %d of %d are", keep, len(replicas))
+    return record, payload

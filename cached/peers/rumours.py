@@ -1,0 +1,73 @@
+"""Fresh news goes to a few nodes at once, gathered for a moment so that a burst travels as one message."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from cached.errors import CachedError
+from cached.peers.gossip import Gossip, News
+from cached.peers.identity import Identity
+from cached.peers.link import Link
+
+log = logging.getLogger(__name__)
+
+TELL_SECONDS = 3.0
+
+
+class Rumours:
+    """What this node has learned and not yet passed on; `listeners` chooses the nodes that are told."""
+
+    def __init__(
+        self, identity: Identity, link: Link, gossip: Gossip, listeners: Callable[[], list[str]], wait: float
+    ) -> None:
+        self._identity = identity
+        self._link = link
+        self._gossip = gossip
+        self._listeners = listeners
+        self._wait = wait
+        self._nodes: set[str] = set()
+        self._sets: set[str] = set()
+        self._revocations = False
+        self._dirty = asyncio.Event()
+
+    def spread(
+        self, *, nodes: Iterable[str] = (), sets: Iterable[str] = (), revocations: bool = False
+    ) -> None:
+        """Have this passed on soon."""
+        self._nodes.update(nodes)
+        self._sets.update(sets)
+        self._revocations |= revocations
+        if self._nodes or self._sets or self._revocations:
+            self._dirty.set()
+
+    async def run(self) -> None:
+        """Pass news on as it comes, until cancelled."""
+        while True:
+            await self._dirty.wait()
+            await asyncio.sleep(self._wait)
+            self._dirty.clear()
+            try:
+                await self.tell(self._take())
+            except Exception:
+                log.exception("news could not be passed on")
+
+    async def tell(self, news: News) -> None:
+        """Tell the listeners of the moment; those that do not answer are left to the next swap."""
+        await asyncio.gather(*(self._tell(one, news) for one in self._listeners()))
+
+    def _take(self) -> News:
+        nodes, self._nodes = self._nodes, set()
+        sets, self._sets = self._sets, set()
+        news = self._gossip.news(nodes, nodes, sorted(sets))
+        if self._revocations:
+            self._revocations = False
+            news.revocations = self._identity.revocations
+        return news
+
+    async def _tell(self, node_id: str, news: News) -> None:
+        try:
+            await self._link.call(node_id, "peers.rumour", news, TELL_SECONDS)
+        except CachedError as error:
+            log.debug("news for node %s: %s", node_id[:8], error)

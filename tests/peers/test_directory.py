@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from cached.errors import PeerUnreachable
+from cached.peers.authority import admit, init_cluster, revoke
+from cached.peers.directory import Directory, Pace
+from cached.peers.identity import Identity
+from cached.peers.keyfile import write_private
+from cached.peers.link import Link
+from cached.peers.records import Holding, NodeContents, digest
+from cached.sets.set import SetRecord, SignedRecord, newer
+
+FAST = Pace(round=0.1, alone=0.05, dead=1.0, rumour=0.01, heal=3, same_start=0.3)
+
+
+class Book:
+    """A record book in memory."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, SignedRecord] = {}
+        self.offered = 0
+
+    def known(self):
+        return {one: (signed.record().revision, digest(signed)) for one, signed in self.records.items()}
+
+    def give(self, set_ids):
+        return [self.records[one] for one in set_ids if one in self.records]
+
+    async def take(self, records, from_node):
+        self.offered += len(records)
+        for signed in records:
+            self.put(signed)
+
+    def put(self, signed):
+        set_id = signed.record().id
+        self.records[set_id] = newer(signed, self.records.get(set_id, signed))
+
+
+class Node:
+    def __init__(self, identity, name, *, seeds=(), advertise="", listen="127.0.0.1:0"):
+        self.identity = identity
+        self.id = identity.node_id
+        self.link = Link(identity)
+        self.book = Book()
+        self.listen = listen
+        self.directory = Directory(
+            identity,
+            self.link,
+            self.book,
+            name=name,
+            seeds=seeds,
+            advertise=advertise,
+            listen=listen,
+            pace=FAST,
+        )
+        self.link.handle("echo", self._echo)
+
+    async def _echo(self, peer, body):
+        return body
+
+    async def start(self):
+        await self.link.start(self.listen)
+        await self.directory.start()
+        return self
+
+    async def stop(self, *, orderly=True):
+        if orderly:
+            await self.directory.close()
+        for task in self.directory._tasks:
+            task.cancel()
+        await self.link.close()
+
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.link.port}"
+
+    def alive(self):
+        return {entry.record.id for entry in self.directory.nodes() if entry.alive}
+
+    def sign(self, set_id="ab" * 16, revision=1, status="live", owner="ada"):
+        record = SetRecord(
+            id=set_id, name="nr", owner=owner, content="cd" * 32, bytes=1, files=1, originator=self.id,
+            lease_seconds=60, revision=revision, status=status,
+        )  # fmt: skip
+        signed = self.identity.sign(msgspec.json.encode(record))
+        self.book.put(signed)
+        self.directory.announce([set_id])
+        return signed
+
+
+async def until(condition, seconds=15.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        await asyncio.sleep(0.02)
+
+
+class Cluster:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.key_file = folder / "cluster.key"
+        init_cluster(self.key_file)
+        self.nodes: list[Node] = []
+
+    async def add(self, name, *, state=None, key_file=None, **settings):
+        identity = Identity.open(
+            self.folder / (state or f"{name}{len(self.nodes)}"), key_file=key_file or self.key_file
+        )
+        settings.setdefault("seeds", [self.nodes[0].address] if self.nodes else [])
+        node = await Node(identity, name, **settings).start()
+        self.nodes.append(node)
+        return node
+
+    async def remove(self, node, *, orderly=True):
+        self.nodes.remove(node)
+        await node.stop(orderly=orderly)
+
+
+@pytest.fixture
+def play(tmp_path):
+    def run(scene):
+        async def whole():
+            cluster = Cluster(tmp_path)
+            try:
+                await asyncio.wait_for(scene(cluster), 60)
+            finally:
+                for node in list(cluster.nodes):
+                    with contextlib.suppress(Exception):
+                        await node.stop(orderly=False)
+
+        asyncio.run(whole())
+
+    return run
+
+
+def test_nodes_find_each_other_through_one_seed_and_tell_of_their_replicas(play):
+    async def scene(cluster):
+        nodes = [await cluster.add(name) for name in "abcdef"]
+        everyone = {node.id for node in nodes}
+        await until(lambda: all(node.alive() == everyone for node in nodes))
+        holding = Holding(
+            set_id="ab" * 16, revision=1, content="cd" * 32, state="COMMITTED", lease_seconds_left=100.0
+        )
+        nodes[3].directory.publish(NodeContents(host="h", replicas=(holding,), ad={"Memory": 5}))
+        await until(lambda: all(node.directory.holders("ab" * 16) for node in nodes))
+        found = nodes[0].directory.holders("ab" * 16)[0]
+        assert found.node.record.id == nodes[3].id
+        assert found.node.record.ad == {"Memory": 5, "Reachable": True}
+        assert 90 < found.holding.lease_seconds_left <= 100
+        assert nodes[0].directory.node("d").record.id == nodes[3].id
+        assert nodes[0].directory.node(nodes[3].id[:8]).record.id == nodes[3].id
+        assert nodes[0].directory.node("zz") is None
+        assert nodes[0].directory.age_seconds() < 10
+        assert await nodes[0].link.call(nodes[5].id, "echo", {"x": 1}) == {"x": 1}
+
+    play(scene)
+
+
+def test_saying_the_same_again_makes_no_new_version(play):
+    async def scene(cluster):
+        node = await cluster.add("a")
+        holding = Holding(
+            set_id="ab" * 16, revision=1, content="c", state="COMMITTED", lease_seconds_left=50.0
+        )
+        changes = []
+        node.directory.on_change(changes.append)
+        for _ in range(5):
+            node.directory.publish(NodeContents(replicas=(holding,)))
+        assert changes == [frozenset((node.id,))]
+        node.directory.publish(
+            NodeContents(replicas=(msgspec.structs.replace(holding, lease_seconds_left=80.0),))
+        )
+        assert len(changes) == 2
+
+    play(scene)
+
+
+def test_a_dead_node_is_noticed_and_a_restarted_one_is_used_again(play):
+    async def scene(cluster):
+        a, b, c = [await cluster.add(name) for name in "abc"]
+        await until(lambda: len(a.alive()) == len(b.alive()) == len(c.alive()) == 3)
+        changes = []
+        a.directory.on_change(changes.append)
+        first = a.directory.node(c.id).record.incarnation
+        await cluster.remove(c, orderly=False)
+        await until(lambda: c.id not in a.alive() | b.alive())
+        assert a.directory.node(c.id) is not None
+        assert any(c.id in change for change in changes)
+        again = await cluster.add("c", state="c2", seeds=[a.address])
+        assert again.id == c.id
+        await until(lambda: again.id in a.alive() & b.alive())
+        assert a.directory.node(c.id).record.incarnation > first
+        assert await a.link.call(c.id, "echo", {}) == {}
+
+    play(scene)
+
+
+def test_an_orderly_stop_is_known_at_once(play):
+    async def scene(cluster):
+        a, b, c = [await cluster.add(name) for name in "abc"]
+        await until(lambda: len(a.alive()) == len(b.alive()) == len(c.alive()) == 3)
+        await cluster.remove(c)
+        await until(lambda: c.id not in a.alive() | b.alive(), seconds=FAST.dead * 0.9)
+
+    play(scene)
+
+
+def test_records_and_tombstones_of_sets_reach_all_also_late_comers(play):
+    async def scene(cluster):
+        a, b, c = [await cluster.add(name) for name in "abc"]
+        await until(lambda: len(a.alive()) == 3)
+        a.sign()
+        await until(lambda: b.book.records and c.book.records)
+        for number in range(600):
+            b.sign(f"{number:032x}")
+        b.sign(revision=2, status="deleted")
+        a.sign(revision=3)
+        late = await cluster.add("late")
+        nodes = [a, b, c, late]
+        await until(lambda: len({str(sorted(node.book.known().items())) for node in nodes}) == 1)
+        assert len(late.book.records) == 601
+        assert late.book.records["ab" * 16].record().status == "deleted"
+        await asyncio.sleep(10 * FAST.round)
+        offered = [node.book.offered for node in nodes]
+        await asyncio.sleep(10 * FAST.round)
+        assert [node.book.offered for node in nodes] == offered, "an idle cluster exchanges no records"
+
+    play(scene)
+
+
+def test_a_record_that_the_signer_may_not_make_is_not_taken(play):
+    async def scene(cluster):
+        a, b = [await cluster.add(name) for name in "ab"]
+        await until(lambda: len(a.alive()) == 2)
+        a.sign(owner="ada@elsewhere")
+        a.sign("00" * 16)
+        await until(lambda: b.book.records)
+        await asyncio.sleep(5 * FAST.round)
+        assert list(b.book.records) == ["00" * 16]
+
+    play(scene)
+
+
+def test_clusters_of_different_authorities_never_mix(play):
+    async def scene(cluster):
+        a = await cluster.add("a")
+        other = cluster.folder / "other.key"
+        init_cluster(other)
+        stranger = await cluster.add("stranger", key_file=other)
+        a.directory.learn(stranger.address)
+        await asyncio.sleep(6 * FAST.round)
+        assert a.alive() == {a.id}
+        assert stranger.alive() == {stranger.id}
+        assert a.link.refused > 0
+
+    play(scene)
+
+
+def test_a_hint_is_enough_to_join(play):
+    async def scene(cluster):
+        a = await cluster.add("a")
+        b = await cluster.add("b", seeds=[])
+        b.directory.learn(a.address)
+        await until(lambda: a.alive() == b.alive() == {a.id, b.id})
+
+    play(scene)
+
+
+def test_halves_that_lost_sight_of_each_other_grow_together(play):
+    async def scene(cluster):
+        a = await cluster.add("a")
+        b = await cluster.add("b", seeds=[])
+        c = await cluster.add("c", seeds=[a.address])
+        d = await cluster.add("d", seeds=[b.address])
+        await until(
+            lambda: (
+                a.alive() == c.alive() and b.alive() == d.alive() and len(a.alive()) == len(b.alive()) == 2
+            )
+        )
+        d.directory._seeds = (b.address, a.address)
+        await until(lambda: all(len(node.alive()) == 4 for node in (a, b, c, d)))
+
+    play(scene)
+
+
+def test_a_node_that_cannot_be_dialled_takes_part_and_says_so(play):
+    async def scene(cluster):
+        a, b = [await cluster.add(name) for name in "ab"]
+        hidden = await cluster.add("hidden", advertise="127.0.0.1:1")
+        await until(lambda: not hidden.directory.reachable)
+
+        def known_as_hidden(node):
+            entry = node.directory.node(hidden.id)
+            return entry is not None and not entry.record.reachable
+
+        await until(lambda: known_as_hidden(a) and known_as_hidden(b))
+        assert a.directory.node(hidden.id).record.ad["Reachable"] is False
+        await until(lambda: a.link.can_call(hidden.id) and b.link.can_call(hidden.id))
+        assert await a.link.call(hidden.id, "echo", {"x": 1}) == {"x": 1}
+        assert await b.link.call(hidden.id, "echo", {"x": 2}) == {"x": 2}
+        a.sign()
+        await until(lambda: hidden.book.records)
+        hidden.sign("01" * 16)
+        await until(lambda: "01" * 16 in b.book.records)
+        await asyncio.sleep(2 * FAST.dead)
+        assert hidden.id in a.alive() & b.alive()
+        hidden.directory._advertise = f"127.0.0.1:{hidden.link.port}"
+        await until(lambda: a.directory.node(hidden.id).record.reachable)
+
+    play(scene)
+
+
+def test_of_two_nodes_with_one_name_the_later_gives_way(play):
+    async def scene(cluster):
+        first = await cluster.add("box")
+        await asyncio.sleep(2 * FAST.same_start)
+        second = await cluster.add("box")
+        await until(lambda: second.directory.name == f"box-{second.id[:4]}")
+        assert first.directory.name == "box"
+        await until(lambda: first.directory.node(f"box-{second.id[:4]}") is not None)
+        assert first.directory.node("box").record.id == first.id
+
+    play(scene)
+
+
+def test_many_nodes_of_one_name_that_start_together_all_get_their_own(play):
+    async def scene(cluster):
+        nodes = [await cluster.add("box") for _ in range(5)]
+        await until(lambda: all(len(node.alive()) == 5 for node in nodes))
+        await until(lambda: len({node.directory.name for node in nodes}) == 5)
+        assert sum(node.directory.name == "box" for node in nodes) <= 1
+
+    play(scene)
+
+
+def test_a_revocation_spreads_and_shuts_the_node_out(play):
+    async def scene(cluster):
+        path = cluster.folder / "node.key"
+        write_private(path, admit(cluster.key_file).text)
+        a, b = [await cluster.add(name) for name in "ab"]
+        node = await cluster.add("node", key_file=path)
+        await until(lambda: all(node.id in one.alive() for one in (a, b)))
+        revoke(cluster.key_file, [node.id])
+        await until(lambda: all(one.alive() == {a.id, b.id} for one in (a, b)))
+        with pytest.raises(PeerUnreachable):
+            await node.link.dial("127.0.0.1:1")
+        await until(lambda: not node.alive() & {a.id, b.id})
+
+    play(scene)
+
+
+def test_a_node_that_lost_its_count_of_starts_is_heard_again(play):
+    async def scene(cluster):
+        path = cluster.folder / "node.key"
+        write_private(path, admit(cluster.key_file).text)
+        a = await cluster.add("a")
+        state = Identity.open(cluster.folder / "lost", key_file=path)
+        state.next_incarnation(at_least=50)
+        node = await cluster.add("node", key_file=path, state="lost")
+        await until(lambda: node.id in a.alive())
+        await cluster.remove(node, orderly=False)
+        again = await cluster.add("node", key_file=path, state="fresh")
+        await until(lambda: again.id in a.alive() and a.directory.node(again.id).record.incarnation > 51)
+        await until(lambda: a.directory.node(again.id).record.address == again.directory.address)
+
+    play(scene)
