@@ -36,6 +36,9 @@ MAX_ADS = 8192
 #: Deaths of the child that nothing explains before a batch is given up.
 _ATTEMPTS = 3
 
+#: Stands for the digest of whatever has none.
+_NO_JSON = bytes(16)
+
 _Pair = tuple[bytes, bytes]
 
 
@@ -151,14 +154,17 @@ class Matchmaker:
         """Return the digest of an ad, checked when it is new; `digests` knows the objects of this call."""
         found = digests.get(id(ad))
         if found is None:
-            try:
-                found = blake2b(self._encoder.encode(ad), digest_size=16).digest()
-            except (TypeError, ValueError, OverflowError, RecursionError):
-                found = b"unencodable".ljust(16)
-            digests[id(ad)] = found
+            found = digests[id(ad)] = self._hashed(ad)
             if found not in self._ads:
                 self._ads[found] = self._known(ad)
         return found
+
+    def _hashed(self, ad: Ad) -> bytes:
+        try:
+            return blake2b(self._encoder.encode(ad), digest_size=16).digest()
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            self._ads[_NO_JSON] = _Known({}, "it is not made of JSON values", b"")
+            return _NO_JSON
 
     def _known(self, ad: Ad) -> _Known:
         try:
