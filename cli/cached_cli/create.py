@@ -1,0 +1,107 @@
+"""`cached create`: commit files as a set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from cached.units import format_duration, format_size
+
+from cached_cli.command import CachedCommand, Duration, Methods, Replicas, Share
+from cached_cli.output import emit_json, plain, talk, warn
+from cached_cli.progress import Meter
+from cached_cli.replicate import require_complete, wait_for
+from cached_cli.session import Session, pass_session
+
+if TYPE_CHECKING:
+    from cached.client import CreateOptions
+
+#: Seconds by which a lease may be shorter than asked before it counts as shortened: the time the answer took.
+_SLACK = 60
+
+
+@click.command("create", cls=CachedCommand)
+@click.argument("name", metavar="NAME")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
+@click.option("--lease", type=Duration(), help="How long nodes shall keep it (default: as the node says).")
+@click.option(
+    "--min-lease", type=Duration(), default="0", help="Refuse rather than take a shorter lease than this."
+)
+@click.option(
+    "--requirements", metavar="EXPR", default="", help="ClassAd expression that a node must satisfy."
+)
+@click.option("--replicas", type=Replicas(), help="Copies besides this node's (default: as the node says).")
+@click.option("--methods", type=Methods(), metavar="M[,M]", help="How it may travel: bittorrent, direct.")
+@click.option("--tier", type=click.Choice(["disk", "memory"]), default="disk", show_default=True)
+@click.option(
+    "--share",
+    type=Share(),
+    metavar="private|group:G|public",
+    default="private",
+    show_default=True,
+    help="Who may read it.",
+)
+@click.option("--replace", is_flag=True, help="Move a taken name to this content; the old set is withdrawn.")
+@click.option("--wait", is_flag=True, help="Wait until the other nodes hold it too; 5 when some refused.")
+@pass_session
+def create(session: Session, /, name: str, paths: tuple[str, ...], wait: bool, **wishes: Any) -> None:
+    """Commit files as a set called NAME, and print the set's id.
+
+    One directory gives its contents; several paths keep their base names.
+    """
+    options = _options(wishes)
+    made = _store(session, name, paths, options)
+    reference = f"id:{made['id']}"
+    if not session.json:
+        click.echo(made["id"])
+        talk(f"{made['name']}: {made['files']} files, {format_size(made['bytes'])}, {_leased(made)}")
+    if shorter := shortened(options.lease_seconds, made.get("lease")):
+        warn(shorter)
+    try:
+        if wait:
+            require_complete(name, wait_for(session, reference, replicas=options.replicas))
+            made = plain(session.client().show(reference))
+    finally:
+        if session.json:
+            emit_json(made)
+
+
+def _options(wishes: dict[str, Any]) -> CreateOptions:
+    from cached.client import CreateOptions
+
+    return CreateOptions(
+        lease_seconds=wishes.pop("lease"), min_lease_seconds=wishes.pop("min_lease"), **wishes
+    )
+
+
+def _store(session: Session, name: str, paths: tuple[str, ...], options: CreateOptions) -> dict[str, Any]:
+    client = session.client()
+    meter = Meter(name, session)
+    try:
+        with meter:
+            made: dict[str, Any] = plain(client.create(name, list(paths), options, progress=meter))
+    except KeyboardInterrupt:
+        talk(f"cached: interrupted: {aftermath(name, meter.last)}")
+        click.get_current_context().exit(130)
+    return made
+
+
+def aftermath(name: str, last: dict[str, Any]) -> str:
+    """Say what an interrupted create left, by its last report: nothing, unless all had been handed over."""
+    if last.get("state") == "SEALING":
+        return f"all files had been handed over, so the node may still commit them: cached show {name}"
+    return "nothing was stored"
+
+
+def shortened(asked: int | None, lease: dict[str, Any] | None) -> str:
+    """Return the warning that a lease is shorter than asked; empty when it is not."""
+    if asked is None or lease is None or lease["seconds_left"] >= asked - min(_SLACK, asked / 10):
+        return ""
+    granted = format_duration(lease["seconds_left"])
+    said = f"{format_duration(asked)} asked, {granted} granted"
+    return f"the lease was shortened: {said}, until {lease['expires_at']}"
+
+
+def _leased(made: dict[str, Any]) -> str:
+    lease = made.get("lease")
+    return f"leased for {format_duration(lease['seconds_left'])}" if lease else "no lease on this node"

@@ -1,0 +1,132 @@
+"""`cached list`, `show` and `files`: what sets there are, and what is in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cached_cli.command import ALL, CachedCommand, set_argument
+from cached_cli.output import emit_json, items, left, pairs, plain, size, table
+from cached_cli.session import Session, pass_session
+
+
+@click.command("list", cls=CachedCommand)
+@click.option("--local", is_flag=True, help="Only sets of which this node holds a replica.")
+@pass_session
+def list_sets(session: Session, local: bool) -> None:
+    """List the sets that you may see."""
+    found = items(session.client().list(local=local))
+    if session.json:
+        return emit_json({"items": found})
+    columns = ["NAME", "OWNER", ">FILES", ">SIZE", "STATE", "LEASE", "REPLICAS", "SHARE"]
+    return table(session, columns, (_row(entry) for entry in found))
+
+
+@click.command("show", cls=CachedCommand)
+@set_argument
+@pass_session
+def show(session: Session, name: str) -> None:
+    """Show one set: its facts, its lease here, and its replicas."""
+    found = plain(session.client().show(name))
+    if session.json:
+        return emit_json(found)
+    return describe(session, found)
+
+
+@click.command("files", cls=CachedCommand)
+@set_argument
+@pass_session
+def files(session: Session, name: str) -> None:
+    """List the files, directories and links in a set."""
+    found = items(session.client().files(name))
+    if session.json:
+        return emit_json({"items": found})
+    rows = (
+        (_mode(entry), size(entry["size"]) if entry["kind"] == "file" else "-", _path(entry))
+        for entry in found
+    )
+    return table(session, ["KIND", ">SIZE", "PATH"], rows)
+
+
+def describe(session: Session, found: dict[str, Any]) -> None:
+    """Print one set for people."""
+    pairs(
+        (
+            ("name", found["name"]),
+            ("owner", found["owner"]),
+            ("id", found["id"]),
+            ("content", found["content"]),
+            ("revision", found["revision"]),
+            ("state", found["state"]),
+            ("files", found["files"]),
+            ("size", size(found["bytes"])),
+            ("lease", lease(found)),
+            ("share", found["share"]),
+            ("tier", found.get("tier")),
+            ("requirements", found["requirements"] or "(default)"),
+            ("methods", ", ".join(found["methods"])),
+            ("replicas", wanted(found)),
+            ("originator", found["originator"]),
+        )
+    )
+    if found["replicas"]:
+        click.echo()
+        replica_table(session, found["replicas"])
+
+
+def replica_table(session: Session, replicas: list[dict[str, Any]]) -> None:
+    """Print replicas, one a line."""
+    columns = ["NODE", "STATE", "TIER", ">PRESENT", "LEASE", "REASON"]
+    rows = (
+        (
+            entry["node"],
+            entry["state"],
+            entry["tier"] + (" (volatile)" if entry.get("volatile") else ""),
+            size(entry["bytes_present"]),
+            left(entry["lease_seconds_left"]),
+            entry["reason"] or "",
+        )
+        for entry in replicas
+    )
+    table(session, columns, rows)
+
+
+def lease(found: dict[str, Any]) -> str:
+    """Return a set's lease for people."""
+    granted = found.get("lease")
+    return (
+        f"{left(granted['seconds_left'])} (until {granted['expires_at']})" if granted else "none on this node"
+    )
+
+
+def wanted(found: dict[str, Any]) -> str:
+    """Return how many copies hold the set, of how many are wanted besides the originator's."""
+    here = sum(1 for entry in found["replicas"] if entry["state"] == "COMMITTED")
+    asked = found.get("replicas_wanted")
+    return f"{here} held" + (
+        "" if asked is None else f", {'all' if asked == ALL else asked} wanted besides the first"
+    )
+
+
+def _row(entry: dict[str, Any]) -> tuple[object, ...]:
+    held = sum(1 for replica in entry["replicas"] if replica["state"] == "COMMITTED")
+    granted = entry.get("lease")
+    return (
+        entry["name"],
+        entry["owner"],
+        entry["files"],
+        size(entry["bytes"]),
+        entry["state"],
+        left(granted["seconds_left"]) if granted else "-",
+        held,
+        entry["share"],
+    )
+
+
+def _mode(entry: dict[str, Any]) -> str:
+    return "program" if entry.get("executable") else str(entry["kind"])
+
+
+def _path(entry: dict[str, Any]) -> str:
+    return f"{entry['path']} -> {entry['target']}" if entry["kind"] == "link" else str(entry["path"])

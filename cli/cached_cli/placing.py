@@ -1,0 +1,68 @@
+"""`cached match` and `locate`: which nodes may hold a set, and where its bytes are already."""
+
+from __future__ import annotations
+
+from typing import IO, Any
+
+import click
+from cached.units import format_duration
+
+from cached_cli.command import CachedCommand, set_argument, set_names
+from cached_cli.output import emit_json, items, left, plain, size, table, talk, yes_no
+from cached_cli.session import Session, pass_session
+
+
+@click.command("match", cls=CachedCommand)
+@set_argument
+@pass_session
+def match(session: Session, name: str) -> None:
+    """Tell, for each node, whether it matches a set; if not, which side refuses, and why."""
+    found = items(session.client().match(name))
+    if session.json:
+        return emit_json({"items": found})
+    rows = (
+        (entry["node"], yes_no(entry["matches"]), refuser(entry), "; ".join(entry["reasons"]))
+        for entry in found
+    )
+    return table(session, ["NODE", "MATCHES", "REFUSED BY", "WHY"], rows)
+
+
+@click.command("locate", cls=CachedCommand)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=set_names)
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option(
+    "--job-ad",
+    type=click.File("r", encoding="utf-8"),
+    metavar="FILE",
+    help="Rank for this job: a file with its ClassAd, `-` for stdin.",
+)
+@pass_session
+def locate(session: Session, names: tuple[str, ...], form: str, job_ad: IO[str] | None) -> None:
+    """Rank the nodes by how near the data of the sets is, the best first."""
+    found = plain(session.client().locate(list(names), job_ad=job_ad.read() if job_ad else None))
+    if session.json or form == "json":
+        return emit_json(found)
+    columns = ["NODE", "HOST", "STATE", ">PRESENT", ">WANTED", "LEASE", ">FREE", "MATCHES", "ESTIMATE"]
+    table(session, columns, (_place(entry) for entry in found["items"]))
+    return talk(f"as this node knew it {format_duration(found['directory_age_seconds'])} ago")
+
+
+def refuser(entry: dict[str, Any]) -> str:
+    """Name the side whose requirements do not hold: the set, the node, both, or neither."""
+    sides = [name for name, side in (("set", "set_side"), ("node", "node_side")) if not entry[side]]
+    return " and ".join(sides)
+
+
+def _place(entry: dict[str, Any]) -> tuple[object, ...]:
+    estimate = entry["estimate_seconds"]
+    return (
+        entry["node"],
+        entry["host"],
+        entry["state"] or "-",
+        size(entry["bytes_present"]),
+        size(entry["bytes_wanted"]),
+        left(entry["lease_seconds_left"]),
+        size(entry["free_bytes"]),
+        yes_no(entry["matches"]),
+        "-" if estimate is None else format_duration(estimate),
+    )

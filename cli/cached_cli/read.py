@@ -1,0 +1,83 @@
+"""`cached get` and `cat`: the bytes of a set, copied to a directory or written to stdout."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import click
+from cached.errors import UsageError
+
+from cached_cli.command import CachedCommand, set_names
+from cached_cli.output import emit_json, talk
+from cached_cli.progress import Meter
+from cached_cli.session import Session, pass_session
+
+#: Bytes moved by one call.
+_CHUNK: Final = 8 << 20
+#: The output cannot be a target of sendfile: a terminal, a file opened for appending.
+_NO_SENDFILE: Final = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+@click.command("get", cls=CachedCommand)
+@click.argument("name", metavar="NAME[/PATH]", shell_complete=set_names)
+@click.argument("destination", metavar="DEST", type=click.Path(path_type=Path))
+@pass_session
+def get(session: Session, name: str, destination: Path) -> None:
+    """Copy a set, or a file or directory of it, to DEST.
+
+    DEST is new, or an empty directory, and becomes the root of the copy. The copy is yours; the set is not
+    needed any more.
+    """
+    with Meter(name, session) as meter:
+        session.client().export(name, destination, progress=meter)
+    if session.json:
+        return emit_json({"path": str(destination.absolute())})
+    return talk(f"{name} is in {destination}")
+
+
+@click.command("cat", cls=CachedCommand)
+@click.argument("names", metavar="NAME/PATH...", nargs=-1, required=True, shell_complete=set_names)
+@pass_session
+def cat(session: Session, names: tuple[str, ...]) -> None:
+    """Write files of sets to stdout, one after the other."""
+    for name in names:
+        if not name.partition("/")[2]:
+            raise UsageError(
+                f"{name} is a set, not a file in one", hint=f"write NAME/PATH; see cached files {name}"
+            )
+    client = session.client()
+    sys.stdout.flush()
+    for name in names:
+        with Meter(name, session) as meter:
+            source = client.open(name, progress=meter)
+        with source:
+            pour(source)
+
+
+def pour(source: BinaryIO) -> None:
+    """Write all of a file to stdout, in the kernel where it can be."""
+    try:
+        target = sys.stdout.fileno()
+    except (OSError, ValueError):
+        sys.stdout.buffer.writelines(iter(lambda: source.read(_CHUNK), b""))
+        return
+    offset = 0
+    try:
+        while sent := os.sendfile(target, source.fileno(), offset, _CHUNK):
+            offset += sent
+    except OSError as error:
+        if error.errno not in _NO_SENDFILE:
+            raise
+        _copy(source.fileno(), target, offset)
+
+
+def _copy(source: int, target: int, offset: int) -> None:
+    while block := os.pread(source, _CHUNK, offset):
+        offset += len(block)
+        rest = memoryview(block)
+        while rest:
+            rest = rest[os.write(target, rest) :]

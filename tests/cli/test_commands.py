@@ -1,0 +1,408 @@
+"""Every command: what it asks of the client, what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import pytest
+from cached import wire
+from cached.errors import (
+    BadExpression,
+    CachedError,
+    DaemonUnreachable,
+    Forbidden,
+    IntegrityFailed,
+    LeaseRefused,
+    NoSpace,
+    NotFound,
+)
+from tests.cli.conftest import SET_ID, replica, set_view
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CachedError("x"), 1),
+        (BadExpression("x"), 2),
+        (NotFound("x"), 3),
+        (Forbidden("x"), 4),
+        (LeaseRefused("x"), 5),
+        (DaemonUnreachable("x"), 6),
+        (IntegrityFailed("x"), 7),
+    ],
+)
+def test_every_error_has_its_exit_code_and_its_json(run, client, error, code):
+    client.answers["show"] = error
+    plain, machine = run("show", "nr"), run("show", "nr", "--json")
+    assert (plain.code, machine.code) == (code, code)
+    assert plain.out == machine.out == ""
+    assert plain.err == "cached: x\n"
+    assert machine.error == {"code": error.code, "message": "x", "hint": "", "details": {}}
+
+
+def test_an_error_tells_what_why_and_what_next(run, client):
+    client.answers["show"] = NoSpace(
+        "nr does not fit", hint="see cached usage", bytes_needed=2048, bytes_free=1024
+    )
+    assert (
+        run("show", "nr").err
+        == "cached: nr does not fit\n  needed: 2.0 KiB\n  free: 1.0 KiB\n  hint: see cached usage\n"
+    )
+
+
+def test_candidates_of_an_ambiguous_name_are_listed(run, client):
+    candidates = [
+        {"name": "nr", "owner": "bob", "id": "b" * 32},
+        {"name": "nr", "owner": "eve", "id": "e" * 32},
+    ]
+    client.answers["show"] = NotFound("several", candidates=candidates)
+    assert "nr  bob  bbbb" in run("show", "nr").err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["show"],
+        ["no-such-command"],
+        ["list", "--no-such-option"],
+        ["create", "nr"],
+        ["create", "nr", ".", "--lease", "7"],
+        ["create", "nr", ".", "--replicas", "-3"],
+        ["create", "nr", ".", "--replicas", "some"],
+        ["create", "nr", ".", "--methods", "pigeon"],
+        ["create", "nr", ".", "--share", "group:"],
+        ["create", "nr", ".", "--tier", "tape"],
+        ["extend", "nr", "soon"],
+        ["update", "nr"],
+        ["cat", "nr"],
+        ["locate"],
+        ["locate", "nr", "--format", "slurm"],
+        ["config", "show", "--set", "name"],
+        ["cluster", "admit"],
+    ],
+)
+def test_what_is_not_well_formed_ends_with_2_before_anything_is_asked(run, client, arguments):
+    plain, machine = run(*arguments), run("--json", *arguments)
+    assert (plain.code, machine.code) == (2, 2)
+    assert plain.err.startswith("cached: ")
+    assert machine.error["code"] == "usage"
+    assert machine.error["hint"]
+    assert client.calls == []
+
+
+def test_global_options_stand_before_or_after_the_subcommand(run, client):
+    client.answers["nodes"] = []
+    assert run("--json", "nodes").json == run("nodes", "--json").json == {"items": []}
+    assert run("config", "--json", "show", "--set", "x").error["code"] == "usage"
+
+
+def test_list_prints_a_table_or_items(run, client):
+    client.answers["list"] = [set_view(), set_view(name="x" * 120, lease=None, replicas=[])]
+    plain = run("list", "--local")
+    assert client.last == ("list", (), {"local": True})
+    head, row = (" ".join(line.split()) for line in plain.out.splitlines()[:2])
+    assert head == "NAME OWNER FILES SIZE STATE LEASE REPLICAS SHARE"
+    assert row == "nr alice 2 3.0 MiB COMMITTED 1d 1 private"
+    assert "x" * 120 in plain.out
+    assert [entry["name"] for entry in run("list", "--json").json["items"]] == ["nr", "x" * 120]
+
+
+def test_show_and_files_tell_of_one_set(run, client):
+    client.answers["show"] = set_view(requirements="TARGET.Memory >= 8192")
+    client.answers["files"] = [
+        wire.FileView(path="a b[red]", kind="file", size=10, executable=True),
+        wire.FileView(path="d", kind="dir"),
+        wire.FileView(path="l", kind="link", target="d"),
+    ]
+    shown = run("show", "nr").out
+    assert "TARGET.Memory >= 8192" in shown
+    assert "n1    COMMITTED  disk" in shown
+    listed = run("files", "nr").out.splitlines()
+    assert [line.split(maxsplit=2) for line in listed[1:]] == [
+        ["program", "10", "B  a b[red]"],
+        ["dir", "-", "d"],
+        ["link", "-", "l -> d"],
+    ]
+    assert run("files", "nr", "--json").json["items"][2]["target"] == "d"
+
+
+def test_text_from_others_cannot_speak_to_the_terminal(run, client):
+    client.answers["match"] = [
+        wire.MatchView(
+            node="n\x1b[2J", matches=False, set_side=False, node_side=True, reasons=["\x07\u202eevil"]
+        )
+    ]
+    out = run("match", "nr").out
+    assert "\x1b" not in out
+    assert "n\\x1b[2J" in out
+    assert "\\u202eevil" in out
+
+
+def test_match_names_the_side_that_refuses_and_why(run, client):
+    def view(node, set_side, node_side, *reasons):
+        matches = set_side and node_side
+        return wire.MatchView(
+            node=node, matches=matches, set_side=set_side, node_side=node_side, reasons=list(reasons)
+        )
+
+    client.answers["match"] = [
+        view("a", True, True),
+        view("b", False, True, "Memory is 100"),
+        view("c", True, False, "Owner is x"),
+        view("d", False, False, "one", "two"),
+    ]
+    rows = [line.split(maxsplit=2) for line in run("match", "nr").out.splitlines()[1:]]
+    assert rows[0] == ["a", "yes"]
+    assert [" ".join(row[2].split()) for row in rows[1:]] == [
+        "set Memory is 100",
+        "node Owner is x",
+        "set and node one; two",
+    ]
+
+
+def test_locate_ranks_and_tells_how_old_its_knowledge_is(run, client, tmp_path):
+    view = wire.LocateView(
+        node="n1",
+        host="h",
+        state="COMMITTED",
+        bytes_present=1024,
+        bytes_wanted=1024,
+        lease_seconds_left=None,
+        free_bytes=2048,
+        matches=True,
+        estimate_seconds=0,
+    )
+    client.answers["locate"] = wire.LocateReply(items=[view], directory_age_seconds=1.5)
+    ad = tmp_path / "job.ad"
+    ad.write_text("RequestMemory = 1")
+    plain = run("locate", "nr", "other", "--job-ad", str(ad))
+    assert client.last == ("locate", (["nr", "other"],), {"job_ad": "RequestMemory = 1"})
+    row = " ".join(plain.out.splitlines()[1].split())
+    assert row == "n1 h COMMITTED 1.0 KiB 1.0 KiB - 2.0 KiB yes 0s"
+    assert plain.err == "as this node knew it 1s ago\n"
+    found = run("locate", "nr", "--format", "json").json
+    assert found["directory_age_seconds"] == 1.5
+    assert found["items"][0]["estimate_seconds"] == 0
+
+
+def test_status_and_usage_print_whatever_the_node_tells_in_its_units(run, client):
+    client.answers["status"] = {
+        "name": "n1",
+        "uptime_seconds": 90,
+        "space": {"free_bytes": 2048},
+        "ready": True,
+        "tiers": [{"tier": "disk", "used_bytes": 1024}],
+        "warnings": [],
+    }
+    out = run("status").out
+    assert "space.free_bytes  2.0 KiB" in out
+    assert "uptime_seconds    1m 30s" in out
+    assert "USED BYTES" in out
+    client.answers["usage"] = {"items": []}
+    assert run("usage", "--json").json == {"items": []}
+
+
+def test_nodes_are_listed_with_the_space_that_they_have(run, client):
+    client.answers["nodes"] = [
+        wire.NodeView(
+            name="n1",
+            id="f" * 40,
+            host="h",
+            address="h:1",
+            alive=False,
+            capacity_bytes=2048,
+            free_bytes=0,
+            sets=3,
+            attributes={},
+            age_seconds=12.3,
+        )
+    ]
+    assert run("nodes").out.splitlines()[1].split() == [
+        "n1",
+        "h",
+        "h:1",
+        "no",
+        "3",
+        "0",
+        "B",
+        "2.0",
+        "KiB",
+        "12s",
+        "ago",
+        "f" * 12,
+    ]
+
+
+def test_create_asks_for_what_was_wished_and_prints_the_id(run, client, tmp_path):
+    client.answers["create"] = set_view()
+    made = run(
+        *[
+            "create",
+            "nr",
+            str(tmp_path),
+            "--lease",
+            "1d",
+            "--min-lease",
+            "1h",
+            "--requirements",
+            "true",
+            "--replicas",
+            "all",
+        ],
+        *["--methods", "direct", "--tier", "memory", "--share", "group:lab", "--replace"],
+    )
+    assert (made.code, made.out) == (0, SET_ID + "\n")
+    assert made.err == "nr: 2 files, 3.0 MiB, leased for 1d\n"
+    assert client.last[1] == (
+        "nr",
+        [str(tmp_path)],
+        wire.CreateOptions(
+            lease_seconds=86_400,
+            min_lease_seconds=3600,
+            requirements="true",
+            replicas=-1,
+            methods=("direct",),
+            tier="memory",
+            share="group:lab",
+            replace=True,
+        ),
+    )
+    assert run("create", "nr", str(tmp_path), "--json").json["id"] == SET_ID
+    assert client.last[1][2] == wire.CreateOptions()
+
+
+def test_a_shortened_lease_is_a_warning(run, client):
+    client.answers["create"] = set_view()
+    warned = run("create", "nr", ".", "--lease", "7d")
+    assert warned.code == 0
+    assert "the lease was shortened: 7d asked, 1d granted" in warned.err
+
+
+def test_ctrl_c_in_create_says_what_became_of_it(run, client):
+    def interrupted(state):
+        def work(report):
+            report(wire.Progress(bytes_present=4, bytes_wanted=10, state=state))
+            return KeyboardInterrupt()
+
+        return work
+
+    client.answers["create"] = interrupted("COPYING")
+    ended = run("create", "nr", ".")
+    assert ended.code == 130
+    assert "nothing was stored" in ended.err
+    client.answers["create"] = interrupted("SEALING")
+    assert "may still commit" in run("create", "nr", ".").err
+
+
+def reply(complete, *replicas):
+    have = sum(1 for each in replicas if each.state == "COMMITTED")
+    return wire.ReplicateReply(items=list(replicas), complete=complete, wanted=len(replicas), have=have)
+
+
+def test_create_wait_waits_for_the_copies_and_tells_who_refused(run, client):
+    client.answers["create"] = client.answers["show"] = set_view()
+    client.answers["replicate"] = reply(True, replica("n1"), replica("n2"))
+    assert run("create", "nr", ".", "--wait", "--replicas", "1").code == 0
+    assert client.calls[1] == (
+        "replicate",
+        (f"id:{SET_ID}",),
+        {"replicas": 1, "to": (), "wait": True, "timeout": 3600},
+    )
+    client.answers["replicate"] = reply(
+        False, replica("n1"), replica("n2", state="REJECTED", reason="no space")
+    )
+    ended = run("create", "nr", ".", "--wait", "--json")
+    assert ended.code == 5
+    assert ended.json["id"] == SET_ID
+    assert ended.error["details"]["items"][0]["reason"] == "no space"
+
+
+def test_replicate_wait_ends_0_when_all_that_match_hold_it_5_when_some_refused_1_when_time_ran_out(
+    run, client
+):
+    rejected, late = replica("n2", state="REJECTED", reason="drains"), replica("n2", state="TRANSFERRING")
+    for answer, code in ((reply(True, rejected), 0), (reply(False, rejected), 5), (reply(False, late), 1)):
+        client.answers["replicate"] = answer
+        ended = run("replicate", "nr", "--wait", "--to", "n2", "--to", "n3", "--timeout", "5m")
+        assert ended.code == code
+    assert client.last[2] == {"replicas": None, "to": ("n2", "n3"), "wait": True, "timeout": 300}
+
+
+def test_replicate_without_wait_does_not_judge(run, client):
+    client.answers["replicate"] = reply(False, replica("n2", state="REQUESTED"))
+    ended = run("replicate", "nr", "--replicas", "all")
+    assert ended.code == 0
+    assert client.last == ("replicate", ("nr",), {"replicas": -1, "to": (), "wait": False})
+    assert "in the background" in ended.err
+
+
+def test_ctrl_c_while_waiting_says_that_the_work_goes_on(run, client):
+    client.answers["replicate"] = KeyboardInterrupt()
+    ended = run("replicate", "nr", "--wait")
+    assert ended.code == 130
+    assert "still being made" in ended.err
+
+
+def test_update_sends_only_what_changes(run, client):
+    client.answers["update"] = set_view(revision=2)
+    assert run("update", "nr", "--requirements", "", "--replicas", "0").code == 0
+    assert client.last == ("update", ("nr",), {"requirements": "", "replicas": 0})
+    assert run("update", "nr", "--share", "public", "--json").json["revision"] == 2
+
+
+def test_extend_tells_what_each_node_granted(run, client):
+    grants = [
+        wire.GrantView(node="n1", granted=True, seconds=86_400),
+        wire.GrantView(node="n2", granted=True, seconds=3600, shortened=True, reason="max_lease is 1h"),
+    ]
+    client.answers["extend"] = wire.ExtendReply(set=set_view(), grants=grants)
+    ended = run("extend", "nr", "1d", "--everywhere")
+    assert ended.code == 0
+    assert client.last == ("extend", ("nr", 86_400), {"everywhere": True})
+    assert "n2 shortened the lease: 1d asked, 1h granted max_lease is 1h" in ended.err
+    refused = wire.GrantView(node="n3", granted=False, reason="drains")
+    client.answers["extend"] = wire.ExtendReply(set=set_view(), grants=[*grants, refused])
+    ended = run("extend", "nr", "1d", "--everywhere", "--json")
+    assert ended.code == 5
+    assert len(ended.json["grants"]) == 3
+
+
+def test_delete_can_be_tried_first(run, client):
+    client.answers["delete"] = wire.DeleteReply(
+        set=SET_ID,
+        name="nr",
+        state="COMMITTED",
+        dry_run=True,
+        items=[wire.DeleteItem(node="n1", action="drop", bytes=1024)],
+    )
+    ended = run("delete", "nr", "--everywhere", "--dry-run")
+    assert client.last == ("delete", ("nr",), {"everywhere": True, "dry_run": True})
+    assert ended.out.splitlines()[1].split() == ["n1", "drop", "1.0", "KiB"]
+    assert "dry run" in ended.err
+
+
+def test_verify_ends_7_while_damage_remains(run, client):
+    bad = wire.Damage(path="a", reason="another root")
+    mended = wire.Damage(path="b", reason="missing", repaired=True)
+    for reply, code in (
+        (wire.VerifyReply(ok=True, damaged=[], bytes=10), 0),
+        (wire.VerifyReply(ok=True, damaged=[mended], bytes=10), 0),
+        (wire.VerifyReply(ok=False, damaged=[bad, mended], bytes=10), 7),
+        (wire.VerifyReply(ok=False, damaged=[], bytes=0), 7),
+    ):
+        client.answers["verify"] = reply
+        assert run("verify", "nr", "--json").code == code
+    assert "--repair" in run("verify", "nr").err
+
+
+def test_names_of_sets_are_completed_by_asking_the_daemon(run, client):
+    client.answers["list"] = [set_view(), set_view(name="other")]
+    asked = {"_CACHED_COMPLETE": "bash_complete", "COMP_WORDS": "cached show n", "COMP_CWORD": "2"}
+    assert run(env=asked).out == "plain,nr\n"
+    client.answers["list"] = DaemonUnreachable("none")
+    assert run(env=asked).out.strip() == ""
+
+
+def test_a_node_s_libraries_may_be_absent(run, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "cached.daemon", None)
+    ended = run("daemon")
+    assert ended.code == 1
+    assert "cachesets[daemon]" in ended.err

@@ -1,0 +1,61 @@
+"""Global options, places of sockets, and progress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cached import wire
+
+from cached_cli.progress import LINE_EVERY, Meter, lines
+from cached_cli.session import Session, instance_dirs
+
+
+def test_an_instance_is_looked_for_where_its_daemon_puts_its_sockets():
+    found = list(instance_dirs("b", {"XDG_RUNTIME_DIR": "/run/user/5"}, 5))
+    assert found == [Path("/run/cached-b"), Path("/run/user/5/cached-b"), Path("/tmp/cached-5-b")]
+    assert next(instance_dirs("b", {"CACHED_RUNTIME_DIR": "/x/{instance}/run"}, 5)) == Path("/x/b/run")
+    assert next(instance_dirs("b", {"CACHED_RUNTIME_DIR": "/x/run"}, 5)) == Path("/x/run-b")
+
+
+def test_the_instance_that_is_there_is_chosen(tmp_path, monkeypatch):
+    monkeypatch.delenv("CACHED_RUNTIME_DIR", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "cached-b").mkdir()
+    (tmp_path / "cached-b" / "api.sock").touch()
+    assert Session(instance="b").sockets() == tmp_path / "cached-b"
+    assert Session(instance="b", runtime_dir=Path("/x")).sockets() == Path("/x")
+    assert Session().sockets() is None
+
+
+def test_off_a_terminal_a_plain_line_comes_every_few_seconds(capsys):
+    now = [0.0]
+    with Meter("nr", Session(), now=lambda: now[0]) as meter:
+        for present in range(10):
+            now[0] += LINE_EVERY / 4
+            meter(wire.Progress(bytes_present=present << 20, bytes_wanted=10 << 20))
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == ["nr: 3.0 MiB of 10.0 MiB (30 %)", "nr: 7.0 MiB of 10.0 MiB (70 %)"]
+
+
+def test_with_json_progress_is_silent(capsys):
+    with Meter("nr", Session(json=True), now=lambda: 1e9) as meter:
+        meter(wire.Progress(bytes_present=1))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_of_several_nodes_is_told_node_by_node_with_rate_and_reason():
+    nodes = [
+        {
+            "node": "n1",
+            "bytes_present": 1 << 20,
+            "bytes_wanted": 2 << 20,
+            "bytes_per_second": 1024,
+            "seconds_left": 61,
+        },
+        {"node": "n2", "reason": "no source"},
+    ]
+    assert lines("nr", {"nodes": nodes}) == [
+        "nr on n1: 1.0 MiB of 2.0 MiB (50 %), 1.0 KiB/s, 1m 1s left",
+        "nr on n2: 0 B, no source",
+    ]
