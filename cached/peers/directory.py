@@ -25,8 +25,16 @@ from cached.peers.link import Link
 from cached.peers.members import AgedBeat, Member, Members, Row
 from cached.peers.own import OwnRecord
 from cached.peers.reach import Reach
-from cached.peers.records import HolderEntry, Holding, NodeContents, NodeEntry, NodeRecord, RecordBook
-from cached.peers.records import SignedNode as Signed
+from cached.peers.records import (
+    HolderEntry,
+    Holding,
+    NodeContents,
+    NodeEntry,
+    NodeRecord,
+    RecordBook,
+    SignedNode,
+)
+from cached.peers.rumours import Rumours
 
 log = logging.getLogger(__name__)
 
@@ -87,10 +95,9 @@ class Directory:
         self._contested = 0
         self._callbacks: list[Callable[[frozenset[str]], None]] = []
         self._living: frozenset[str] = frozenset()
-        self._dirty_nodes: set[str] = set()
-        self._dirty_sets: set[str] = set()
-        self._dirty_revocations = False
-        self._dirty = asyncio.Event()
+        self._rumours = Rumours(
+            identity, link, self._gossip, lambda: self._some(self._pace.spread), self._pace.rumour
+        )
         self._awake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         #: `host:port` that peers are told to dial.
@@ -112,7 +119,7 @@ class Directory:
         self.address = await asyncio.to_thread(self._find_address)
         self._own.publish(self._contents, self.address, reachable=self.reachable, now=_now())
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._rounds()), loop.create_task(self._rumours())]
+        self._tasks = [loop.create_task(self._rounds()), loop.create_task(self._rumours.run())]
 
     async def close(self) -> None:
         """Say goodbye to a few nodes, and stop."""
@@ -124,20 +131,18 @@ class Directory:
             news = self._gossip.news([], [self._identity.node_id], [])
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
-                    await asyncio.gather(
-                        *(self._tell(one, news) for one in self._some(self._pace.spread + 1))
-                    )
+                    await self._rumours.tell(news)
 
     def publish(self, contents: NodeContents) -> None:
         """Say this of our node; costs next to nothing when it was said before."""
         self._contents = contents
         if self._own and self._own.publish(contents, self.address, reachable=self.reachable, now=_now()):
-            self._spread(nodes=[self._identity.node_id])
+            self._rumours.spread(nodes=[self._identity.node_id])
             self._notify(frozenset((self._identity.node_id,)))
 
     def announce(self, set_ids: Iterable[str]) -> None:
         """Tell others at once of set records that changed here."""
-        self._spread(sets=set_ids)
+        self._rumours.spread(sets=set_ids)
 
     def nodes(self) -> list[NodeEntry]:
         """Return all nodes heard of within a day, our own first, dead ones too."""
@@ -188,7 +193,7 @@ class Directory:
         """Return the digest row of our own record and beat."""
         return self._said.row()
 
-    def own_news(self) -> tuple[Signed, AgedBeat]:
+    def own_news(self) -> tuple[SignedNode, AgedBeat]:
         """Return our own record and beat."""
         return self._said.news(_now())
 
@@ -225,8 +230,7 @@ class Directory:
         self._members.forget(now)
         if self._identity.refresh():
             self._revoked()
-            self._dirty_revocations = True
-            self._dirty.set()
+            self._rumours.spread(revocations=True)
         await asyncio.gather(
             self._look_around(number),
             *(self._swap(one) for one in self._some(self._pace.swaps)),
@@ -287,7 +291,7 @@ class Directory:
     def _restate(self) -> None:
         said = self._said
         if said.restate(self.address, reachable=self.reachable, now=_now()):
-            self._spread(nodes=[self._identity.node_id])
+            self._rumours.spread(nodes=[self._identity.node_id])
             self._notify(frozenset((self._identity.node_id,)))
 
     def _see_who_lives(self) -> None:
@@ -333,8 +337,8 @@ class Directory:
                 self._link.alive(node_id)
         if learned.revocations:
             self._revoked()
-            self._dirty_revocations = True
-        self._spread(
+        self._rumours.spread(
+            revocations=learned.revocations,
             nodes=learned.nodes if fresh else learned.nodes & {from_node},
             sets=learned.sets if fresh else (),
         )
@@ -353,34 +357,6 @@ class Directory:
         if node_ids:
             for callback in self._callbacks:
                 callback(node_ids)
-
-    def _spread(self, *, nodes: Iterable[str] = (), sets: Iterable[str] = ()) -> None:
-        self._dirty_nodes.update(nodes)
-        self._dirty_sets.update(sets)
-        if self._dirty_nodes or self._dirty_sets or self._dirty_revocations:
-            self._dirty.set()
-
-    async def _rumours(self) -> None:
-        while True:
-            await self._dirty.wait()
-            await asyncio.sleep(self._pace.rumour)
-            self._dirty.clear()
-            nodes, self._dirty_nodes = self._dirty_nodes, set()
-            sets, self._dirty_sets = self._dirty_sets, set()
-            try:
-                news = self._gossip.news(nodes, nodes, sorted(sets))
-                if self._dirty_revocations:
-                    self._dirty_revocations = False
-                    news.revocations = self._identity.revocations
-                await asyncio.gather(*(self._tell(one, news) for one in self._some(self._pace.spread)))
-            except Exception:
-                log.exception("news could not be passed on")
-
-    async def _tell(self, node_id: str, news: object) -> None:
-        try:
-            await self._link.call(node_id, "peers.rumour", news, 3.0)
-        except CachedError as error:
-            log.debug("news for node %s: %s", node_id[:8], error)
 
 
 def _aged(holding: Holding, age: float) -> Holding:

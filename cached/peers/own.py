@@ -62,7 +62,7 @@ class OwnRecord:
         )
 
     def outlive(self, record: NodeRecord) -> bool:
-        """Take a higher incarnation than a record of ours that others know; return whether that was needed."""
+        """Take a higher incarnation than a record of ours that others know; return if there is one."""
         if (record.incarnation, record.version) <= (self._incarnation, self._version):
             return False
         self._incarnation = self._identity.next_incarnation(at_least=record.incarnation + 1)
