@@ -16,9 +16,14 @@ from cached.errors import BadConfig
 _MODE: Final = 0o666
 _BACKLOG: Final = 1024
 
+#: Kind of `data.sock`.
+PACKETS: Final = socket.SOCK_SEQPACKET
+#: Kind of `api.sock`.
+STREAM: Final = socket.SOCK_STREAM
+
 
 def listen(path: Path, kind: int) -> socket.socket:
-    """Listen at `path` with a non-blocking socket of `kind` (`SOCK_STREAM` or `SOCK_SEQPACKET`).
+    """Listen at `path` with a non-blocking socket of `kind` (`PACKETS` or `STREAM`).
 
     A dead daemon's socket is replaced in one step; raises `BadConfig` when a living one answers there.
     """

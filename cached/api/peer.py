@@ -1,0 +1,117 @@
+"""What peers may ask this node: every call and stream of the control port, bound to the verb that answers it.
+
+A peer is a member of the cluster, proven by its certificate. It speaks for the users of its domains, and it is trusted with
+nothing about bytes: what it sends is checked, what it wants is matched again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from cached.errors import UsageError
+from cached.node import book, metadata, offer, replicate, revise, seeding, sources
+from cached.node.node import Node
+from cached.peers.link import Writer
+from cached.peers.records import Peer
+from cached.replication import direct
+from cached.sets.set import SignedRecord
+
+_Body = TypeVar("_Body", bound=msgspec.Struct)
+
+
+class WantedSet(msgspec.Struct, frozen=True, kw_only=True):
+    """A set, and the ad of the node that wants it."""
+
+    set: str
+    ad: dict[str, Any]
+
+
+class Push(msgspec.Struct, frozen=True, kw_only=True):
+    """A set, and the node that it is to be offered to."""
+
+    set: str
+    to: str
+
+
+class OneSet(msgspec.Struct, frozen=True, kw_only=True):
+    """A set."""
+
+    set: str
+
+
+class Learned(msgspec.Struct, frozen=True, kw_only=True):
+    """A set record that the sender thinks this node should have."""
+
+    record: SignedRecord
+
+
+class Extended(msgspec.Struct, frozen=True, kw_only=True):
+    """A new revision, and the lease that its owner asks every holder for."""
+
+    record: SignedRecord
+    seconds: int
+
+
+class PeerApi:
+    """Answers peers in the name of one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._server = direct.DirectServer(
+            lookup=lambda content: seeding.served(node, content), allowed=node.consents.allowed
+        )
+
+    def bind(self) -> None:
+        """Make every call and stream known to the link."""
+        link = self._node.link
+        link.handle("offer.consider", self._consider)
+        link.handle("offer.request", self._request)
+        link.handle("offer.push", self._push)
+        link.handle("source.join", self._join)
+        link.handle("set.learn", self._learn)
+        link.handle("set.extend", self._extend)
+        link.handle("drive.refusals", self._refusals)
+        link.stream(metadata.STREAM, self._metadata)
+        link.stream(direct.STREAM, self._server.serve)
+        for method, handler in self._node.swarm.rpc_handlers().items():
+            link.handle(method, handler)
+
+    async def _consider(self, peer: Peer, body: dict[str, Any]) -> Any:
+        answer = await offer.consider(self._node, peer, _read(body, offer.Offer))
+        return msgspec.to_builtins(answer)
+
+    async def _request(self, peer: Peer, body: dict[str, Any]) -> Any:
+        wanted = _read(body, WantedSet)
+        return msgspec.to_builtins(await offer.requested(self._node, peer, wanted.set, wanted.ad))
+
+    async def _push(self, peer: Peer, body: dict[str, Any]) -> Any:
+        push = _read(body, Push)
+        await replicate.serve_push(self._node, peer, push.set, push.to)
+        return {}
+
+    async def _join(self, peer: Peer, body: dict[str, Any]) -> Any:
+        wanted = _read(body, WantedSet)
+        return msgspec.to_builtins(await sources.join(self._node, peer, wanted.set, wanted.ad))
+
+    async def _learn(self, _peer: Peer, body: dict[str, Any]) -> Any:
+        known = await book.learn(self._node, _read(body, Learned).record)
+        return {"revision": known.record.revision}
+
+    async def _extend(self, peer: Peer, body: dict[str, Any]) -> Any:
+        wish = _read(body, Extended)
+        return msgspec.to_builtins(await revise.serve_extend(self._node, peer, wish.record, wish.seconds))
+
+    async def _refusals(self, _peer: Peer, body: dict[str, Any]) -> Any:
+        return {"refusals": self._node.rejections.of(_read(body, OneSet).set)}
+
+    async def _metadata(self, peer: Peer, query: dict[str, Any], writer: Writer) -> None:
+        await metadata.serve(self._node, peer, query, writer)
+
+
+def _read(body: dict[str, Any], kind: type[_Body]) -> _Body:
+    try:
+        return msgspec.convert(body, kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the request is not well formed: {error}") from error

@@ -1,0 +1,428 @@
+"""A node in one directory, behind the same verbs as the real one; it can be told to fail or to dawdle."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import stat
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cached import packets, wire
+from cached.api import sockets
+from cached.api.auth import Callers
+from cached.api.handles import HandleServer
+from cached.api.local import LocalServer
+from cached.api.metrics import ApiMetrics
+from cached.api.verbs import Verbs
+from cached.errors import NotFound
+from cached.node.caller import Caller
+from cached.sets.names import SetRef
+from cached.units import rfc3339
+from prometheus_client import CollectorRegistry
+
+
+@dataclass(kw_only=True)
+class FakeGrant:
+    seconds: int = 86400
+    shortened: bool = False
+    reason: str = ""
+
+
+@dataclass(kw_only=True)
+class FakeOpened:
+    set: wire.SetHead
+    kind: str
+    size: int
+    executable: bool
+    root: str
+    fd: int
+    pin: str
+
+
+@dataclass(kw_only=True)
+class FakeSet:
+    id: str
+    name: str
+    owner: str
+    data: Path
+    mtimes: dict[str, int] = field(default_factory=dict)
+    here: bool = True
+
+    @property
+    def head(self) -> wire.SetHead:
+        return wire.SetHead(id=self.id, name=self.name, owner=self.owner, content=self.id * 2)
+
+
+class FakeCreation:
+    def __init__(self, node: FakeNode, caller: Caller, name: str, bytes_: int, files: int) -> None:
+        self.node, self.caller, self.name = node, caller, name
+        self.announced = (bytes_, files)
+        self.txid = f"tx{len(node.creations)}"
+        self.grant = node.grant
+        self.bytes_done = self.files_done = 0
+        self.data = node.root / "incoming" / self.txid
+        self.data.mkdir(parents=True)
+        self.mtimes: dict[str, int] = {}
+        self.state = "open"
+
+    async def add(self, entries: Sequence[wire.NewEntry], fds: Sequence[int]) -> None:
+        try:
+            if self.node.add_error is not None:
+                raise self.node.add_error
+            await self.node.gate.wait()
+            await asyncio.to_thread(self._copy, entries, list(fds))
+        finally:
+            packets.close_all(fds)
+
+    def _copy(self, entries: Sequence[wire.NewEntry], fds: list[int]) -> None:
+        self.node.packets.append((len(entries), len(fds)))
+        for entry in entries:
+            path = self.data / entry.path
+            self.mtimes[entry.path] = entry.mtime_ns
+            if entry.kind == "dir":
+                path.mkdir()
+            elif entry.kind == "link":
+                path.symlink_to(entry.target)
+            else:
+                fd = fds.pop(0)
+                data = os.pread(fd, entry.size + 1, 0)
+                assert len(data) == entry.size
+                path.write_bytes(data)
+                path.chmod(0o555 if entry.executable else 0o444)
+                os.close(fd)
+                self.bytes_done += entry.size
+                self.files_done += 1
+
+    async def seal(self) -> wire.SetView:
+        await self.node.gate.wait()
+        self.state = "sealed"
+        added = self.node.put(self.name, self.data, self.caller.user, self.mtimes)
+        return self.node.view(added)
+
+    async def abort(self) -> None:
+        if self.state == "open":
+            self.state = "aborted"
+
+
+class FakeNode:
+    """Everything the real node's verbs do, as far as a socket can tell."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.sets: dict[str, FakeSet] = {}
+        self.grant = FakeGrant()
+        self.creations: list[FakeCreation] = []
+        self.packets: list[tuple[int, int]] = []
+        self.pins: Counter[str] = Counter()
+        self.calls: list[tuple[Any, ...]] = []
+        self.callers: set[Caller] = set()
+        self.add_error: Exception | None = None
+        self.begin_error: Exception | None = None
+        #: Closed: creations, fetches and long work wait.
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.reports = [wire.Progress(bytes_present=n, bytes_wanted=2, state="TRANSFERRING") for n in (1, 2)]
+
+    def put(
+        self, name: str, data: Path, owner: str = "root", mtimes: dict[str, int] | None = None
+    ) -> FakeSet:
+        set_id = hashlib.sha256(f"{name} {len(self.sets)}".encode()).hexdigest()[:32]
+        self.sets[set_id] = FakeSet(id=set_id, name=name, owner=owner, data=data, mtimes=mtimes or {})
+        return self.sets[set_id]
+
+    def find(self, ref: SetRef) -> FakeSet:
+        for each in reversed(self.sets.values()):
+            if ref.id_prefix and each.id.startswith(ref.id_prefix):
+                return each
+            if each.name == ref.name and ref.owner in (None, each.owner):
+                return each
+        raise NotFound(f"there is no set {ref}", hint="cached list")
+
+    def entries(self, found: FakeSet) -> list[wire.FileView]:
+        paths = sorted(found.data.rglob("*"), key=lambda path: os.fsencode(path.relative_to(found.data)))
+        return [self._entry(found, path) for path in paths]
+
+    def _entry(self, found: FakeSet, path: Path) -> wire.FileView:
+        name, facts = str(path.relative_to(found.data)), path.lstat()
+        when = found.mtimes.get(name, facts.st_mtime_ns)
+        if path.is_symlink():
+            return wire.FileView(path=name, kind="link", target=os.readlink(path), mtime=rfc3339(when / 1e9))
+        if path.is_dir():
+            return wire.FileView(path=name, kind="dir", mtime=rfc3339(when / 1e9))
+        return wire.FileView(
+            path=name,
+            kind="file",
+            size=facts.st_size,
+            executable=bool(facts.st_mode & 0o111),
+            mtime=rfc3339(when / 1e9),
+            root=root_of(path.read_bytes()) or None,
+        )
+
+    def view(self, found: FakeSet) -> wire.SetView:
+        files = [entry for entry in self.entries(found) if entry.kind == "file"]
+        return wire.SetView(
+            name=found.name,
+            owner=found.owner,
+            id=found.id,
+            content=found.head.content,
+            revision=1,
+            bytes=sum(each.size for each in files),
+            files=len(files),
+            state="COMMITTED",
+            requirements="",
+            methods=("direct",),
+            share="private",
+            tier="disk",
+            replicas_wanted=-1,
+            originator="fake",
+        )
+
+    # Verbs
+
+    def open_now(self, caller: Caller, ref: SetRef, path: str) -> FakeOpened | None:
+        self.callers.add(caller)
+        found = self.find(ref)
+        if not found.here:
+            return None
+        if path == "explode":
+            raise RuntimeError("secret detail")
+        try:
+            fd = os.open(found.data / path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NotFound(f"{found.name} has no {path}") from None
+        facts = os.fstat(fd)
+        is_dir = stat.S_ISDIR(facts.st_mode)
+        self.pins[found.id] += 1
+        return FakeOpened(
+            set=found.head,
+            kind="dir" if is_dir else "file",
+            size=0 if is_dir else facts.st_size,
+            executable=not is_dir and bool(facts.st_mode & 0o111),
+            root="" if is_dir else root_of((found.data / path).read_bytes()),
+            fd=fd,
+            pin=found.id,
+        )
+
+    async def open_path(
+        self,
+        caller: Caller,
+        ref: SetRef,
+        path: str,
+        *,
+        fetch: bool,
+        progress: Callable[[wire.Progress], None] | None,
+    ) -> FakeOpened:
+        found = self.find(ref)
+        if not fetch and not found.here:
+            raise NotFound("this node has no replica", hint="leave --no-fetch out")
+        for report in self.reports if progress else ():
+            assert progress is not None
+            progress(report)
+            await asyncio.sleep(0)
+        await self.gate.wait()
+        found.here = True
+        opened = self.open_now(caller, ref, path)
+        assert opened is not None
+        return opened
+
+    def release(self, pin: str) -> None:
+        self.pins[pin] -= 1
+        assert self.pins[pin] >= 0
+
+    async def begin(
+        self, caller: Caller, name: str, options: wire.CreateOptions, total_bytes: int, total_files: int
+    ) -> FakeCreation:
+        self.calls.append(("begin", name, options, total_bytes, total_files))
+        if self.begin_error is not None:
+            raise self.begin_error
+        self.creations.append(FakeCreation(self, caller, name, total_bytes, total_files))
+        return self.creations[-1]
+
+    async def list_sets(self, caller: Caller, local: bool) -> list[wire.SetView]:
+        return [self.view(each) for each in self.sets.values() if each.here or not local]
+
+    async def show(self, caller: Caller, ref: SetRef) -> wire.SetView:
+        return self.view(self.find(ref))
+
+    async def files(self, caller: Caller, ref: SetRef) -> list[wire.FileView]:
+        return self.entries(self.find(ref))
+
+    async def update(self, caller: Caller, ref: SetRef, changes: dict[str, Any]) -> wire.SetView:
+        self.calls.append(("update", ref, changes))
+        return self.view(self.find(ref))
+
+    async def extend(self, caller: Caller, ref: SetRef, seconds: int, everywhere: bool) -> wire.ExtendReply:
+        grant = wire.GrantView(node="fake", granted=True, seconds=seconds)
+        return wire.ExtendReply(set=self.view(self.find(ref)), grants=[grant] * (1 + everywhere))
+
+    async def delete(self, caller: Caller, ref: SetRef, everywhere: bool, dry_run: bool) -> wire.DeleteReply:
+        found = self.find(ref)
+        if not dry_run:
+            del self.sets[found.id]
+        return wire.DeleteReply(set=found.id, name=found.name, state="WITHDRAWN", dry_run=dry_run)
+
+    async def replicate(
+        self,
+        caller: Caller,
+        ref: SetRef,
+        replicas: int | None,
+        to: Sequence[str],
+        wait: bool,
+        timeout: float,
+        progress: Callable[[wire.Progress], None],
+    ) -> wire.ReplicateReply:
+        self.calls.append(("replicate", replicas, tuple(to), wait, timeout))
+        self.find(ref)
+        return await self._work(progress)
+
+    async def fetch(
+        self, caller: Caller, ref: SetRef, progress: Callable[[wire.Progress], None]
+    ) -> wire.ReplicateReply:
+        self.find(ref)
+        return await self._work(progress)
+
+    async def _work(self, progress: Callable[[wire.Progress], None]) -> wire.ReplicateReply:
+        for report in self.reports:
+            progress(report)
+            await asyncio.sleep(0.01)
+        await self.gate.wait()
+        self.calls.append(("worked",))
+        return wire.ReplicateReply(items=[], complete=True, wanted=1, have=1)
+
+    async def verify(
+        self, caller: Caller, ref: SetRef, repair: bool, progress: Callable[[wire.Progress], None]
+    ) -> wire.VerifyReply:
+        progress(self.reports[0])
+        await asyncio.sleep(0.01)
+        if repair:
+            raise NotFound("no other holder")
+        return wire.VerifyReply(ok=True, damaged=[], bytes=2)
+
+    async def match(self, caller: Caller, ref: SetRef) -> list[wire.MatchView]:
+        return [wire.MatchView(node="fake", matches=True, set_side=True, node_side=True, reasons=[])]
+
+    async def nodes(self, caller: Caller) -> list[wire.NodeView]:
+        return []
+
+    async def status(self, caller: Caller) -> dict[str, Any]:
+        return {"user": caller.user, "admin": caller.admin}
+
+    async def usage(self, caller: Caller) -> dict[str, Any]:
+        return {"items": []}
+
+    async def locate(self, caller: Caller, names: Sequence[str], job_ad: str | None) -> wire.LocateReply:
+        self.calls.append(("locate", tuple(names), job_ad))
+        return wire.LocateReply(items=[], directory_age_seconds=0.5)
+
+    def verbs(self) -> Verbs:
+        return Verbs(**{name: getattr(self, name) for name in Verbs.__dataclass_fields__})
+
+
+def root_of(data: bytes) -> str:
+    """Stands for the merkle root: the tests only compare."""
+    return hashlib.sha256(data).hexdigest() if data else ""
+
+
+class Daemon:
+    """The real socket servers over a fake node, in a thread with an event loop of its own."""
+
+    def __init__(self, folder: Path, *, admins: Sequence[str] = ("root",), **limits: int) -> None:
+        self.runtime = folder / "run"
+        self.runtime.mkdir(parents=True, exist_ok=True)
+        self.root = folder / "store"
+        self.root.mkdir(exist_ok=True)
+        self._admins = admins
+        self._limits = limits
+        self._started = threading.Event()
+        self.node: FakeNode
+        self.loop: asyncio.AbstractEventLoop
+        self.handles: HandleServer
+        self._stop: asyncio.Event
+
+    def start(self) -> Daemon:
+        self._started.clear()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self._thread.start()
+        assert self._started.wait(10)
+        return self
+
+    async def _run(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        before = getattr(self, "node", None)
+        self.node = FakeNode(self.root)
+        if before is not None:
+            self.node.sets = before.sets
+        callers = Callers(admins=self._admins)
+        counted, registry = ApiMetrics(), CollectorRegistry()
+        registry.register(counted)
+        data = sockets.listen(self.runtime / "data.sock", sockets.PACKETS)
+        api = sockets.listen(self.runtime / "api.sock", sockets.STREAM)
+        self.handles = HandleServer(self.node.verbs(), callers, metrics=counted, **self._limits)
+        local = LocalServer(self.node.verbs(), callers, counted=counted, registry=registry)
+        self.handles.start(data)
+        await local.start(api)
+        self._started.set()
+        await self._stop.wait()
+        await self.handles.close()
+        await local.close()
+        data.close()
+        api.close()
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    def hold(self) -> None:
+        """Close the gate: long work waits."""
+        self.loop.call_soon_threadsafe(self.node.gate.clear)
+        self.settle()
+
+    def go_on(self) -> None:
+        self.loop.call_soon_threadsafe(self.node.gate.set)
+
+    def settle(self) -> None:
+        """Let the loop run through what is ready."""
+        for _ in range(3):
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self.loop).result(10)
+
+    def until(self, fact: Callable[[], bool]) -> None:
+        """Wait until something is so."""
+
+        async def poll() -> None:
+            while not fact():
+                await asyncio.sleep(0.005)
+
+        asyncio.run_coroutine_threadsafe(asyncio.wait_for(poll(), 20), self.loop).result(30)
+
+
+@contextlib.contextmanager
+def running(folder: Path, **options: Any) -> Iterator[Daemon]:
+    daemon = Daemon(folder, **options).start()
+    try:
+        yield daemon
+    finally:
+        daemon.go_on()
+        daemon.stop()
+
+
+def plant(folder: Path) -> Path:
+    """Write a small tree with one of everything."""
+    (folder / "sub" / "deep").mkdir(parents=True)
+    (folder / "empty-dir").mkdir()
+    (folder / "a.txt").write_bytes(b"hello, world\n")
+    (folder / "run.sh").write_bytes(b"#!/bin/sh\n")
+    (folder / "run.sh").chmod(0o755)
+    (folder / "sub" / "empty").write_bytes(b"")
+    (folder / "sub" / "deep" / "ünï \U0001f40d.bin").write_bytes(bytes(range(256)) * 40)
+    (folder / "sub" / "link").symlink_to("../a.txt")
+    os.utime(folder / "a.txt", ns=(10**18, 10**18 + 5))
+    return folder
