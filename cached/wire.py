@@ -169,6 +169,8 @@ class FileView(msgspec.Struct, frozen=True, kw_only=True):
     target: str | None = None
     #: Modification time of the source, RFC 3339 UTC; null when unknown.
     mtime: str | None = None
+    #: The same exactly, in nanoseconds since 1970; null when unknown.
+    mtime_ns: int | None = None
     #: BEP 52 merkle root, 64 hex digits; null for empty files, directories and links.
     root: str | None = None
 

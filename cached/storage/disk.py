@@ -98,6 +98,11 @@ class Store:
         facts = os.statvfs(self.root)
         return facts.f_bavail * facts.f_frsize
 
+    def partition_size(self) -> int:
+        """Return the bytes of the whole partition, used or not."""
+        facts = os.statvfs(self.root)
+        return facts.f_blocks * facts.f_frsize
+
     def require(self, wanted: int) -> None:
         """Raise `NoSpace` unless the partition can take `wanted` more bytes and keep its headroom."""
         free = max(0, self.partition_free() - self.headroom)

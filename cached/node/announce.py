@@ -1,0 +1,73 @@
+"""What this node tells the others about itself: its ad, its space, its replicas and the tombstones that it has carried out."""
+
+from __future__ import annotations
+
+from cached.catalog.rows import ReplicaRow
+from cached.matching.ads import NodeFacts, coarse, node_ad
+from cached.node.node import Node
+from cached.peers.records import Holding, HoldingState, NodeContents
+from cached.sets.set import Tier
+
+
+def publish(node: Node, *changed: str) -> None:
+    """Publish this node's state; `changed` are sets whose records are new and should travel at once."""
+    node.directory.publish(contents(node))
+    if changed:
+        node.directory.announce(list(changed))
+
+
+def contents(node: Node) -> NodeContents:
+    """Return what this node says about itself now."""
+    return NodeContents(
+        host=node.host,
+        bittorrent_port=node.bittorrent_port,
+        ad=ad(node),
+        capacity_bytes=node.space.capacity("disk"),
+        free_bytes=coarse(node.space.free("disk")),
+        replicas=tuple(holding(node, row) for row in node.shelf.replicas.values()),
+        tombstones=tuple(
+            known.record.id for known in node.shelf.known.values() if known.record.status == "deleted"
+        ),
+    )
+
+
+def ad(node: Node) -> dict[str, object]:
+    """Return this node's ClassAd as of now."""
+    facts: NodeFacts = node.facts(
+        name=node.directory.name,
+        total_disk_bytes=node.space.free("disk"),
+        capacity_bytes=node.space.capacity("disk"),
+        memory_tier_bytes=node.space.free("memory") if "memory" in node.stores else 0,
+        reachable=node.directory.reachable,
+    )
+    return node_ad(facts, node.config.policy.requirements, node.config.attributes)
+
+
+def holding(node: Node, row: ReplicaRow) -> Holding:
+    """Return one replica as its holder describes it."""
+    known = node.shelf.known[row.set_id]
+    flight = node.transfers.get(row.set_id)
+    committed = row.state == "COMMITTED"
+    left = node.left(row.grant)
+    state: HoldingState = row.state
+    if committed and left <= 0:
+        state = "EXPIRED"
+    elif row.state == "TRANSFERRING" and (flight is None or flight.progress.state == "starting"):
+        state = "REQUESTED"
+    return Holding(
+        set_id=row.set_id,
+        revision=known.record.revision,
+        content=row.content,
+        state=state,
+        tier=shown_tier(node, row),
+        bytes_present=row.bytes if committed else (flight.progress.bytes_present if flight else 0),
+        lease_seconds_left=left,
+        set_lease_seconds_left=node.left(known.lease),
+        reason=(flight.progress.reason if flight else "") or row.reason,
+        volatile=row.tier == "memory",
+    )
+
+
+def shown_tier(node: Node, row: ReplicaRow) -> Tier:
+    """Return the tier that readers of this replica get."""
+    return "memory" if (row.content, "memory") in node.shelf.contents else row.tier

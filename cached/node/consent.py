@@ -1,0 +1,58 @@
+"""Consent: both sides agree before a byte moves, and the sender remembers to whom it has agreed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cached.errors import Forbidden, RequirementsRefused
+from cached.matching.ads import Ad, set_ad
+from cached.matching.verdict import Verdict
+from cached.node import announce
+from cached.node.node import Node
+from cached.node.shelf import Known
+from cached.peers.records import NodeEntry, Peer
+
+
+def ad_of(node: Node, known: Known, *, requested: bool = False) -> Ad:
+    """Return the set's ad as of now."""
+    holders = [
+        entry for entry in node.directory.holders(known.record.id) if entry.holding.state == "COMMITTED"
+    ]
+    return set_ad(
+        known.record,
+        lease_seconds_left=node.left(known.lease),
+        requested=requested,
+        replicas_count=sum(entry.node.alive for entry in holders),
+        originator_here=known.record.originator == node.id,
+    )
+
+
+async def verdicts(
+    node: Node, known: Known, ads: Iterable[Mapping[str, Any]], *, requested: bool = False
+) -> list[Verdict]:
+    """Match a set with each of these node ads."""
+    mine = ad_of(node, known, requested=requested)
+    return await node.matchmaker.match([(mine, dict(ad)) for ad in ads])
+
+
+async def own_verdict(node: Node, known: Known, *, requested: bool) -> Verdict:
+    """Match a set with this node as it is right now, exact to the byte."""
+    return (await verdicts(node, known, [announce.ad(node)], requested=requested))[0]
+
+
+def trusted_with(entry: NodeEntry, known: Known) -> bool:
+    """Tell whether a node may hold a set at all: private ones go only where the owner's domain is spoken for."""
+    _, _, domain = known.record.owner.partition("@")
+    return known.record.share == "public" or domain in entry.domains
+
+
+async def agree(node: Node, peer: Peer, known: Known, ad: dict[str, object], *, requested: bool) -> None:
+    """Give a peer this node's consent as sender, or raise `Forbidden` or `RequirementsRefused`."""
+    entry = node.directory.node(peer.node_id)
+    if entry is not None and not trusted_with(entry, known):
+        raise Forbidden(f"node {entry.record.name} does not speak for the domain of {known.record.owner}")
+    verdict = (await verdicts(node, known, [ad], requested=requested))[0]
+    if not verdict.matches:
+        raise RequirementsRefused("; ".join(verdict.reasons), reasons=list(verdict.reasons))
+    node.consents.give(peer.node_id, known.record.content)

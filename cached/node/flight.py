@@ -1,0 +1,26 @@
+"""A transfer under way on this node, as everybody here may look at it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from cached.errors import CachedError
+from cached.replication.transfer import Progress
+
+
+@dataclass(kw_only=True)
+class Flight:
+    """One transfer under way on this node."""
+
+    set_id: str
+    content: str
+    txid: str
+    receivers: int = 1
+    piece_size: int = 0
+    progress: Progress = field(default_factory=Progress)
+    #: Set once it has ended, well or not.
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    error: CachedError | None = None
+    #: Name of the method at work.
+    method: str = ""

@@ -1,0 +1,85 @@
+"""Locate: where the data of some sets lies, as a ranking of nodes for a scheduler; answered from this node's directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cached import wire
+from cached.errors import UsageError
+from cached.node import consent
+from cached.node.access import resolve
+from cached.node.caller import Caller
+from cached.node.node import Node
+from cached.node.shelf import Known
+from cached.peers.records import HolderEntry, NodeEntry
+from cached.scheduling import locality
+from cached.sets.names import parse_ref
+
+#: States by how far a replica is, for the one word that sums up several sets.
+_ORDER = ("GOING", "REJECTED", "REQUESTED", "TRANSFERRING", "EXPIRED", "COMMITTED")
+
+
+async def locate(node: Node, caller: Caller, names: Sequence[str], job_ad: str | None) -> wire.LocateReply:
+    """Rank the live nodes by how near they are to having all the sets. Raises `NotFound`, `AmbiguousName`, `BadExpression`."""
+    if not names:
+        raise UsageError("no set is named", hint="cached locate NAME...")
+    sets = [resolve(node.shelf, caller, parse_ref(name)) for name in names]
+    if job_ad:
+        await node.matchmaker.check(job_ad)
+    entries = [entry for entry in node.directory.nodes() if entry.alive]
+    agreed = await _agreed(node, sets, entries)
+    candidates = [_candidate(node, sets, entry, entry.record.id in agreed) for entry in entries]
+    return wire.LocateReply(
+        items=[_view(found) for found in locality.rank(candidates)],
+        directory_age_seconds=round(node.directory.age_seconds(), 3),
+    )
+
+
+async def _agreed(node: Node, sets: Sequence[Known], entries: Sequence[NodeEntry]) -> set[str]:
+    """Return the ids of the nodes that match every one of the sets."""
+    agreed = {entry.record.id for entry in entries}
+    for known in sets:
+        verdicts = await consent.verdicts(node, known, [entry.record.ad for entry in entries], requested=True)
+        agreed &= {
+            entry.record.id for entry, verdict in zip(entries, verdicts, strict=True) if verdict.matches
+        }
+    return agreed
+
+
+def _candidate(node: Node, sets: Sequence[Known], entry: NodeEntry, matches: bool) -> locality.Candidate:
+    held = [_holding(node, known, entry) for known in sets]
+    there = [holder.holding for holder in held if holder is not None]
+    states = [holder.holding.state if holder is not None else "" for holder in held]
+    leases = [holding.lease_seconds_left for holding in there]
+    return locality.Candidate(
+        node=entry.record.name,
+        host=entry.record.host,
+        state=min(states, key=lambda state: _ORDER.index(state) if state else -1),
+        bytes_present=sum(holding.bytes_present for holding in there),
+        bytes_wanted=sum(known.record.bytes for known in sets),
+        lease_seconds_left=min(leases) if len(leases) == len(sets) else None,
+        free_bytes=entry.record.free_bytes,
+        matches=matches or all(states),
+    )
+
+
+def _holding(node: Node, known: Known, entry: NodeEntry) -> HolderEntry | None:
+    for holder in node.directory.holders(known.record.id):
+        if holder.node.record.id == entry.record.id:
+            return holder
+    return None
+
+
+def _view(found: locality.Ranked) -> wire.LocateView:
+    one = found.candidate
+    return wire.LocateView(
+        node=one.node,
+        host=one.host,
+        state=one.state or "ABSENT",
+        bytes_present=one.bytes_present,
+        bytes_wanted=one.bytes_wanted,
+        lease_seconds_left=None if one.lease_seconds_left is None else round(one.lease_seconds_left, 3),
+        free_bytes=one.free_bytes,
+        matches=one.matches,
+        estimate_seconds=None if found.estimate_seconds is None else round(found.estimate_seconds, 3),
+    )

@@ -1,0 +1,34 @@
+"""Match: for each node, whether it and the set agree, and if not, which side refuses and why."""
+
+from __future__ import annotations
+
+from cached import wire
+from cached.node import announce, consent
+from cached.node.access import resolve
+from cached.node.caller import Caller
+from cached.node.node import Node
+from cached.sets.names import SetRef
+
+
+async def match(node: Node, caller: Caller, ref: SetRef) -> list[wire.MatchView]:
+    """Match a set with every live node, this one first. Raises `NotFound` or `AmbiguousName`."""
+    known = resolve(node.shelf, caller, ref)
+    entries = [entry for entry in node.directory.nodes() if entry.alive]
+    ads = [announce.ad(node) if entry.record.id == node.id else entry.record.ad for entry in entries]
+    verdicts = await consent.verdicts(node, known, ads)
+    views = []
+    for entry, verdict in zip(entries, verdicts, strict=True):
+        reasons = list(verdict.reasons)
+        trusted = consent.trusted_with(entry, known)
+        if not trusted:
+            reasons.append(f"the node's certificate does not speak for the domain of {known.record.owner}")
+        views.append(
+            wire.MatchView(
+                node=entry.record.name,
+                matches=verdict.matches and trusted,
+                set_side=verdict.set_side,
+                node_side=verdict.node_side,
+                reasons=reasons,
+            )
+        )
+    return views

@@ -1,0 +1,95 @@
+"""The memory tier: a copy on tmpfs that serves readers faster. It is counted, never sparse, and gone after a boot without harm."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from cached import faults
+from cached.catalog.rows import ContentRow, ReservationRow
+from cached.errors import CachedError, NoSpace
+from cached.leases import capacity
+from cached.node.node import Node
+from cached.node.shelf import Changes
+from cached.storage.copying import copy_content
+
+MEMORY_COPIED = faults.declare("memory.copied")
+
+
+async def reserve(node: Node, txid: str, owner: str, total_bytes: int, total_files: int) -> None:
+    """Set memory aside for a content that is still to come. Raises `NoSpace`: memory never falls back to disk in silence."""
+    await node.space.reserve(
+        ReservationRow(
+            txid=_id(txid),
+            purpose="memory",
+            tier="memory",
+            bytes=capacity.estimate(total_bytes, total_files),
+            owner=owner,
+        )
+    )
+
+
+async def release(node: Node, txid: str) -> None:
+    """Give back what `reserve` took, unless `fill` has used it."""
+    await node.space.release(_id(txid))
+
+
+async def fill(node: Node, txid: str, content: str) -> None:
+    """Copy a content of the disk tier into the memory reserved for it, verified on the way, and let readers use it."""
+    disk, memory = node.stores["disk"], node.stores["memory"]
+    on_disk = node.shelf.contents[(content, "disk")]
+    try:
+        await asyncio.to_thread(copy_content, disk, content, memory, _id(txid))
+        faults.point(MEMORY_COPIED)
+        await asyncio.to_thread(memory.publish, _id(txid), content)
+        row = ContentRow(
+            content=content, tier="memory", bytes=on_disk.bytes, physical=on_disk.physical, state="STABLE"
+        )
+        await node.shelf.keep(Changes(contents=(row,), also=lambda tx: tx.delete_reservation(_id(txid))))
+        node.space.settle(_id(txid))
+    finally:
+        await node.space.release(_id(txid))
+
+
+async def ensure(node: Node, content: str, owner: str) -> None:
+    """Bring a content of the disk tier into memory when it is not there. Raises `NoSpace`."""
+    if (content, "memory") in node.shelf.contents:
+        return
+    async with node.locks(f"memory {content}"):
+        on_disk = node.shelf.contents.get((content, "disk"))
+        if on_disk is None or (content, "memory") in node.shelf.contents:
+            return
+        txid = node.new_id()
+        await reserve(node, txid, owner, on_disk.bytes, on_disk.physical // 4096)
+        await fill(node, txid, content)
+
+
+async def restore(node: Node) -> None:
+    """After a boot: make the memory copies anew that the sets held here ask for."""
+    for row in list(node.shelf.replicas.values()):
+        known = node.shelf.known.get(row.set_id)
+        if known is None or known.record.tier != "memory" or row.tier != "disk" or row.state != "COMMITTED":
+            continue
+        if node.left(row.grant) <= 0 or "memory" not in node.stores:
+            continue
+        try:
+            await ensure(node, row.content, row.owner)
+        except (NoSpace, CachedError) as error:
+            node.counters.note("memory.not_restored", known.record.name, reason=error.message)
+
+
+async def evict(node: Node, content: str) -> None:
+    """Give up the memory copy of a content; the disk copy stays."""
+    row = node.shelf.contents.get((content, "memory"))
+    if row is None:
+        return
+    store = node.stores["memory"]
+    await node.shelf.keep(Changes(drop_contents=((content, "memory"),)))
+    with contextlib.suppress(CachedError):
+        trashed = await asyncio.to_thread(store.retire, content)
+        if trashed is not None:
+            await asyncio.to_thread(store.empty, trashed)
+
+
+def _id(txid: str) -> str:
+    return f"{txid}.memory"

@@ -1,0 +1,132 @@
+"""The node: the ports that every use case works through, and the little state that they share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from cached.catalog.sqlite import Catalog
+from cached.config import Config
+from cached.leases import deadline
+from cached.leases.deadline import Clock, Deadline, Moment
+from cached.matching.ads import NodeFacts
+from cached.matchmaker.pool import Matchmaker
+from cached.node.consents import Consents
+from cached.node.counters import Counters
+from cached.node.flight import Flight
+from cached.node.locks import Locks
+from cached.node.manifests import Manifests
+from cached.node.pins import Pins
+from cached.node.rejections import Rejections
+from cached.node.roots import Roots
+from cached.node.shelf import Shelf
+from cached.node.space import Space
+from cached.peers.directory import Directory
+from cached.peers.identity import Identity
+from cached.peers.link import Link
+from cached.replication.bittorrent import Swarm
+from cached.replication.direct import Direct
+from cached.sets.set import Tier
+from cached.storage.disk import Store
+
+
+class Abortable(Protocol):
+    """Work that an orderly stop ends."""
+
+    async def abort(self) -> None:
+        """End it and leave nothing behind."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Node:
+    """One running node. Only `cached.daemon` makes it; use cases take it as their first argument."""
+
+    config: Config
+    identity: Identity
+    clock: Clock
+    #: Makes random ids of 32 hex digits.
+    new_id: Callable[[], str]
+    catalog: Catalog
+    shelf: Shelf
+    stores: dict[Tier, Store]
+    space: Space
+    pins: Pins
+    matchmaker: Matchmaker
+    link: Link
+    directory: Directory
+    swarm: Swarm
+    direct: Direct
+    counters: Counters
+    #: This machine's facts for the node ad, completed with what changes.
+    facts: Callable[..., NodeFacts]
+    host: str
+    #: When the daemon started.
+    started: Moment
+    locks: Locks = field(default_factory=Locks)
+    roots: Roots = field(default_factory=Roots)
+    manifests: Manifests = field(default_factory=Manifests)
+    consents: Consents = field(default_factory=Consents)
+    rejections: Rejections = field(default_factory=Rejections)
+    #: Creations under way.
+    creations: set[Abortable] = field(default_factory=set)
+    #: Transfers under way, by set id.
+    transfers: dict[str, Flight] = field(default_factory=dict)
+    #: Accepted transfers: set id -> transaction id.
+    accepted: dict[str, str] = field(default_factory=dict)
+    #: The node whose offer was accepted, by set id.
+    sources: dict[str, str] = field(default_factory=dict)
+    #: Monotonic time of the last open, by set id.
+    last_read: dict[str, float] = field(default_factory=dict)
+    #: What an operator should look at, in words.
+    troubles: list[str] = field(default_factory=list)
+    bittorrent_port: int = 0
+    #: Set once the node stops: no new work.
+    draining: bool = False
+    #: Background work by key; one flight per key.
+    flights: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
+    #: Tells the replication driver that something changed.
+    stirred: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def id(self) -> str:
+        """Node id."""
+        return self.identity.node_id
+
+    def now(self) -> Moment:
+        """Read the clocks."""
+        return self.clock.now()
+
+    def left(self, end: Deadline) -> float:
+        """Return the seconds until a deadline, never below zero."""
+        return max(0.0, deadline.seconds_left(end, self.clock.now(), self.catalog.high_water))
+
+    def after(self, seconds: float) -> Deadline:
+        """Return the deadline `seconds` from now."""
+        return deadline.after(self.clock.now(), seconds)
+
+    def overdue(self, end: Deadline) -> float:
+        """Return the seconds since a deadline, negative while it is to come."""
+        return -deadline.seconds_left(end, self.clock.now(), self.catalog.high_water)
+
+    def later(self, left: Deadline, right: Deadline) -> Deadline:
+        """Return the later of two deadlines."""
+        return deadline.later(left, right, self.clock.now(), self.catalog.high_water)
+
+    def fly(self, key: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> asyncio.Task[Any]:
+        """Run `work` in the background unless it runs already under that key; return its task."""
+        running = self.flights.get(key)
+        if running is not None and not running.done():
+            return running
+        task = asyncio.get_running_loop().create_task(work(), name=key)
+        self.flights[key] = task
+        task.add_done_callback(lambda done: self._landed(key, done))
+        return task
+
+    def _landed(self, key: str, task: asyncio.Task[Any]) -> None:
+        if self.flights.get(key) is task:
+            del self.flights[key]
+        if not task.cancelled() and task.exception() is not None:
+            self.counters.background_failed(key, task.exception())

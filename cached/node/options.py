@@ -1,0 +1,96 @@
+"""What the owner of a set may ask for, checked once, with the node's defaults filled in."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cached import wire
+from cached.errors import Refused, UsageError
+from cached.node.node import Node
+from cached.sets.set import ALL, Method, SetRecord, Tier
+
+_GROUP = re.compile(r"group:[A-Za-z_0-9][A-Za-z0-9_.@+-]{0,63}\$?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The checked wishes of a creator."""
+
+    requirements: str
+    share: str
+    replicas: int
+    methods: tuple[Method, ...]
+    tier: Tier
+    min_lease_seconds: int
+    scope: str
+    replace: bool
+
+    def same(self, record: SetRecord) -> bool:
+        """Tell whether an existing set already has these options."""
+        return (self.requirements, self.share, self.replicas, self.methods, self.tier, self.scope) == (
+            record.requirements,
+            record.share,
+            record.replicas,
+            record.methods,
+            record.tier,
+            record.scope,
+        )
+
+
+async def wanted(node: Node, options: wire.CreateOptions) -> Wanted:
+    """Check the options of a create. Raises `UsageError`, `BadExpression` or `Refused`."""
+    if options.origin or options.scope:
+        raise UsageError("this node has no origin configured", hint="leave --origin and --scope out")
+    replicas = options.replicas if options.replicas is not None else node.config.replication.replicas
+    return Wanted(
+        requirements=await requirements(node, options.requirements),
+        share=share(options.share),
+        replicas=replica_count(replicas),
+        methods=methods(options.methods if options.methods is not None else node.config.replication.methods),
+        tier=tier(node, options.tier),
+        min_lease_seconds=options.min_lease_seconds,
+        scope=options.scope,
+        replace=options.replace,
+    )
+
+
+async def requirements(node: Node, expression: str) -> str:
+    """Return the expression when it parses and uses only what is allowed. Raises `BadExpression`."""
+    if expression.strip():
+        await node.matchmaker.check(expression)
+    return expression.strip()
+
+
+def share(value: str) -> str:
+    """Return `private`, `public` or `group:NAME`. Raises `UsageError`."""
+    if value in ("private", "public") or _GROUP.fullmatch(value):
+        return value
+    raise UsageError(f"a set cannot be shared with {value!r}", hint="private, public, or group:NAME")
+
+
+def replica_count(value: int) -> int:
+    """Return a number of replicas, `ALL` included. Raises `UsageError`."""
+    if value == ALL or 0 <= value <= 1_000_000:
+        return value
+    raise UsageError(f"{value} is not a number of replicas", hint="0 or more, or all")
+
+
+def methods(values: tuple[str, ...]) -> tuple[Method, ...]:
+    """Return the methods in the order given, each once. Raises `UsageError`."""
+    known: tuple[Method, ...] = ("bittorrent", "direct")
+    unknown = [value for value in values if value not in known]
+    if unknown or not values:
+        raise UsageError(
+            f"{', '.join(unknown) or 'nothing'} is no replication method", hint="bittorrent, direct, or both"
+        )
+    return tuple(method for method in dict.fromkeys(values) if method in known)
+
+
+def tier(node: Node, value: str) -> Tier:
+    """Return the tier when this node has it. Raises `Refused`."""
+    if value == "memory" and "memory" not in node.stores:
+        raise Refused(
+            "this node has no memory tier", hint="--tier disk, or set [store] memory in its configuration"
+        )
+    return "memory" if value == "memory" else "disk"

@@ -1,0 +1,235 @@
+"""Recover: what a start makes of what the last stop, clean or not, has left. Before any socket opens.
+
+Catalog and directories are compared tier by tier; what never spoke is removed, what was promised is finished or fetched
+again, and when the database was lost the sets are adopted from the records that lie beside their bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from cached import faults
+from cached.catalog.rows import ContentRow, ReplicaRow, TransferRow
+from cached.errors import CachedError
+from cached.leases import capacity
+from cached.node import receive
+from cached.node.node import Node
+from cached.node.shelf import Changes, Known
+from cached.sets.set import Tier
+from cached.storage import reconcile as rules
+from cached.storage import scrub
+from cached.storage.disk import Store
+from cached.storage.survey import survey
+
+RECOVER_CLEANED = faults.declare("recover.cleaned")
+RECOVER_ADOPTED = faults.declare("recover.adopted")
+
+#: Lease of an adopted set, in seconds.
+STARTER = 86_400
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """What is left to do in the background once the node runs."""
+
+    #: Directories in the trash, to be emptied.
+    trash: list[tuple[Store, Path]] = field(default_factory=list)
+    #: Contents to be taken back, by store.
+    adopt: list[tuple[Store, str]] = field(default_factory=list)
+    #: Sets whose bytes are gone or damaged.
+    broken: list[tuple[str, bool, str]] = field(default_factory=list)
+    #: Contents that only got a glance.
+    verify: list[tuple[Store, str]] = field(default_factory=list)
+    transfers: list[TransferRow] = field(default_factory=list)
+
+
+async def at_start(node: Node) -> Findings:
+    """Bring catalog and directories into agreement, quickly; return what may be finished later."""
+    findings = Findings(transfers=node.catalog.read_now(lambda tx: tx.transfers()))
+    lost = node.catalog.fresh
+    for tier, store in node.stores.items():
+        facts = _facts(node, tier, findings.transfers, lost=lost)
+        unspoken = _never_spoken(node, tier)
+        for action in rules.reconcile(facts, await asyncio.to_thread(survey, store)):
+            todo: rules.Action = action
+            if isinstance(action, rules.Adopt) and not lost and action.content in unspoken:
+                todo = rules.RemoveOrphan(content=action.content)
+            await _act(node, tier, store, todo, findings)
+    faults.point(RECOVER_CLEANED)
+    if not lost or not findings.adopt:
+        await node.catalog.write(lambda tx: tx.mark_reconciled())
+    return findings
+
+
+def _facts(node: Node, tier: Tier, transfers: Iterable[TransferRow], *, lost: bool) -> rules.CatalogFacts:
+    reservations = node.catalog.read_now(lambda tx: tx.reservations())
+    return rules.CatalogFacts(
+        contents=tuple(
+            rules.KnownContent(content=row.content, state=row.state, bytes=row.bytes)
+            for row in node.shelf.contents.values()
+            if row.tier == tier
+        ),
+        reservations=frozenset(row.txid for row in reservations if row.tier == tier),
+        transfers={row.txid: row.content for row in transfers if row.tier == tier},
+        lost=lost,
+    )
+
+
+def _never_spoken(node: Node, tier: Tier) -> set[str]:
+    """Return contents that a create published but never committed: their reservation still names them."""
+    rows = node.catalog.read_now(lambda tx: tx.reservations())
+    return {row.content for row in rows if row.tier == tier and row.purpose != "replica" and row.content}
+
+
+async def _act(node: Node, tier: Tier, store: Store, action: rules.Action, findings: Findings) -> None:
+    match action:
+        case rules.EmptyTrash(name=name):
+            findings.trash.append((store, store.root / "trash" / name))
+        case rules.DropIncoming(txid=txid) | rules.ReleaseReservation(txid=txid):
+            await _trash(findings, store, store.discard(txid))
+            await node.catalog.write(lambda tx: tx.delete_reservation(txid))
+        case rules.FinishGoing(content=content) | rules.RemoveOrphan(content=content):
+            await _finish(node, tier, store, content, findings)
+        case rules.ForgetComing(content=content):
+            await _drop_rows(node, tier, content)
+        case rules.Adopt(content=content):
+            findings.adopt.append((store, content))
+        case rules.VerifyLater(content=content):
+            findings.verify.append((store, content))
+        case rules.ReportDamaged():
+            await _damaged(node, tier, store, action, findings)
+        case rules.ResumeTransfer():
+            pass  # the caller has the rows, and resumes them once peers can be reached
+
+
+async def _damaged(
+    node: Node, tier: Tier, store: Store, action: rules.ReportDamaged, findings: Findings
+) -> None:
+    """Memory copies may go with a boot; a broken promise of the disk tier is mended in the background."""
+    if tier == "disk":
+        findings.broken.append((action.content, action.missing, action.reason))
+        return
+    await _drop_rows(node, tier, action.content)
+    await _trash(findings, store, store.retire(action.content))
+
+
+async def _finish(node: Node, tier: Tier, store: Store, content: str, findings: Findings) -> None:
+    """Go on with a deletion, unless a process that outlived the daemon still reads from it."""
+    if node.pins.pinned(content):
+        return
+    await _trash(findings, store, store.retire(content))
+    await _drop_rows(node, tier, content)
+
+
+async def _trash(findings: Findings, store: Store, trashed: Path | None) -> None:
+    if trashed is not None:
+        findings.trash.append((store, trashed))
+
+
+async def _drop_rows(node: Node, tier: Tier, content: str) -> None:
+    gone = [
+        set_id for set_id in node.shelf.sets_of_content(content) if node.shelf.replicas[set_id].tier == tier
+    ]
+    present = (content, tier) in node.shelf.contents
+    if gone or present:
+        await node.shelf.keep(
+            Changes(drop_replicas=tuple(gone), drop_contents=((content, tier),) if present else ())
+        )
+
+
+async def afterwards(node: Node, findings: Findings) -> None:
+    """Finish in the background what the start did not need to wait for."""
+    for store, trashed in findings.trash:
+        await asyncio.to_thread(store.empty, trashed)
+    for store, content in findings.adopt:
+        await _adopt(node, store, content)
+    if findings.adopt:
+        await node.catalog.write(lambda tx: tx.mark_reconciled())
+    for content, missing, reason in findings.broken:
+        await _broken(node, content, missing, reason)
+    for store, content in findings.verify:
+        damages = await asyncio.to_thread(scrub.verify, store, content) if store.has(content) else []
+        if any(damage.needs_bytes for damage in damages):
+            await _broken(node, content, False, "its files do not match its manifest")
+
+
+async def _adopt(node: Node, store: Store, content: str) -> None:
+    """Take the sets of a content back after the database was lost, once its bytes are verified."""
+    damages = await asyncio.to_thread(scrub.verify, store, content)
+    if any(damage.needs_bytes for damage in damages):
+        node.troubles.append(
+            f"content {content[:12]} was found without a database and is damaged; it is kept aside"
+        )
+        node.counters.add("adopt.damaged")
+        return
+    for signed in store.get_records(content):
+        try:
+            node.identity.verify(signed)
+        except CachedError as error:
+            node.counters.note("adopt.refused", error.message, content=content[:12])
+            continue
+        known = Known.heard(signed, node.now(), local=signed.record().originator == node.id)
+        known = known.lasting(node.later(known.lease, node.after(STARTER)))
+        await _take_back(node, store, known)
+
+
+async def _take_back(node: Node, store: Store, known: Known) -> None:
+    record, now = known.record, node.now()
+    newest = node.shelf.known.get(record.id)
+    if newest is not None and newest.record.status == "deleted":
+        return
+    physical = capacity.physical(await asyncio.to_thread(store.manifest, record.content))
+    await node.shelf.keep(
+        Changes(
+            sets=(known,) if newest is None or newest.record.revision < record.revision else (),
+            contents=(
+                ContentRow(
+                    content=record.content,
+                    tier=store.tier,
+                    bytes=record.bytes,
+                    physical=physical,
+                    state="STABLE",
+                ),
+            ),
+            replicas=(
+                ReplicaRow(
+                    set_id=record.id,
+                    content=record.content,
+                    tier=store.tier,
+                    state="COMMITTED",
+                    grant=node.after(STARTER),
+                    granted_seconds=STARTER,
+                    bytes=record.bytes,
+                    owner=record.owner,
+                    created_wall=now.wall,
+                    verified_boot=now.boot_id,
+                ),
+            ),
+        )
+    )
+    faults.point(RECOVER_ADOPTED)
+    node.counters.note("adopted", record.name, set=record.id[:8], owner=record.owner)
+
+
+async def _broken(node: Node, content: str, missing: bool, reason: str) -> None:
+    """A promise is broken: say so, and get the bytes from somebody else, or wait until somebody has them."""
+    names = [node.shelf.known[set_id].record.name for set_id in node.shelf.sets_of_content(content)]
+    node.troubles.append(f"{', '.join(names) or content[:12]}: {reason}")
+    node.counters.note("bytes_lost" if missing else "bytes_damaged", ", ".join(names), content=content[:12])
+    store = node.stores["disk"]
+    for set_id in node.shelf.sets_of_content(content):
+        row = node.shelf.replicas[set_id]
+        if row.state != "COMMITTED":
+            continue
+        with contextlib.suppress(CachedError):
+            if not missing:
+                trashed = await asyncio.to_thread(store.retire, content)
+                if trashed is not None:
+                    await asyncio.to_thread(store.empty, trashed)
+            await receive.refetch(node, msgspec.structs.replace(row, reason=reason))

@@ -1,0 +1,70 @@
+"""Refusals remembered: by other nodes of sets that this node offered, and by this node of sets offered to it.
+
+In memory only: after a restart everybody is asked once more, which costs a call.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+#: Seconds for which a refusal is believed when neither ad changes.
+LASTS = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """One node's refusal."""
+
+    reason: str
+    #: Both ads at the time, as one digest: when either changes, the node is asked again.
+    ads: str
+    until: float
+
+
+class Rejections:
+    """Who refused what, and why."""
+
+    def __init__(self) -> None:
+        self._by_set: dict[str, dict[str, Rejection]] = {}
+        self._own: dict[str, Rejection] = {}
+
+    def add(self, set_id: str, node_id: str, reason: str, ads: str, seconds: float = LASTS) -> None:
+        """Remember that a node refused a set."""
+        self._by_set.setdefault(set_id, {})[node_id] = Rejection(reason, ads, time.monotonic() + seconds)
+
+    def stands(self, set_id: str, node_id: str, ads: str) -> bool:
+        """Tell whether a refusal still holds: it is fresh, and neither ad has changed."""
+        found = self._by_set.get(set_id, {}).get(node_id)
+        return found is not None and found.ads == ads and found.until > time.monotonic()
+
+    def of(self, set_id: str) -> dict[str, str]:
+        """Return node id -> reason of the refusals that are still fresh."""
+        now = time.monotonic()
+        return {
+            node: found.reason for node, found in self._by_set.get(set_id, {}).items() if found.until > now
+        }
+
+    def accepted(self, set_id: str, node_id: str) -> None:
+        """Forget a refusal: the node has accepted meanwhile."""
+        self._by_set.get(set_id, {}).pop(node_id, None)
+
+    def forget(self, set_id: str) -> None:
+        """Forget all refusals of a set: its record has changed."""
+        self._by_set.pop(set_id, None)
+
+    def add_own(self, set_id: str, reason: str, seconds: float = LASTS) -> None:
+        """Remember that this node does not want a set for a while."""
+        self._own[set_id] = Rejection(reason, "", time.monotonic() + seconds)
+
+    def own(self, set_id: str) -> str:
+        """Return why this node does not want a set now; empty when it does not mind."""
+        found = self._own.get(set_id)
+        if found is None or found.until < time.monotonic():
+            self._own.pop(set_id, None)
+            return ""
+        return found.reason
+
+    def welcome(self, set_id: str) -> None:
+        """Forget that this node did not want a set."""
+        self._own.pop(set_id, None)

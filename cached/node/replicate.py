@@ -1,0 +1,220 @@
+"""Replicate: what an owner may ask beyond waiting: more or fewer copies, a copy on a certain node, and to be told when it is done."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from cached import wire
+from cached.errors import CachedError, NotFound, RequirementsRefused
+from cached.node import announce, book, consent, drive, options
+from cached.node.access import check_manage, resolve
+from cached.node.caller import Caller
+from cached.node.node import Node
+from cached.node.shelf import Known
+from cached.node.views import replica_views
+from cached.peers.records import NodeEntry, Peer
+from cached.replication import placement
+from cached.sets.names import SetRef
+from cached.sets.set import ALL
+
+Report = Callable[[wire.Progress], None]
+
+#: Seconds between two looks while somebody waits.
+LOOK = 0.25
+
+
+async def replicate(
+    node: Node,
+    caller: Caller,
+    ref: SetRef,
+    replicas: int | None,
+    to: Sequence[str],
+    wait: bool,
+    timeout: float,
+    progress: Report | None,
+) -> wire.ReplicateReply:
+    """Set the number of replicas, offer the set to named nodes, and wait for it all when `wait`.
+
+    Raises `NotFound` for an unknown node or set, `Forbidden`, and `RequirementsRefused` when a named node refuses.
+    """
+    known = resolve(node.shelf, caller, ref)
+    check_manage(caller, known, "replicate")
+    targets = [_node(node, name) for name in to]
+    if replicas is not None and replicas != known.record.replicas:
+        async with node.locks(f"record {known.record.id}"):
+            known = book.revise(
+                node, node.shelf.known[known.record.id], replicas=options.replica_count(replicas)
+            )
+            await book.keep(node, known)
+        announce.publish(node, known.record.id)
+    for target in targets:
+        await _send(node, known, target)
+    node.stirred.set()
+    named = frozenset(target.record.id for target in targets)
+    if not wait:
+        return await _reply(node, known, named)
+    return await _wait(node, known, named, time.monotonic() + timeout, progress)
+
+
+def _node(node: Node, name: str) -> NodeEntry:
+    found = node.directory.node(name)
+    if found is None:
+        raise NotFound(f"no node {name} is known here", hint="cached nodes lists them")
+    return found
+
+
+async def _send(node: Node, known: Known, target: NodeEntry) -> None:
+    """Have some holder offer the set to one node, as its owner wishes."""
+    if target.record.id == node.id:
+        raise RequirementsRefused("that is this node", hint="cached get or cached exec bring a set here")
+    row = node.shelf.replicas.get(known.record.id)
+    if row is not None and row.state == "COMMITTED":
+        await push(node, known, target)
+        return
+    body = {"set": known.record.id, "to": target.record.id}
+    for entry in node.directory.holders(known.record.id):
+        if entry.node.alive and entry.holding.state == "COMMITTED":
+            await node.link.call(entry.node.record.id, "offer.push", body, 20.0)
+            return
+    raise NotFound(f"no live node holds {known.record.name}")
+
+
+async def push(node: Node, known: Known, target: NodeEntry) -> None:
+    """Offer a set held here to one node at its owner's wish. Raises `RequirementsRefused` with the reason."""
+    if not consent.trusted_with(target, known):
+        raise RequirementsRefused(
+            f"node {target.record.name} does not speak for the domain of {known.record.owner}"
+        )
+    verdict = (await consent.verdicts(node, known, [target.record.ad], requested=True))[0]
+    if not verdict.matches:
+        raise RequirementsRefused(
+            f"{target.record.name}: {'; '.join(verdict.reasons)}", reasons=list(verdict.reasons)
+        )
+    answer = await drive.offer_to(node, known, target, requested=True)
+    if answer.answer == "REJECTED":
+        refusal = CachedError.from_wire(
+            {"code": answer.code, "message": f"{target.record.name}: {answer.reason}"}
+        )
+        raise refusal
+
+
+async def serve_push(node: Node, _peer: Peer, set_id: str, to: str) -> None:
+    """Answer a peer whose user wants a set held here to be offered to a third node."""
+    known, target = node.shelf.known.get(set_id), node.directory.node(to)
+    if known is None or target is None or set_id not in node.shelf.replicas:
+        raise NotFound("this node does not hold that set, or does not know that node")
+    await push(node, known, target)
+
+
+async def _wait(
+    node: Node, known: Known, named: frozenset[str], until: float, progress: Report | None
+) -> wire.ReplicateReply:
+    rates = _Rates()
+    while True:
+        known = node.shelf.known.get(known.record.id, known)
+        reply = await _reply(node, known, named)
+        if progress is not None:
+            progress(rates.report(known, reply))
+        settled = all(item.state not in ("REQUESTED", "TRANSFERRING") for item in reply.items)
+        refused = sum(item.state == "REJECTED" for item in reply.items)
+        if reply.complete or (settled and reply.have + refused >= reply.wanted) or time.monotonic() > until:
+            return reply
+        await asyncio.sleep(LOOK)
+
+
+async def _reply(node: Node, known: Known, named: frozenset[str]) -> wire.ReplicateReply:
+    items = replica_views(node, known)
+    refusals = await _refusals(node, known)
+    names = {entry.record.id: entry.record for entry in node.directory.nodes()}
+    listed = {item.node_id for item in items}
+    for node_id, reason in refusals.items():
+        if node_id in names and node_id not in listed:
+            record = names[node_id]
+            items.append(
+                wire.ReplicaView(
+                    node=record.name,
+                    host=record.host,
+                    state="REJECTED",
+                    tier=known.record.tier,
+                    bytes_present=0,
+                    reason=reason,
+                    node_id=node_id,
+                )
+            )
+    there = {item.node_id for item in items if item.state == "COMMITTED"} - {known.record.originator}
+    wanted = await _wanted(node, known, set(refusals)) | named
+    count = len(wanted) if known.record.replicas == ALL or named else min(known.record.replicas, len(wanted))
+    have = len(there & wanted)
+    return wire.ReplicateReply(items=items, complete=have >= count, wanted=count, have=have)
+
+
+async def _wanted(node: Node, known: Known, refusing: set[str]) -> set[str]:
+    """Return the live nodes that match, besides the originator: those that refused are among them."""
+    others = [
+        entry
+        for entry in node.directory.nodes()
+        if entry.alive and entry.record.id != known.record.originator and consent.trusted_with(entry, known)
+    ]
+    verdicts = await consent.verdicts(node, known, [entry.record.ad for entry in others])
+    holders = {entry.node.record.id for entry in node.directory.holders(known.record.id)}
+    return {
+        entry.record.id
+        for entry, verdict in zip(others, verdicts, strict=True)
+        if verdict.matches or entry.record.id in holders or entry.record.id in refusing
+    }
+
+
+async def _refusals(node: Node, known: Known) -> dict[str, str]:
+    """Return what the driving node has been told by those who refused."""
+    holders = [
+        entry.node.record.id
+        for entry in node.directory.holders(known.record.id)
+        if entry.node.alive and entry.holding.state == "COMMITTED"
+    ]
+    driver = placement.driver(known.record.id, known.record.originator, holders)
+    if driver in (None, "", node.id):
+        return node.rejections.of(known.record.id)
+    try:
+        answer = await node.link.call(driver, "drive.refusals", {"set": known.record.id}, 3.0)
+    except CachedError:
+        return {}
+    return {str(key): str(value) for key, value in answer.get("refusals", {}).items()}
+
+
+class _Rates:
+    """Speed and time left per node, from what each look shows."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[float, int, float]] = {}
+
+    def report(self, known: Known, reply: wire.ReplicateReply) -> wire.Progress:
+        """Return the progress of all nodes together, and of each."""
+        nodes = [self._one(known, item) for item in reply.items if item.node_id != known.record.originator]
+        return wire.Progress(
+            bytes_present=sum(one.bytes_present for one in nodes if one.state != "REJECTED"),
+            bytes_wanted=known.record.bytes * max(reply.wanted, 1),
+            state="done" if reply.complete else "replicating",
+            nodes=nodes,
+        )
+
+    def _one(self, known: Known, item: wire.ReplicaView) -> wire.NodeProgress:
+        now, wanted = time.monotonic(), known.record.bytes
+        when, before, rate = self._seen.get(item.node_id, (now, item.bytes_present, 0.0))
+        if now - when >= 0.5:
+            rate = max(0.0, (item.bytes_present - before) / (now - when))
+            self._seen[item.node_id] = (now, item.bytes_present, rate)
+        elif item.node_id not in self._seen:
+            self._seen[item.node_id] = (now, item.bytes_present, 0.0)
+        left = (wanted - item.bytes_present) / rate if rate > 0 else None
+        return wire.NodeProgress(
+            node=item.node,
+            host=item.host,
+            state=item.state,
+            bytes_present=item.bytes_present,
+            bytes_wanted=wanted,
+            reason=item.reason,
+            bytes_per_second=round(rate, 1) if rate else None,
+            seconds_left=round(left, 1) if left is not None and item.state == "TRANSFERRING" else None,
+        )

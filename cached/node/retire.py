@@ -1,0 +1,126 @@
+"""Retire: how a replica leaves this node. Each step may be repeated, so a crash anywhere only delays it.
+
+replica GOING (durable: new readers are refused) -> last reader gone -> content renamed to the trash -> unlinked -> rows gone,
+space returned. The content itself goes only when no other set on this node needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+
+from cached import faults
+from cached.catalog.rows import ReplicaRow
+from cached.node import announce, receive
+from cached.node.node import Node
+from cached.node.shelf import Changes, Known
+from cached.sets.set import Tier
+
+RETIRE_GOING = faults.declare("retire.going")
+RETIRE_TRASHED = faults.declare("retire.trashed")
+RETIRE_EMPTIED = faults.declare("retire.emptied")
+RETIRE_FORGOTTEN = faults.declare("retire.forgotten")
+
+
+async def give_up(node: Node, set_id: str) -> int:
+    """Let a replica go; return the logical bytes that will be given back. Nothing happens when there is none."""
+    row = node.shelf.replicas.get(set_id)
+    if row is None:
+        return 0
+    if row.state == "TRANSFERRING":
+        await receive.cancel(node, set_id)
+        return 0
+    if row.state != "GOING":
+        await node.shelf.keep(Changes(replicas=(msgspec.structs.replace(row, state="GOING"),)))
+        faults.point(RETIRE_GOING)
+        announce.publish(node)
+    reap_soon(node, row.content)
+    return row.bytes
+
+
+def reap_soon(node: Node, content: str) -> None:
+    """Take away in the background what can go of a content."""
+    node.fly(f"reap {content}", lambda: reap(node, content))
+
+
+async def reap(node: Node, content: str) -> None:
+    """Take away what can go of a content now: replicas that are GOING, and the bytes that no set needs and nobody reads."""
+    async with node.locks(f"content {content}"):
+        rows = [node.shelf.replicas[set_id] for set_id in node.shelf.sets_of_content(content)]
+        going = [row for row in rows if row.state == "GOING"]
+        if not going:
+            return
+        unneeded = [
+            tier
+            for tier in node.stores
+            if (content, tier) in node.shelf.contents and not needed(node, content, tier)
+        ]
+        if unneeded and node.pins.pinned(content):
+            return
+        for tier in unneeded:
+            await _take_away(node, content, tier)
+        await _forget(node, content, going, unneeded)
+    announce.publish(node)
+
+
+def needed(node: Node, content: str, tier: Tier) -> bool:
+    """Tell whether a set on this node that is not going wants the content in that tier."""
+    for set_id in node.shelf.sets_of_content(content):
+        row, known = node.shelf.replicas[set_id], node.shelf.known[set_id]
+        if row.state != "GOING" and (
+            row.tier == tier or (tier == "memory" and known.record.tier == "memory")
+        ):
+            return True
+    return False
+
+
+async def _take_away(node: Node, content: str, tier: Tier) -> None:
+    store = node.stores[tier]
+    row = node.shelf.contents[(content, tier)]
+    await node.shelf.keep(Changes(contents=(msgspec.structs.replace(row, state="GOING"),)))
+    node.consents.withdraw(content)
+    await node.swarm.unseed(content)
+    node.roots.drop(store, content)
+    trashed: Path | None = await asyncio.to_thread(store.retire, content)
+    faults.point(RETIRE_TRASHED)
+    if trashed is not None:
+        await asyncio.to_thread(store.empty, trashed)
+    faults.point(RETIRE_EMPTIED)
+
+
+async def _forget(node: Node, content: str, going: list[ReplicaRow], tiers: list[Tier]) -> None:
+    kept = [
+        node.stores[tier]
+        for tier in node.stores
+        if (content, tier) in node.shelf.contents and tier not in tiers
+    ]
+    for store in kept:
+        for row in going:
+            await asyncio.to_thread(store.drop_record, content, row.set_id)
+    await node.shelf.keep(
+        Changes(
+            drop_replicas=tuple(row.set_id for row in going),
+            drop_contents=tuple((content, tier) for tier in tiers),
+        )
+    )
+    faults.point(RETIRE_FORGOTTEN)
+    node.counters.add("replicas_gone", len(going))
+
+
+def refresh_record(node: Node, known: Known) -> None:
+    """Keep the newest record beside the bytes, so that losing the database loses no metadata; in the background."""
+    record = known.record
+    row = node.shelf.replicas.get(record.id)
+    if row is None or row.state != "COMMITTED":
+        return
+    store = node.stores[row.tier]
+
+    async def put() -> None:
+        async with node.locks(f"content {record.content}"):
+            if store.has(record.content):
+                newest = node.shelf.known[record.id]
+                await asyncio.to_thread(store.put_record, record.content, newest.aged(node.now()))
+
+    node.fly(f"record {record.id} {record.revision}", put)

@@ -1,0 +1,51 @@
+"""Seeding: contents of this node join a swarm when somebody wants them, and what serves them otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from cached.errors import CachedError
+from cached.node import metadata
+from cached.node.node import Node
+from cached.replication import layout
+from cached.replication.bittorrent import Seedable
+from cached.replication.direct import Served
+
+#: Receivers that a piece size is chosen for when nobody has said how many there are.
+USUAL_RECEIVERS = 8
+
+
+async def lookup(node: Node, content: str) -> Seedable | None:
+    """Return a committed content as a swarm needs it; None when it is not here."""
+    store = metadata.local(node, content)
+    if store is None:
+        return None
+    manifest, leaves = await asyncio.to_thread(lambda: (store.manifest(content), store.leaves(content)))
+    return Seedable(
+        manifest=manifest,
+        leaves=leaves,
+        data=store.data(content),
+        piece_size=layout.piece_size(manifest.total_bytes, USUAL_RECEIVERS),
+    )
+
+
+async def served(node: Node, content: str) -> Served | None:
+    """Return a committed content as the direct method serves it; None when it is not here."""
+    store = metadata.local(node, content)
+    if store is None:
+        return None
+    manifest = await asyncio.to_thread(store.manifest, content)
+    return Served(manifest=manifest, open_dir=lambda: os.dup(node.roots.of(store, content)))
+
+
+async def refresh(node: Node, content: str) -> None:
+    """After a transfer: let the swarm that brought the content go on from where it lies now."""
+    running = node.swarm.parameters(content)
+    found = await lookup(node, content) if running is not None else None
+    if running is None or found is None:
+        return
+    try:
+        await node.swarm.seed(content, found.manifest, found.leaves, found.data, int(running["piece_size"]))
+    except CachedError as error:
+        node.counters.note("seed.failed", error.message, content=content[:8])

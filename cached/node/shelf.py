@@ -1,0 +1,194 @@
+"""The shelf: what this node knows and holds, in memory, with the catalog as its durable twin.
+
+Every change goes through `Shelf.keep`: one catalog transaction first, then memory. So whatever the shelf shows survives a
+crash, and reading it costs no I/O: the hot read path never asks the database.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from cached.catalog.rows import ContentRow, ReplicaRow, SetRow
+from cached.catalog.sqlite import Catalog, Tx
+from cached.leases import deadline
+from cached.leases.deadline import Deadline, Moment
+from cached.sets.set import SetRecord, SignedRecord, Tier
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """A set that this node has heard of, with the newest revision of its record."""
+
+    signed: SignedRecord
+    record: SetRecord
+    #: When the record's age was zero, by this node's clocks.
+    base: Moment
+    #: Until when the owner wants the set; of a tombstone: until when it is remembered.
+    lease: Deadline
+    #: Created on this node.
+    local: bool
+
+    def aged(self, now: Moment) -> SignedRecord:
+        """Return the signed record as it is passed on at `now`."""
+        return msgspec.structs.replace(self.signed, age_seconds=deadline.age(self.base, now, now))
+
+    @staticmethod
+    def heard(signed: SignedRecord, now: Moment, *, local: bool = False) -> Known:
+        """Make the value for a record that has just been verified."""
+        record = signed.record()
+        base = deadline.before(now, signed.age_seconds)
+        return Known(
+            signed=msgspec.structs.replace(signed, age_seconds=0.0),
+            record=record,
+            base=base,
+            lease=deadline.after(base, record.lease_seconds),
+            local=local,
+        )
+
+    def lasting(self, lease: Deadline) -> Known:
+        """Return the same set with another end of its lease."""
+        return dataclasses.replace(self, lease=lease)
+
+    def row(self) -> SetRow:
+        """Return the value as the catalog keeps it."""
+        record = self.record
+        return SetRow(
+            id=record.id,
+            name=record.name,
+            owner=record.owner,
+            content=record.content,
+            revision=record.revision,
+            status=record.status,
+            record=msgspec.msgpack.encode(self.signed),
+            age_base=self.base,
+            lease=self.lease,
+            originator=record.originator,
+            local=self.local,
+        )
+
+    @staticmethod
+    def from_row(row: SetRow) -> Known:
+        """Read the value back from the catalog."""
+        signed = msgspec.msgpack.decode(row.record, type=SignedRecord)
+        return Known(
+            signed=signed, record=signed.record(), base=row.age_base, lease=row.lease, local=row.local
+        )
+
+
+@dataclass(kw_only=True)
+class Changes:
+    """What one `keep` writes; everything in it becomes durable together."""
+
+    sets: tuple[Known, ...] = ()
+    contents: tuple[ContentRow, ...] = ()
+    replicas: tuple[ReplicaRow, ...] = ()
+    drop_replicas: tuple[str, ...] = ()
+    drop_contents: tuple[tuple[str, Tier], ...] = ()
+    drop_sets: tuple[str, ...] = ()
+    #: Further work of the same transaction; raising rolls all of it back.
+    also: Callable[[Tx], None] | None = None
+
+
+@dataclass(kw_only=True)
+class Shelf:
+    """Known sets, replicas and contents of this node."""
+
+    catalog: Catalog
+    known: dict[str, Known] = field(default_factory=dict)
+    replicas: dict[str, ReplicaRow] = field(default_factory=dict)
+    contents: dict[tuple[str, Tier], ContentRow] = field(default_factory=dict)
+    _by_name: dict[str, set[str]] = field(default_factory=dict)
+    _by_content: dict[str, set[str]] = field(default_factory=dict)
+    #: Called after each change with the ids of the sets that it touched.
+    watchers: list[Callable[[frozenset[str]], None]] = field(default_factory=list)
+
+    def load(self) -> None:
+        """Fill memory from the catalog; at start-up, before anything is served."""
+        sets, replicas, contents = self.catalog.read_now(lambda tx: (tx.sets(), tx.replicas(), tx.contents()))
+        self._apply(
+            Changes(sets=tuple(map(Known.from_row, sets)), replicas=tuple(replicas), contents=tuple(contents))
+        )
+
+    async def keep(self, changes: Changes) -> None:
+        """Make the changes durable, then visible. Raises what the catalog raises; then nothing has changed."""
+        await self.catalog.write(lambda tx: _write(tx, changes))
+        self._apply(changes)
+        touched = frozenset(
+            [known.record.id for known in changes.sets]
+            + [row.set_id for row in changes.replicas]
+            + [*changes.drop_replicas, *changes.drop_sets]
+        )
+        for watcher in self.watchers:
+            watcher(touched)
+
+    def named(self, name: str) -> Iterator[Known]:
+        """Iterate over the sets of that name, of all owners and states."""
+        return (self.known[set_id] for set_id in tuple(self._by_name.get(name, ())))
+
+    def sets_of_content(self, content: str) -> frozenset[str]:
+        """Return the ids of the replicas on this node that share a content."""
+        return frozenset(self._by_content.get(content, ()))
+
+    def current(self, owner: str, name: str) -> Known | None:
+        """Return the set that an owner's name stands for at present."""
+        live = [k for k in self.named(name) if k.record.owner == owner and k.record.status == "live"]
+        return max(live, key=lambda known: (known.local, known.record.id), default=None)
+
+    def logical_bytes(self, owner: str) -> int:
+        """Return the bytes of an owner's replicas here, as counted against the quota."""
+        return sum(row.bytes for row in self.replicas.values() if row.owner == owner and row.state != "GOING")
+
+    def _apply(self, changes: Changes) -> None:
+        for known in changes.sets:
+            self.known[known.record.id] = known
+            self._by_name.setdefault(known.record.name, set()).add(known.record.id)
+        for content in changes.contents:
+            self.contents[(content.content, content.tier)] = content
+        for row in changes.replicas:
+            self.replicas[row.set_id] = row
+            self._by_content.setdefault(row.content, set()).add(row.set_id)
+        for set_id in changes.drop_replicas:
+            self._forget_replica(set_id)
+        for key in changes.drop_contents:
+            self.contents.pop(key, None)
+        for set_id in changes.drop_sets:
+            gone = self.known.pop(set_id, None)
+            if gone is not None:
+                _discard(self._by_name, gone.record.name, set_id)
+
+    def _forget_replica(self, set_id: str) -> None:
+        row = self.replicas.pop(set_id, None)
+        if row is not None:
+            _discard(self._by_content, row.content, set_id)
+
+
+def _discard(index: dict[str, set[str]], key: str, value: str) -> None:
+    values = index.get(key)
+    if values is not None:
+        values.discard(value)
+        if not values:
+            del index[key]
+
+
+def _write(tx: Tx, changes: Changes) -> None:
+    for known in changes.sets:
+        tx.put_set(known.row())
+    for content in changes.contents:
+        tx.put_content(content)
+    for replica in changes.replicas:
+        tx.put_replica(replica)
+    _delete_all(tx.delete_replica, changes.drop_replicas)
+    for content_id, tier in changes.drop_contents:
+        tx.delete_content(content_id, tier)
+    _delete_all(tx.delete_set, changes.drop_sets)
+    if changes.also is not None:
+        changes.also(tx)
+
+
+def _delete_all(delete: Callable[[str], None], ids: Iterable[str]) -> None:
+    for set_id in ids:
+        delete(set_id)

@@ -1,0 +1,138 @@
+"""Sources: the nodes that a transfer may draw from, each asked for its consent before it is used."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import msgspec
+
+from cached.errors import CachedError, NotFound
+from cached.node import announce, consent
+from cached.node.node import Node
+from cached.peers.records import HolderEntry, Peer
+from cached.replication.transfer import Holder
+
+#: Seconds between two looks at the directory, and after which a holder is asked for its consent again.
+LOOK = 0.5
+RENEW = 300.0
+#: Seconds to wait before a holder that refused, or was not reached, is asked again.
+RETRY = 5.0
+
+
+class Joined(msgspec.Struct, frozen=True, kw_only=True):
+    """A holder's answer to a node that introduces itself."""
+
+    #: It holds all bytes; otherwise it is fetching them itself.
+    complete: bool
+    bittorrent_port: int
+
+
+@dataclass(kw_only=True)
+class Introduced:
+    """The holders that have agreed to serve one transfer."""
+
+    node: Node
+    set_id: str
+    #: Those that agreed, and when.
+    agreed: dict[str, tuple[Holder, float]] = field(default_factory=dict)
+    refused: dict[str, float] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def swarm(self) -> Sequence[Holder]:
+        """Return all members of the swarm, whole or not, that are alive."""
+        return self._alive()
+
+    def direct(self) -> Sequence[Holder]:
+        """Return the live holders of all bytes."""
+        return [holder for holder in self._alive() if holder.complete]
+
+    def source(self) -> str:
+        """Return the node whose uplink is to be spared: the originator when it serves, else the first whole holder."""
+        whole = sorted(holder.node_id for holder in self.direct())
+        originator = self.node.shelf.known[self.set_id].record.originator
+        return originator if originator in whole else (whole[0] if whole else "")
+
+    def _alive(self) -> list[Holder]:
+        living = {entry.record.id for entry in self.node.directory.nodes() if entry.alive}
+        return [holder for holder, _ in self.agreed.values() if holder.node_id in living]
+
+    async def look(self) -> None:
+        """Introduce this node to every holder that it has not met."""
+        now = asyncio.get_running_loop().time()
+        found = self.node.directory.holders(self.set_id)
+        wanted = [entry for entry in found if self._is_due(entry, now)]
+        await asyncio.gather(*(self._introduce(entry, now) for entry in wanted))
+
+    def _is_due(self, entry: HolderEntry, now: float) -> bool:
+        node_id = entry.node.record.id
+        if node_id == self.node.id or not entry.node.alive:
+            return False
+        if entry.holding.state not in ("COMMITTED", "EXPIRED", "TRANSFERRING", "REQUESTED"):
+            return False
+        if now - self.refused.get(node_id, -RETRY) < RETRY:
+            return False
+        met = self.agreed.get(node_id)
+        if met is None:
+            return True
+        holder, when = met
+        became_whole = entry.holding.state == "COMMITTED" and not holder.complete
+        return now - when > RENEW or became_whole
+
+    async def _introduce(self, entry: HolderEntry, now: float) -> None:
+        record = entry.node.record
+        body = {"set": self.set_id, "ad": announce.ad(self.node)}
+        try:
+            answer = msgspec.convert(await self.node.link.call(record.id, "source.join", body, 5.0), Joined)
+        except (CachedError, msgspec.ValidationError) as error:
+            self.refused[record.id] = now
+            self.reasons[record.id] = getattr(error, "message", str(error))
+            self.agreed.pop(record.id, None)
+            return
+        holder = Holder(
+            node_id=record.id,
+            host=record.address.rpartition(":")[0].strip("[]"),
+            bittorrent_port=answer.bittorrent_port,
+            complete=answer.complete,
+            reachable=record.reachable,
+        )
+        self.agreed[record.id] = (holder, now)
+
+
+@asynccontextmanager
+async def introduced(node: Node, set_id: str) -> AsyncIterator[Introduced]:
+    """Meet the holders of a set, and go on meeting new ones while the block runs."""
+    meeting = Introduced(node=node, set_id=set_id)
+    await meeting.look()
+
+    async def go_on() -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            await meeting.look()
+
+    task = asyncio.create_task(go_on())
+    try:
+        yield meeting
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def receivers(node: Node, set_id: str) -> int:
+    """Return how many nodes are receiving a set just now, this one included."""
+    states = [entry.holding.state for entry in node.directory.holders(set_id) if entry.node.alive]
+    return max(1, sum(state in ("TRANSFERRING", "REQUESTED") for state in states))
+
+
+async def join(node: Node, peer: Peer, set_id: str, ad: dict[str, object]) -> Joined:
+    """Answer a node that introduces itself as a reader of a set held, or being fetched, here."""
+    known, held = node.shelf.known.get(set_id), node.shelf.replicas.get(set_id)
+    if known is None or held is None or held.state == "GOING":
+        raise NotFound("this node does not hold that set")
+    if not node.consents.allowed(peer.node_id, known.record.content):
+        await consent.agree(node, peer, known, ad, requested=True)
+    return Joined(complete=held.state == "COMMITTED", bittorrent_port=node.bittorrent_port)

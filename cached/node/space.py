@@ -1,0 +1,166 @@
+"""Space: reserved before a byte is written, so that no tier is ever over-committed and no disk is ever filled.
+
+A reservation is a row in the catalog, an amount in memory, and (on disk) ballast: blocks taken at once, so that other
+daemons and programs on the partition see it too. It ends with `release`, or inside the transaction that commits what was
+written (`settle`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from cached.catalog.rows import ReservationRow
+from cached.catalog.sqlite import Catalog
+from cached.errors import NoSpace
+from cached.leases import policy
+from cached.leases.capacity import Space as Ledger
+from cached.node.shelf import Shelf
+from cached.sets.set import Tier
+from cached.storage.ballast import Ballast
+from cached.storage.disk import Store
+
+#: Least bytes that stay free on a partition, and the share of it where that is less.
+FLOOR_BYTES = 1 << 30
+FLOOR_SHARE = 0.02
+
+
+class Space:
+    """What this node's tiers can still take."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        shelf: Shelf,
+        stores: dict[Tier, Store],
+        limits: dict[Tier, int],
+        quota: int | None,
+    ) -> None:
+        self._catalog = catalog
+        self._shelf = shelf
+        self._stores = stores
+        self._limits = limits
+        self._quota = quota
+        self._lock = asyncio.Lock()
+        self._reserved: dict[str, ReservationRow] = {}
+        self._ballast: dict[str, Ballast] = {}
+        #: Reclaims at least so many bytes of a tier where it may; set by the composition root.
+        self.make_room: Callable[[Tier, int], Awaitable[None]] = _no_room
+
+    def load(self) -> None:
+        """Take over the reservations of transfers that go on after a restart."""
+        for row in self._catalog.read_now(lambda tx: tx.reservations()):
+            self._reserved[row.txid] = row
+            self._hold(row)
+
+    def capacity(self, tier: Tier) -> int:
+        """Return the physical bytes that the tier may use in all."""
+        return self._state(tier).limit()
+
+    def free(self, tier: Tier) -> int:
+        """Return the physical bytes that can be reserved now, without reclaiming anything."""
+        return self._state(tier).free()
+
+    def reserved(self, tier: Tier) -> int:
+        """Return the physical bytes reserved at present."""
+        return sum(row.bytes for row in self._reserved.values() if row.tier == tier)
+
+    def logical(self, owner: str) -> int:
+        """Return what counts against an owner's quota: replicas here and on their way."""
+        coming = sum(
+            row.logical for row in self._reserved.values() if row.owner == owner and row.purpose != "memory"
+        )
+        return self._shelf.logical_bytes(owner) + coming
+
+    async def reserve(self, row: ReservationRow) -> None:
+        """Set space aside, durably. Raises `NoSpace` or `QuotaExceeded`; then nothing is reserved."""
+        async with self._lock:
+            if row.logical:
+                policy.quota(self.logical(row.owner), row.logical, self._quota)
+            missing = row.bytes - self.free(row.tier)
+            if missing > 0:
+                await self.make_room(row.tier, missing)
+            self._check(row)
+            await self._catalog.write(lambda tx: tx.put_reservation(row))
+            self._reserved[row.txid] = row
+        try:
+            await asyncio.to_thread(self._hold, row)
+        except NoSpace:
+            await self.release(row.txid)
+            raise
+
+    async def grow(self, txid: str, size: int) -> None:
+        """Raise a reservation to `size` bytes when it is below. Raises `NoSpace`; then it stays as it was."""
+        async with self._lock:
+            row = self._reserved[txid]
+            missing = size - row.bytes
+            if missing <= 0:
+                return
+            if missing > self.free(row.tier):
+                await self.make_room(row.tier, missing - self.free(row.tier))
+            self._check(msgspec.structs.replace(row, bytes=missing))
+            larger = msgspec.structs.replace(row, bytes=size)
+            await self._catalog.write(lambda tx: tx.put_reservation(larger))
+            self._reserved[txid] = larger
+
+    async def name(self, txid: str, content: str) -> None:
+        """Write down which content a reservation is for, so that a crash after publishing leaves nothing unaccounted."""
+        row = msgspec.structs.replace(self._reserved[txid], content=content)
+        await self._catalog.write(lambda tx: tx.put_reservation(row))
+        self._reserved[txid] = row
+
+    def ballast(self, txid: str) -> Ballast | None:
+        """Return the blocks held for a reservation, to be used up while its bytes are written."""
+        return self._ballast.get(txid)
+
+    async def release(self, txid: str) -> None:
+        """End a reservation; nothing happens when there is none."""
+        if self.settle(txid):
+            await self._catalog.write(lambda tx: tx.delete_reservation(txid))
+
+    def settle(self, txid: str) -> bool:
+        """Forget a reservation whose row has just been deleted in the transaction that committed its bytes."""
+        ballast = self._ballast.pop(txid, None)
+        if ballast is not None:
+            ballast.drop()
+        return self._reserved.pop(txid, None) is not None
+
+    def _check(self, row: ReservationRow) -> None:
+        free = self.free(row.tier)
+        if row.bytes > free:
+            raise NoSpace(
+                f"the {row.tier} tier of this node has {free} bytes free, {row.bytes} are needed",
+                hint="delete sets, wait for leases to end, or raise the node's capacity",
+                bytes_needed=row.bytes,
+                bytes_free=free,
+            )
+
+    def _hold(self, row: ReservationRow) -> None:
+        if row.tier == "disk":
+            staging = self._stores["disk"].stage(row.txid)
+            try:
+                self._ballast[row.txid] = Ballast(staging.path / "ballast", row.bytes)
+            finally:
+                staging.close()
+
+    def _state(self, tier: Tier) -> Ledger:
+        store = self._stores[tier]
+        contents = [row for row in self._shelf.contents.values() if row.tier == tier]
+        backed = sum(self._ballast[txid].left for txid in self._ballast if self._reserved[txid].tier == tier)
+        reserved = self.reserved(tier)
+        size = store.partition_size()
+        return Ledger(
+            capacity=self._limits[tier],
+            floor=min(FLOOR_BYTES, int(size * FLOOR_SHARE)),
+            partition_free=store.partition_free() - max(0, reserved - backed),
+            reserved=reserved,
+            committed=sum(row.physical for row in contents if row.state == "STABLE"),
+            going=sum(row.physical for row in contents if row.state == "GOING"),
+        )
+
+
+async def _no_room(_tier: Tier, _wanted: int) -> None:
+    return None

@@ -1,0 +1,127 @@
+"""Sweep: what a node does by itself from time to time, and what it gives up when space is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+
+from cached import faults
+from cached.errors import CachedError
+from cached.leases import deadline, policy, reclaim
+from cached.node import announce, retire
+from cached.node.node import Node
+from cached.node.shelf import Changes, Known
+from cached.sets.set import Tier
+
+SWEEP_RENEWED = faults.declare("sweep.renewed")
+RECLAIM_CHOSEN = faults.declare("reclaim.chosen")
+
+#: Seconds between two sweeps.
+ROUND = 2.0
+#: Sets without any holder are forgotten this long after their lease has ended, in seconds.
+FORGET = 30 * 86_400
+#: Contents that nobody has asked for leave their swarm after so many seconds.
+SEED_IDLE = 900.0
+
+
+async def run(node: Node) -> None:
+    """Sweep until cancelled."""
+    while True:
+        await asyncio.sleep(ROUND)
+        try:
+            await once(node)
+        except CachedError as error:
+            node.counters.note("sweep.failed", error.message)
+
+
+async def once(node: Node) -> None:
+    """Renew grants, let go of dead readers, finish deletions, forget what is over, and tell the others."""
+    node.pins.sweep()
+    await node.catalog.beat()
+    await renew(node)
+    for row in list(node.shelf.replicas.values()):
+        if row.state == "GOING":
+            retire.reap_soon(node, row.content)
+    await forget(node)
+    announce.publish(node)
+
+
+async def renew(node: Node) -> None:
+    """Renew every grant that is half over while its set's lease lasts."""
+    renewed = []
+    for row in node.shelf.replicas.values():
+        known = node.shelf.known[row.set_id]
+        if row.state != "COMMITTED" or known.record.status != "live" or node.draining:
+            continue
+        seconds = policy.renewal_due(
+            node.left(row.grant), row.granted_seconds, node.left(known.lease), node.config.policy.max_lease
+        )
+        if seconds is not None and seconds > node.left(row.grant) + 1:
+            renewed.append(msgspec.structs.replace(row, grant=node.after(seconds), granted_seconds=seconds))
+    if renewed:
+        await node.shelf.keep(Changes(replicas=tuple(renewed)))
+        faults.point(SWEEP_RENEWED)
+        node.counters.add("grants_renewed", len(renewed))
+
+
+async def forget(node: Node) -> None:
+    """Drop the records of sets that are over: tombstones past their time, and sets that nobody holds long after their lease."""
+    now, high_water = node.now(), node.catalog.high_water
+
+    def over(known: Known) -> bool:
+        if known.record.id in node.shelf.replicas:
+            return False
+        extra = 0 if known.record.status == "deleted" else FORGET
+        return deadline.seconds_left(known.lease, now, high_water) < -extra
+
+    gone = [known.record.id for known in node.shelf.known.values() if over(known)]
+    if gone:
+        await node.shelf.keep(Changes(drop_sets=tuple(gone)))
+
+
+async def make_room(node: Node, tier: Tier, wanted: int) -> None:
+    """Reclaim expired, unpinned replicas of a tier, cheapest to lose first, when they make enough room."""
+    chosen = reclaim.choose(_candidates(node, tier), wanted)
+    faults.point(RECLAIM_CHOSEN)
+    for candidate in chosen:
+        for set_id in candidate.set_ids:
+            await retire.give_up(node, set_id)
+        await retire.reap(node, candidate.content)
+        node.counters.note(
+            "reclaimed", "expired replicas made room", content=candidate.content[:8], bytes=candidate.bytes
+        )
+
+
+def _candidates(node: Node, tier: Tier) -> list[reclaim.Candidate]:
+    found = []
+    monotonic = time.monotonic()
+    for (content, its_tier), row in node.shelf.contents.items():
+        if its_tier != tier or row.state != "STABLE":
+            continue
+        set_ids = node.shelf.sets_of_content(content)
+        replicas = [node.shelf.replicas[set_id] for set_id in set_ids]
+        if not replicas or any(replica.state == "TRANSFERRING" for replica in replicas):
+            continue
+        others = sum(
+            entry.node.alive and entry.holding.state == "COMMITTED" and entry.node.record.id != node.id
+            for set_id in set_ids
+            for entry in node.directory.holders(set_id)
+        )
+        last_read = max(
+            (node.last_read.get(set_id, float("-inf")) for set_id in set_ids), default=float("-inf")
+        )
+        found.append(
+            reclaim.Candidate(
+                content=content,
+                set_ids=tuple(sorted(set_ids)),
+                bytes=row.physical,
+                expired_seconds=min(node.overdue(replica.grant) for replica in replicas),
+                pinned=node.pins.pinned(content),
+                other_holders=others,
+                fetch_cost=float(row.bytes),
+                last_read_seconds=monotonic - last_read,
+            )
+        )
+    return found

@@ -1,0 +1,111 @@
+"""What callers are shown: sets, replicas and nodes as this node knows them now."""
+
+from __future__ import annotations
+
+from cached import wire
+from cached.leases.deadline import Deadline
+from cached.matching.ads import plain
+from cached.node import announce
+from cached.node.access import may_see
+from cached.node.caller import Caller
+from cached.node.node import Node
+from cached.node.shelf import Known
+from cached.peers.records import HolderEntry, NodeEntry
+from cached.units import rfc3339
+
+
+def set_view(node: Node, known: Known) -> wire.SetView:
+    """Return a set with the lease on this node and all replicas that the directory knows."""
+    record = known.record
+    return wire.SetView(
+        name=record.name,
+        owner=record.owner,
+        id=record.id,
+        content=record.content,
+        revision=record.revision,
+        bytes=record.bytes,
+        files=record.files,
+        state="COMMITTED" if record.status == "live" else "WITHDRAWN",
+        requirements=record.requirements,
+        methods=record.methods,
+        share=record.share,
+        tier=record.tier,
+        replicas_wanted=record.replicas,
+        originator=record.originator_name or record.originator,
+        lease=lease_view(node, known),
+        replicas=replica_views(node, known),
+        scope=record.scope,
+    )
+
+
+def lease_view(node: Node, known: Known) -> wire.LeaseView | None:
+    """Return this node's grant, or None when it holds no replica."""
+    replica = node.shelf.replicas.get(known.record.id)
+    if replica is None or replica.state != "COMMITTED":
+        return None
+    return as_lease(node, replica.grant)
+
+
+def as_lease(node: Node, end: Deadline) -> wire.LeaseView:
+    """Return a deadline as people and programs read it."""
+    left = node.left(end)
+    return wire.LeaseView(expires_at=rfc3339(node.now().wall + left), seconds_left=round(left, 3))
+
+
+def replica_views(node: Node, known: Known) -> list[wire.ReplicaView]:
+    """Return every replica of a set that is known here, this node's own first."""
+    others = [
+        replica_view(entry)
+        for entry in node.directory.holders(known.record.id)
+        if entry.node.record.id != node.id
+    ]
+    row = node.shelf.replicas.get(known.record.id)
+    if row is None:
+        return others
+    here = node.directory.nodes()[0]
+    return [replica_view(HolderEntry(node=here, holding=announce.holding(node, row))), *others]
+
+
+def replica_view(entry: HolderEntry) -> wire.ReplicaView:
+    """Return one holder's copy; a holder that does not answer any more says so."""
+    holding, there = entry.holding, entry.node
+    left = max(0.0, holding.lease_seconds_left)
+    expired = holding.state == "COMMITTED" and left <= 0
+    return wire.ReplicaView(
+        node=there.record.name,
+        host=there.record.host,
+        state="EXPIRED" if expired else holding.state,
+        tier=holding.tier,
+        bytes_present=holding.bytes_present,
+        lease_seconds_left=round(left, 3),
+        reason=holding.reason if there.alive else f"node not seen for {there.age:.0f} s",
+        volatile=holding.volatile,
+        node_id=there.record.id,
+    )
+
+
+def node_view(entry: NodeEntry) -> wire.NodeView:
+    """Return one node of the directory."""
+    record = entry.record
+    return wire.NodeView(
+        name=record.name,
+        id=record.id,
+        host=record.host,
+        address=record.address,
+        alive=entry.alive,
+        capacity_bytes=record.capacity_bytes,
+        free_bytes=record.free_bytes,
+        sets=sum(1 for holding in record.replicas if holding.state == "COMMITTED"),
+        attributes=plain(record.ad),
+        age_seconds=round(entry.age, 3),
+    )
+
+
+def visible(node: Node, caller: Caller) -> list[Known]:
+    """Return the sets that the caller may know of, newest name order, deleted ones left out."""
+    found = [
+        known
+        for known in node.shelf.known.values()
+        if known.record.status != "deleted" and may_see(caller, known.record)
+    ]
+    return sorted(found, key=lambda known: (known.record.name, known.record.owner, known.record.id))
