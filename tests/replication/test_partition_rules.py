@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+from cached.replication import mesh
+from cached.replication.partition import (
+    LEASE,
+    ClaimTable,
+    bits_of,
+    pieces_in,
+    priorities,
+    queue_length,
+    window,
+)
+from cached.replication.transfer import Holder
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@given(st.sets(st.integers(0, 5000)))
+def test_a_set_of_pieces_survives_being_a_number(pieces):
+    assert list(pieces_in(bits_of(pieces))) == sorted(pieces)
+
+
+def claim(table: ClaimTable, node: str, now: float, *, wanted: int, pending: int = 0, count=4, stalled=False):
+    return table.claim(node, wanted=wanted, pending=pending, count=count, stalled=stalled, now=now)
+
+
+@given(
+    st.integers(1, 200),
+    st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 8), st.floats(0, 0.5)), max_size=80),
+)
+def test_no_piece_is_claimed_twice_while_its_owner_lives(pieces, calls):
+    table, now, everything = ClaimTable(pieces), 0.0, (1 << pieces) - 1
+    got: dict[str, int] = dict.fromkeys("abcde", 0)
+    seen: dict[str, float] = {}
+    for node, count, pause in calls:
+        now += pause
+        if now - seen.get(node, now) >= LEASE:
+            got[node] = 0
+        seen[node] = now
+        grant = claim(table, node, now, wanted=everything & ~got[node], pending=got[node], count=count)
+        granted = bits_of(grant.pieces)
+        assert granted.bit_count() <= count
+        for other, bits in got.items():
+            if other == node or now - seen.get(other, -LEASE) < LEASE:
+                assert not granted & bits
+        got[node] |= granted
+
+
+@given(st.integers(1, 120), st.integers(1, 6))
+def test_every_piece_leaves_the_source_exactly_once_when_all_goes_well(pieces, nodes):
+    table, everything = ClaimTable(pieces), (1 << pieces) - 1
+    left = []
+    have = 0
+    for turn in range(pieces * 8):
+        grant = claim(table, f"n{turn % nodes}", turn * 0.01, wanted=everything & ~have)
+        left += grant.pieces
+        have |= bits_of(grant.pieces)
+    assert sorted(left) == list(range(pieces))
+
+
+@given(st.integers(2, 100), st.integers(0, 3))
+def test_all_pieces_arrive_although_a_node_dies_with_its_claims(pieces, claims_before_death):
+    table, everything = ClaimTable(pieces), (1 << pieces) - 1
+    for turn in range(claims_before_death):
+        claim(table, "dead", turn * 0.1, wanted=everything, count=8)
+    have, now = 0, 1.0
+    for _ in range(pieces * 4 + 40):
+        now += 0.25
+        have |= bits_of(claim(table, "alive", now, wanted=everything & ~have).pieces)
+    assert have == everything
+
+
+def test_what_a_living_node_fetched_is_handed_out_again_only_to_a_stalled_one():
+    table = ClaimTable(2)
+    assert claim(table, "a", 0.0, wanted=0b11).pieces == (0, 1)
+    claim(table, "a", 0.1, wanted=0)
+    assert claim(table, "b", 0.2, wanted=0b11).pieces == ()
+    assert claim(table, "b", 0.3, wanted=0b11, stalled=True).pieces == (0, 1)
+
+
+def test_a_claim_that_is_given_up_is_free_again():
+    table = ClaimTable(1)
+    claim(table, "a", 0.0, wanted=1)
+    assert claim(table, "b", 0.1, wanted=1).pieces == ()
+    claim(table, "a", 0.2, wanted=1, count=0)
+    assert claim(table, "b", 0.3, wanted=1).pieces == (0,)
+
+
+def test_renewing_keeps_a_slow_owner_and_silence_does_not():
+    table = ClaimTable(1)
+    claim(table, "slow", 0.0, wanted=1)
+    for now in (2.0, 4.0, 6.0):
+        claim(table, "slow", now, wanted=0, pending=1)
+        assert claim(table, "other", now, wanted=1, stalled=True).pieces == ()
+    assert claim(table, "other", 6.0 + LEASE, wanted=1).pieces == (0,)
+
+
+def test_windows_taper_towards_the_end():
+    table = ClaimTable(12)
+    for node in "abc":
+        claim(table, node, 0.0, wanted=0, count=0)
+    assert len(claim(table, "a", 0.1, wanted=(1 << 12) - 1, count=100).pieces) == 4
+    assert len(claim(table, "b", 0.1, wanted=(1 << 12) - 1, count=100).pieces) == 2
+
+
+def test_a_table_without_callers_is_idle():
+    table = ClaimTable(3)
+    claim(table, "a", 0.0, wanted=1)
+    assert not table.idle(1.0)
+    assert table.idle(LEASE)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 1), st.data())
+def test_gating_asks_for_own_claims_and_for_what_others_have(availability, sources, data):
+    everyone = (1 << len(availability)) - 1
+    have = data.draw(st.integers(0, everyone))
+    pending = data.draw(st.integers(0, everyone)) & ~have
+    wanted, alone = priorities(
+        availability=availability, sources=sources, have=have, pending=pending, gated=True
+    )
+    for piece, count in enumerate(availability):
+        if pending >> piece & 1:
+            assert wanted[piece] == 7
+        else:
+            assert wanted[piece] == (1 if count > sources else 0)
+        assert bool(alone >> piece & 1) == (count <= sources and not have >> piece & 1)
+    free, _ = priorities(availability=availability, sources=sources, have=have, pending=0, gated=False)
+    assert set(free) == {1}
+
+
+@given(st.floats(0, 1e10), st.integers(0, 60))
+def test_queues_stay_within_their_bounds_and_grow_with_the_rate(rate, neighbours):
+    length = queue_length(rate, neighbours)
+    assert 4 <= length <= 128
+    assert queue_length(rate * 2, neighbours) >= length
+
+
+@given(st.integers(4, 128), st.integers(14, 27), st.floats(0, 1e9))
+def test_the_window_covers_the_queue(queue, exponent, rate):
+    pieces = window(queue, 1 << exponent, rate)
+    assert pieces >= 4
+    assert pieces << exponent >= 2 * queue * 16384
+
+
+def fetchers(count: int) -> list[Holder]:
+    return [
+        Holder(node_id=f"{index:03d}", host=f"10.0.0.{index}", bittorrent_port=7401, complete=False)
+        for index in range(count)
+    ]
+
+
+@given(st.integers(2, 80))
+def test_neighbours_choose_each_other_and_the_mesh_hangs_together(count):
+    nodes = fetchers(count)
+    chosen = {
+        node.node_id: {other.node_id for other in mesh.neighbours(node.node_id, nodes)} for node in nodes
+    }
+    assert all(a in chosen[b] for a in chosen for b in chosen[a])
+    reached, frontier = {"000"}, {"000"}
+    while frontier:
+        frontier = set().union(*(chosen[node] for node in frontier)) - reached
+        reached |= frontier
+    assert len(reached) == count
+    assert max(map(len, chosen.values())) <= max(mesh.FULL_MESH, 10)
+
+
+@given(st.integers(2, 20))
+def test_of_two_fetchers_exactly_one_dials(count):
+    nodes = fetchers(count)
+
+    def dials(one: Holder, other: Holder) -> bool:
+        return bool(
+            mesh.to_dial(one.node_id, [other], reachable=True, connected=(), missing_since={}, now=0.0)
+        )
+
+    assert all(dials(one, other) != dials(other, one) for one in nodes for other in nodes if one != other)
+
+
+def test_who_cannot_be_reached_dials_and_who_stays_missing_is_dialled_by_anyone():
+    low, high = fetchers(2)
+
+    def dialled(me: Holder, other: Holder, *, reachable=True, now=0.0, connected=()):
+        return mesh.to_dial(
+            me.node_id,
+            [other],
+            reachable=reachable,
+            connected=connected,
+            missing_since={other.node_id: 0.0},
+            now=now,
+        )
+
+    assert not dialled(high, low)
+    assert dialled(high, low, reachable=False)
+    assert dialled(high, low, now=mesh.OUT_OF_TURN)
+    assert not dialled(low, high, connected={high.node_id})
+    hidden = Holder(node_id="zzz", host="10.0.0.9", bittorrent_port=1, complete=True, reachable=False)
+    assert not dialled(low, hidden)
