@@ -10,7 +10,7 @@ from cached.units import format_duration
 
 from cached_cli.command import CachedCommand, Duration, Methods, Replicas, Share, set_argument
 from cached_cli.listing import describe
-from cached_cli.output import emit_json, plain, size, table, talk, warn, yes_no
+from cached_cli.output import emit_json, left, plain, size, table, talk, warn, yes_no
 from cached_cli.session import Session, pass_session
 
 
@@ -51,12 +51,12 @@ def extend(session: Session, name: str, duration: int, everywhere: bool) -> None
     else:
         columns = ["NODE", "GRANTED", "LEASE", "WHY"]
         rows = (
-            (g["node"], yes_no(g["granted"]), format_duration(g["seconds"]), g["reason"])
+            (g["node"], yes_no(g["granted"]), left(g["seconds"]) if g["granted"] else "-", g["reason"])
             for g in result["grants"]
         )
         table(session, columns, rows)
     for grant in (grant for grant in result["grants"] if grant["granted"] and grant["shortened"]):
-        asked, given = format_duration(duration), format_duration(grant["seconds"])
+        asked, given = format_duration(duration), left(grant["seconds"])
         warn(
             f"{grant['node']} shortened the lease: {asked} asked, {given} granted {grant['reason']}".rstrip()
         )

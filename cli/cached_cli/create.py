@@ -8,7 +8,7 @@ import click
 from cached.units import format_duration, format_size
 
 from cached_cli.command import CachedCommand, Duration, Methods, Replicas, Share
-from cached_cli.output import emit_json, plain, talk, warn
+from cached_cli.output import emit_json, left, plain, talk, warn
 from cached_cli.progress import Meter
 from cached_cli.replicate import require_complete, wait_for
 from cached_cli.session import Session, pass_session
@@ -97,11 +97,10 @@ def shortened(asked: int | None, lease: dict[str, Any] | None) -> str:
     """Return the warning that a lease is shorter than asked; empty when it is not."""
     if asked is None or lease is None or lease["seconds_left"] >= asked - min(_SLACK, asked / 10):
         return ""
-    granted = format_duration(lease["seconds_left"])
-    said = f"{format_duration(asked)} asked, {granted} granted"
+    said = f"{format_duration(asked)} asked, {left(lease['seconds_left'])} granted"
     return f"the lease was shortened: {said}, until {lease['expires_at']}"
 
 
 def _leased(made: dict[str, Any]) -> str:
     lease = made.get("lease")
-    return f"leased for {format_duration(lease['seconds_left'])}" if lease else "no lease on this node"
+    return f"leased for {left(lease['seconds_left'])}" if lease else "no lease on this node"

@@ -6,6 +6,7 @@ Text from sets and peers is never trusted: control characters are shown, not obe
 from __future__ import annotations
 
 import json
+import math
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -66,10 +67,11 @@ def size(value: Any) -> str:
 
 
 def left(seconds: Any) -> str:
-    """Return the time left for people; `-` where there is no lease."""
+    """Return the time left for people, so that a lease just granted reads as granted; `-` for no lease."""
     if seconds is None:
         return "-"
-    return format_duration(seconds) if seconds > 0 else "expired"
+    step = 60 if seconds >= 3600 else 1
+    return format_duration(math.ceil(seconds / step) * step) if seconds > 0 else "expired"
 
 
 def yes_no(value: Any) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cached import wire
 
+from cached_cli.output import left
 from cached_cli.progress import LINE_EVERY, Meter, lines
 from cached_cli.session import Session, instance_dirs
 
@@ -58,4 +59,14 @@ def test_progress_of_several_nodes_is_told_node_by_node_with_rate_and_reason():
     assert lines("nr", {"nodes": nodes}) == [
         "nr on n1: 1.0 MiB of 2.0 MiB (50 %), 1.0 KiB/s, 1m 1s left",
         "nr on n2: 0 B, no source",
+    ]
+
+
+def test_a_lease_just_granted_reads_as_granted():
+    assert [left(value) for value in (172_799.4, 3599.2, 89.1, 0, None)] == [
+        "2d",
+        "1h",
+        "1m 30s",
+        "expired",
+        "-",
     ]
