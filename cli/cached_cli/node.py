@@ -5,7 +5,9 @@ These alone reach past the client, to the node's composition root, which is impo
 
 from __future__ import annotations
 
-import importlib
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,9 @@ _key_option = click.option(
 def daemon(session: Session, config_path: Path | None, settings: tuple[str, ...]) -> int:
     """Run this node in the foreground, until SIGTERM."""
     flags = _flags(session, settings)
-    return int(_node("main")(config_path, session.instance, flags))
+    with _installed():
+        from cached import daemon as node
+    return node.main(config_path, session.instance, flags)
 
 
 @click.group("cluster", cls=CachedGroup)
@@ -64,7 +68,9 @@ def cluster() -> None:
 @pass_session
 def init(session: Session, key_file: Path) -> None:
     """Found a cluster: write a new key file, with the authority to admit nodes. Keep it secret."""
-    facts = plain(_node("cluster_init")(key_file))
+    with _installed():
+        from cached import daemon as node
+    facts = plain(node.cluster_init(key_file))
     if session.json:
         return emit_json(facts)
     talk(f"{key_file} is the authority of a new cluster; give it to its nodes, or use: cached cluster admit")
@@ -86,7 +92,9 @@ def admit(session: Session, key_file: Path | None, domains: tuple[str, ...], out
         raise UsageError(
             "which authority admits it?", hint="name its key file: cached cluster admit --key-file FILE"
         )
-    text = str(_node("cluster_admit")(key_file, list(domains)))
+    with _installed():
+        from cached import daemon as node
+    text = node.cluster_admit(key_file, list(domains))
     if output is None:
         return click.echo(text, nl=not text.endswith("\n"))
     with open(output, "x", opener=_private, encoding="utf-8") as file:
@@ -104,7 +112,9 @@ def admit(session: Session, key_file: Path | None, domains: tuple[str, ...], out
 @pass_session
 def show(session: Session, key_file: Path | None, config_path: Path | None) -> None:
     """Tell what a key file says: the cluster, its authority, and whom it admits. No secrets are shown."""
-    facts = plain(_node("cluster_show")(key_file, config_path, session.instance))
+    with _installed():
+        from cached import daemon as node
+    facts = plain(node.cluster_show(key_file, config_path, session.instance))
     return emit_json(facts) if session.json else _facts(facts)
 
 
@@ -120,7 +130,9 @@ def config() -> None:
 def config_show(session: Session, config_path: Path | None, settings: tuple[str, ...]) -> None:
     """Show every setting, its value, and where the value comes from."""
     flags = _flags(session, settings)
-    found = _node("config_show")(config_path, session.instance, flags)
+    with _installed():
+        from cached import daemon as node
+    found = node.config_show(config_path, session.instance, flags)
     if session.json:
         entries = ({"key": key, "value": value, "source": source} for key, value, source in found)
         return emit_json({"items": list(entries)})
@@ -129,10 +141,11 @@ def config_show(session: Session, config_path: Path | None, settings: tuple[str,
     )
 
 
-def _node(name: str) -> Any:
-    """Return a function of the node's composition root; its libraries may be absent where only jobs run."""
+@contextlib.contextmanager
+def _installed() -> Iterator[None]:
+    """Say so where a node's libraries are absent, as they may be where only jobs run."""
     try:
-        return getattr(importlib.import_module("cached.daemon"), name)
+        yield
     except ModuleNotFoundError as error:
         raise CachedError(
             f"this installation cannot run a node: {error.name} is missing",
@@ -163,6 +176,4 @@ def _said(value: object) -> str:
 
 
 def _private(path: str, flags: int) -> int:
-    import os
-
     return os.open(path, flags, 0o600)
