@@ -1,7 +1,7 @@
 """Every error a caller can meet: a stable code, an exit code, an HTTP status, and words that say what to do next.
 
-The tree is split by who must act. The message says what happened, `hint` the next step, `details` the facts for programs.
-Codes and exit codes are a contract with scripts: add to them, never change them.
+The tree is split by who must act. The message says what happened, `hint` the next step, `details` the facts for
+programs. Codes and exit codes are a contract with scripts: add to them, never change them.
 """
 
 from __future__ import annotations

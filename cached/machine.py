@@ -16,7 +16,8 @@ FIRST_PERSON = 1000
 
 #: Filesystems (magic numbers of statfs(2)) on which SQLite's locks and fsync cannot be trusted.
 NETWORK_FILESYSTEMS = {
-    "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "ceph", "9p", "afs", "beegfs", "glusterfs", "fuse.sshfs", "pvfs2",
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "ceph", "9p", "afs", "beegfs", "glusterfs", "fuse.sshfs",
+    "pvfs2",
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """What peers may ask this node: every call and stream of the control port, bound to the verb that answers it.
 
-A peer is a member of the cluster, proven by its certificate. It speaks for the users of its domains, and it is trusted with
-nothing about bytes: what it sends is checked, what it wants is matched again.
+A peer is a member of the cluster, proven by its certificate. It speaks for the users of its domains, and it is
+trusted with nothing about bytes: what it sends is checked, what it wants is matched again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which set a name stands for, and what a caller may do with it.
 
-A caller sees a set that is the caller's own, shared with the caller, or any set when the caller is an administrator of this
-node. Administrators may manage every set; only owners and those shared with may read its bytes. What a caller may not see
-is `not_found`, in the same words as what does not exist.
+A caller sees a set that is the caller's own, shared with the caller, or any set when the caller is an administrator
+of this node. Administrators may manage every set; only owners and those shared with may read its bytes. What a
+caller may not see is `not_found`, in the same words as what does not exist.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def check_read(caller: Caller, known: Known) -> None:
 def resolve(shelf: Shelf, caller: Caller, ref: SetRef) -> Known:
     """Return the set that `ref` means to this caller.
 
-    A bare name is the caller's own set, then the one shared with the caller. Live sets come before withdrawn ones; deleted
-    ones are not found. Raises `NotFound`, or `AmbiguousName` with the candidates.
+    A bare name is the caller's own set, then the one shared with the caller. Live sets come before withdrawn ones;
+    deleted ones are not found. Raises `NotFound`, or `AmbiguousName` with the candidates.
     """
     found = [
         known for known in _candidates(shelf, ref) if may_see(caller, known.record) and _offered(shelf, known)

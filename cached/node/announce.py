@@ -1,4 +1,6 @@
-"""What this node tells the others about itself: its ad, its space, its replicas and the tombstones that it has carried out."""
+"""What this node tells the others about itself: its ad, its space, its replicas and the tombstones that it has
+carried out.
+"""
 
 from __future__ import annotations
 

@@ -71,7 +71,9 @@ class Book:
 
 
 async def learn(node: Node, signed: SignedRecord, *, verified: bool = False) -> Known:
-    """Take in a record from another node and return what holds now. Raises `IntegrityFailed`, `Forbidden` or `BadName`."""
+    """Take in a record from another node and return what holds now. Raises `IntegrityFailed`, `Forbidden` or
+    `BadName`.
+    """
     if not verified:
         node.identity.verify(signed)
     record = signed.record()
@@ -100,7 +102,9 @@ def heard(node: Node, signed: SignedRecord, present: Known | None) -> Known:
 
 
 async def keep(node: Node, known: Known) -> None:
-    """Make a revision durable, then do what it asks: a deleted set goes, a held one keeps its record beside its bytes."""
+    """Make a revision durable, then do what it asks: a deleted set goes, a held one keeps its record beside its
+    bytes.
+    """
     await node.shelf.keep(Changes(sets=(known,)))
     node.rejections.forget(known.record.id)
     if known.record.status == "deleted":

@@ -41,8 +41,8 @@ async def begin(
 ) -> Creation:
     """Promise a lease and reserve the space; the bytes follow through `Creation.add`.
 
-    Raises `BadName`, `BadExpression`, `UsageError`, `LeaseRefused`, `NoSpace`, `QuotaExceeded` or `NameTaken`; then nothing
-    is left behind.
+    Raises `BadName`, `BadExpression`, `UsageError`, `LeaseRefused`, `NoSpace`, `QuotaExceeded` or `NameTaken`; then
+    nothing is left behind.
     """
     if node.draining:
         raise Busy("the node is stopping", hint="try again, or on another node")

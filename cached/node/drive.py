@@ -1,8 +1,8 @@
 """Drive: see to it that the sets this node answers for have the replicas that their owners want, and keep them.
 
-The originator drives; while it is away, the live holder first in rendezvous order does. Something changed (a set, a node, a
-replica) or a few seconds passed: then every set driven from here is looked at again. Only nodes that could be offered
-something new are matched, and what was refused is not asked again before either ad changes.
+The originator drives; while it is away, the live holder first in rendezvous order does. Something changed (a set, a
+node, a replica) or a few seconds passed: then every set driven from here is looked at again. Only nodes that could
+be offered something new are matched, and what was refused is not asked again before either ad changes.
 """
 
 from __future__ import annotations

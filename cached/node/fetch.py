@@ -34,7 +34,9 @@ async def fetch(node: Node, caller: Caller, ref: SetRef, progress: Report | None
 
 
 async def bring(node: Node, known: Known, progress: Report | None) -> None:
-    """Request the set from a holder unless it is on its way already, then wait for it. Cancelling stops only the wait."""
+    """Request the set from a holder unless it is on its way already, then wait for it. Cancelling stops only the
+    wait.
+    """
     set_id = known.record.id
     failure: CachedError | None = None
     for _ in range(3):

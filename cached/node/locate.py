@@ -1,4 +1,6 @@
-"""Locate: where the data of some sets lies, as a ranking of nodes for a scheduler; answered from this node's directory."""
+"""Locate: where the data of some sets lies, as a ranking of nodes for a scheduler; answered from this node's
+directory.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _ORDER = ("GOING", "REJECTED", "REQUESTED", "TRANSFERRING", "EXPIRED", "COMMITTE
 
 
 async def locate(node: Node, caller: Caller, names: Sequence[str], job_ad: str | None) -> wire.LocateReply:
-    """Rank the live nodes by how near they are to having all the sets. Raises `NotFound`, `AmbiguousName`, `BadExpression`."""
+    """Rank the live nodes by how near they are to having all the sets. Raises `NotFound`, `AmbiguousName`,
+    `BadExpression`.
+    """
     if not names:
         raise UsageError("no set is named", hint="cached locate NAME...")
     sets = [resolve(node.shelf, caller, parse_ref(name)) for name in names]

@@ -1,4 +1,6 @@
-"""The memory tier: a copy on tmpfs that serves readers faster. It is counted, never sparse, and gone after a boot without harm."""
+"""The memory tier: a copy on tmpfs that serves readers faster. It is counted, never sparse, and gone after a boot
+without harm.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ MEMORY_COPIED = faults.declare("memory.copied")
 
 
 async def reserve(node: Node, txid: str, owner: str, total_bytes: int, total_files: int) -> None:
-    """Set memory aside for a content that is still to come. Raises `NoSpace`: memory never falls back to disk in silence."""
+    """Set memory aside for a content that is still to come. Raises `NoSpace`: memory never falls back to disk in
+    silence.
+    """
     await node.space.reserve(
         ReservationRow(
             txid=_id(txid),

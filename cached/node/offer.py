@@ -1,4 +1,5 @@
-"""Offer: a holder proposes a replica, the receiver looks again at its present state, and answers once its promise is durable.
+"""Offer: a holder proposes a replica, the receiver looks again at its present state, and answers once its promise
+is durable.
 
 Also the other direction: a node asks a holder for an offer, or introduces itself to one more holder as a reader.
 """

@@ -13,8 +13,8 @@ from cached.storage.pinlog import PinLog
 class Pins:
     """Open readers by content.
 
-    A pin is *counted* while a connection of this daemon's life holds it, and *recovered* when an earlier daemon had it: a
-    recovered pin holds until its process ends.
+    A pin is *counted* while a connection of this daemon's life holds it, and *recovered* when an earlier daemon had
+    it: a recovered pin holds until its process ends.
     """
 
     def __init__(self, log: PinLog, alive: Callable[[Process], bool]) -> None:

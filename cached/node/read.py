@@ -1,7 +1,7 @@
 """Read: resolve the name, check the right, pin, and hand out a read-only descriptor. The bytes are never copied.
 
-`open_now` is the hot path: everything it needs is in memory, it awaits nothing. `open_path` fetches a replica first when
-this node has none.
+`open_now` is the hot path: everything it needs is in memory, it awaits nothing. `open_path` fetches a replica first
+when this node has none.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Receive: bring an accepted replica here, from whoever has it, until it is committed or there is no way left.
 
-metadata (verified) -> exact space -> staged tree -> transfer by direct or BitTorrent, falling back from one to the other ->
-publish -> one transaction -> announce -> seed. A transfer with a row is resumed after a restart from what is verified on disk.
+metadata (verified) -> exact space -> staged tree -> transfer by direct or BitTorrent, falling back from one to the
+other -> publish -> one transaction -> announce -> seed. A transfer with a row is resumed after a restart from what
+is verified on disk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Replicate: what an owner may ask beyond waiting: more or fewer copies, a copy on a certain node, and to be told when it is done."""
+"""Replicate: what an owner may ask beyond waiting: more or fewer copies, a copy on a certain node, and to be told
+when it is done.
+"""
 
 from __future__ import annotations
 

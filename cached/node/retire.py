@@ -1,7 +1,7 @@
 """Retire: how a replica leaves this node. Each step may be repeated, so a crash anywhere only delays it.
 
-replica GOING (durable: new readers are refused) -> last reader gone -> content renamed to the trash -> unlinked -> rows gone,
-space returned. The content itself goes only when no other set on this node needs it.
+replica GOING (durable: new readers are refused) -> last reader gone -> content renamed to the trash -> unlinked ->
+rows gone, space returned. The content itself goes only when no other set on this node needs it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def reap_soon(node: Node, content: str) -> None:
 
 
 async def reap(node: Node, content: str) -> None:
-    """Take away what can go of a content now: replicas that are GOING, and the bytes that no set needs and nobody reads."""
+    """Take away what can go of a content now: replicas that are GOING, and the bytes that no set needs and nobody
+    reads.
+    """
     async with node.locks(f"content {content}"):
         rows = [node.shelf.replicas[set_id] for set_id in node.shelf.sets_of_content(content)]
         going = [row for row in rows if row.state == "GOING"]

@@ -1,4 +1,6 @@
-"""Revise: update, extend and delete. Metadata only, the owner's only, each a new signed revision of the set's record."""
+"""Revise: update, extend and delete. Metadata only, the owner's only, each a new signed revision of the set's
+record.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ PATIENCE = 5.0
 
 
 async def update(node: Node, caller: Caller, ref: SetRef, changes: dict[str, Any]) -> wire.SetView:
-    """Change requirements, replicas, methods, share or tier of a set. Raises `UsageError`, `BadExpression`, `Forbidden`."""
+    """Change requirements, replicas, methods, share or tier of a set. Raises `UsageError`, `BadExpression`,
+    `Forbidden`.
+    """
     known = resolve(node.shelf, caller, ref)
     check_manage(caller, known, "update")
     checked = await _checked(node, changes)
@@ -172,7 +176,8 @@ async def delete(
 ) -> wire.DeleteReply:
     """Give up this node's replica (on the originator: withdraw the set), or delete the set on all nodes.
 
-    Answers once it is durable here: new readers are refused at once, open readers finish. Raises `NotFound`, `Forbidden`.
+    Answers once it is durable here: new readers are refused at once, open readers finish. Raises `NotFound`,
+    `Forbidden`.
     """
     known = resolve(node.shelf, caller, ref)
     check_manage(caller, known, "delete")

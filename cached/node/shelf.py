@@ -1,7 +1,7 @@
 """The shelf: what this node knows and holds, in memory, with the catalog as its durable twin.
 
-Every change goes through `Shelf.keep`: one catalog transaction first, then memory. So whatever the shelf shows survives a
-crash, and reading it costs no I/O: the hot read path never asks the database.
+Every change goes through `Shelf.keep`: one catalog transaction first, then memory. So whatever the shelf shows
+survives a crash, and reading it costs no I/O: the hot read path never asks the database.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Space: reserved before a byte is written, so that no tier is ever over-committed and no disk is ever filled.
 
-A reservation is a row in the catalog, an amount in memory, and (on disk) ballast: blocks taken at once, so that other
-daemons and programs on the partition see it too. It ends with `release`, or inside the transaction that commits what was
-written (`settle`).
+A reservation is a row in the catalog, an amount in memory, and (on disk) ballast: blocks taken at once, so that
+other daemons and programs on the partition see it too. It ends with `release`, or inside the transaction that
+commits what was written (`settle`).
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ class Space:
             self._reserved[txid] = larger
 
     async def name(self, txid: str, content: str) -> None:
-        """Write down which content a reservation is for, so that a crash after publishing leaves nothing unaccounted."""
+        """Write down which content a reservation is for, so that a crash after publishing leaves nothing
+        unaccounted.
+        """
         row = msgspec.structs.replace(self._reserved[txid], content=content)
         await self._catalog.write(lambda tx: tx.put_reservation(row))
         self._reserved[txid] = row

@@ -67,7 +67,9 @@ async def renew(node: Node) -> None:
 
 
 async def forget(node: Node) -> None:
-    """Drop the records of sets that are over: tombstones past their time, and sets that nobody holds long after their lease."""
+    """Drop the records of sets that are over: tombstones past their time, and sets that nobody holds long after
+    their lease.
+    """
     now, high_water = node.now(), node.catalog.high_water
 
     def over(known: Known) -> bool:

@@ -28,7 +28,9 @@ Report = Callable[[wire.Progress], None]
 async def verify(
     node: Node, caller: Caller, ref: SetRef, repair: bool, progress: Report | None
 ) -> wire.VerifyReply:
-    """Check this node's replica byte by byte; with `repair`, replace what is damaged. Raises `NotFound` without a replica."""
+    """Check this node's replica byte by byte; with `repair`, replace what is damaged. Raises `NotFound` without a
+    replica.
+    """
     known = resolve(node.shelf, caller, ref)
     if not may_read(caller, known.record):
         check_manage(caller, known, "verify")

@@ -1,8 +1,8 @@
 """Ballast: disk blocks set aside for a write that is still to come.
 
-Space that is only promised on paper is invisible to other daemons and programs on the same partition. A ballast file takes the
-blocks at once (fallocate(2), no bytes are written) and gives them back just before the real file takes them, so that statvfs
-tells everybody the truth.
+Space that is only promised on paper is invisible to other daemons and programs on the same partition. A ballast
+file takes the blocks at once (fallocate(2), no bytes are written) and gives them back just before the real file
+takes them, so that statvfs tells everybody the truth.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The pin log: which processes have which contents open, kept where `kill -9` cannot lose it.
 
-One line a change, appended with a single write(2): once the call returns, the kernel has it, and a daemon killed the next instant
-finds it again. It is never fsynced on purpose: a power cut ends the readers too, and the boot id in the first line makes the
-whole log void after a reboot. Space for it is allocated ahead, so that a full disk does not stop readers.
+One line a change, appended with a single write(2): once the call returns, the kernel has it, and a daemon killed
+the next instant finds it again. It is never fsynced on purpose: a power cut ends the readers too, and the boot id
+in the first line makes the whole log void after a reboot. Space for it is allocated ahead, so that a full disk does
+not stop readers.
 """
 
 from __future__ import annotations

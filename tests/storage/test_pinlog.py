@@ -2,11 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from cached.leases.pin import Pin, Process
 from cached.storage.pinlog import PinLog
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def pin(number: int) -> Pin:
