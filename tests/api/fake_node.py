@@ -96,7 +96,6 @@ class FakeCreation:
                 assert len(data) == entry.size
                 path.write_bytes(data)
                 path.chmod(0o555 if entry.executable else 0o444)
-                os.close(fd)
                 self.bytes_done += entry.size
                 self.files_done += 1
 

@@ -1,0 +1,163 @@
+"""One connection to `data.sock`: requests, answers, and the pins that last as long as it does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from cached import packets, wire
+from cached.client.endpoint import Endpoint
+from cached.errors import CachedError, TimedOut
+
+Watcher = Callable[[wire.Progress], None]
+
+#: Answers to `close` that may be outstanding before they are read.
+_MOST_OWED: Final = 16
+
+
+class LostError(Exception):
+    """The daemon went away in mid-conversation; whether it did what was asked is not known."""
+
+
+class Channel:
+    """A conversation in order. Used by one thread at a time; only `release` may be called from anywhere."""
+
+    def __init__(self, endpoint: Endpoint, timeout: float) -> None:
+        self._timeout = timeout
+        self._socket = endpoint.connect("data.sock", socket.SOCK_SEQPACKET, timeout)
+        self._pid = os.getpid()
+        self._busy = threading.Lock()
+        self._owed = 0
+        self._pins: Counter[str] = Counter()
+        self._released: deque[str] = deque()
+        #: False once an answer was missed: what comes next could not be told apart from it.
+        self.usable = True
+
+    @property
+    def pinning(self) -> bool:
+        """Whether anything opened through this connection is still open."""
+        return bool(self._pins)
+
+    def open(self, request: dict[str, Any], watcher: Watcher | None) -> tuple[wire.OpenReply, int]:
+        """Ask for a descriptor; the set stays pinned until as many `release` as `open` calls were made."""
+        with self._busy:
+            self._give_back()
+            self.usable = False
+            self.post(request)
+            value, descriptors = self._answer(watcher)
+            self.usable = True
+            if "error" in value:
+                packets.close_all(descriptors)
+                raise CachedError.from_wire(value)
+            reply = wire.convert(value, wire.OpenReply)
+            if len(descriptors) != 1:
+                packets.close_all(descriptors)
+                raise CachedError("the daemon's answer came without a descriptor", hint="see its version")
+            self._pins[reply.set.id] += 1
+        self._try_to_give_back()
+        return reply, descriptors[0]
+
+    def release(self, set_id: str) -> None:
+        """Let go of one open of a set; never blocks and never raises, so that finalizers may call it."""
+        if self._pid == os.getpid():
+            self._released.append(set_id)
+            self._try_to_give_back()
+
+    def close(self, *, abort: bool = False) -> None:
+        """Close; with `abort` also for processes that were forked meanwhile and hold the connection too."""
+        if abort:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def post(self, request: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        """Send one request; raises `LostError`, or what the daemon said before it closed the connection."""
+        data = wire.encode({"v": 1, **request})
+        try:
+            packets.send(self._socket, data, descriptors)
+        except TimeoutError as error:
+            raise self._timed_out() from error
+        except ConnectionError as error:
+            self._last_words()
+            raise LostError from error
+
+    def answer(self, watcher: Watcher | None = None) -> tuple[dict[str, Any], list[int]]:
+        """Wait for the answer to the oldest request, reports before it go to `watcher`; raises its error."""
+        value, descriptors = self._answer(watcher)
+        if "error" in value:
+            packets.close_all(descriptors)
+            raise CachedError.from_wire(value)
+        return value, descriptors
+
+    def _answer(self, watcher: Watcher | None) -> tuple[dict[str, Any], list[int]]:
+        while self._owed:
+            self._receive(None)
+            self._owed -= 1
+        return self._receive(watcher)
+
+    def _receive(self, watcher: Watcher | None) -> tuple[dict[str, Any], list[int]]:
+        while True:
+            try:
+                packet = packets.receive(self._socket)
+            except TimeoutError as error:
+                raise self._timed_out() from error
+            except ConnectionError as error:
+                raise LostError from error
+            if packet is None:
+                raise LostError
+            value = msgspec.json.decode(packet.data)
+            if "progress" not in value:
+                return value, packet.descriptors
+            if watcher is not None:
+                watcher(wire.convert(value["progress"], wire.Progress))
+
+    def _timed_out(self) -> TimedOut:
+        return TimedOut(
+            f"the daemon did not answer within {self._timeout:g} s", hint="look at its log, or try again"
+        )
+
+    def _last_words(self) -> None:
+        """Raise the error that the daemon left before it closed, if there is one."""
+        for _ in range(2):  # the first call may only report the broken connection
+            with contextlib.suppress(OSError):
+                packet = packets.receive(self._socket)
+                value = msgspec.json.decode(packet.data) if packet else {}
+                if "error" in value:
+                    raise CachedError.from_wire(value)
+
+    def _try_to_give_back(self) -> None:
+        while self._released and self._busy.acquire(blocking=False):
+            try:
+                self._give_back()
+            finally:
+                self._busy.release()
+
+    def _give_back(self) -> None:
+        """Tell the daemon which sets are closed; its answers are read later, before the next one that
+        matters.
+        """
+        while self._released:
+            set_id = self._released.popleft()
+            self._pins[set_id] -= 1
+            if self._pins[set_id] <= 0:
+                del self._pins[set_id]
+                self._unpin(set_id)
+
+    def _unpin(self, set_id: str) -> None:
+        if not self.usable:
+            return
+        try:
+            self.post({"op": "close", "set": set_id})
+            self._owed += 1
+            if self._owed > _MOST_OWED:
+                self._receive(None)
+                self._owed -= 1
+        except (LostError, OSError, CachedError):
+            self.usable = False

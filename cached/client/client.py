@@ -1,0 +1,294 @@
+"""`Client`: the verbs of the command line, from Python; synchronous, for threads and after forks."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import os
+import time
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Generic, Self, TypeVar
+
+import msgspec
+
+from cached import wire
+from cached.client import export, handover, walk
+from cached.client.channel import Channel, LostError, Watcher
+from cached.client.endpoint import Endpoint
+from cached.client.opened import Opened, SetFile
+from cached.client.pool import Pool
+from cached.client.rest import Rest, quoted
+from cached.errors import DaemonUnreachable, UsageError
+
+Item = TypeVar("Item")
+
+#: How long a daemon that was there a moment ago may take to come back, in seconds.
+_RESTART: Final = 5.0
+_RETRY_EVERY: Final = 0.05
+#: Idle connections without pins that are worth keeping.
+_MOST_IDLE: Final = 4
+
+
+class Items(msgspec.Struct, Generic[Item]):
+    """The JSON shape of lists."""
+
+    items: list[Item]
+
+
+class Client:
+    """Speaks with the daemon of this node.
+
+    Nothing is connected before the first call. A set stays on the node while anything opened from it is open.
+    `timeout` is the longest silence of the daemon that is endured, in seconds; long work reports all the time
+    and may take longer.
+    """
+
+    def __init__(self, runtime_dir: str | os.PathLike[str] | None = None, timeout: float = 30.0) -> None:
+        self._runtime_dir = runtime_dir
+        self._endpoint = Endpoint(Path(runtime_dir) if runtime_dir is not None else None)
+        self._timeout = timeout
+        self._rest = Rest(self._endpoint, timeout)
+        self._channels: Pool[Channel] = Pool(lambda: Channel(self._endpoint, timeout), _close_unless_pinning)
+
+    # Reading
+
+    def open(
+        self, ref_path: str, *, fetch: bool = True, progress: Watcher | None = None
+    ) -> io.BufferedReader:
+        """Open a file of a set, `[OWNER:]NAME[@NODE]/PATH`, for reading: a real file with its own descriptor.
+
+        Its name is a path that others in this process can open while the file is open. A set that this node
+        does not have is brought here first, unless `fetch` is off. Raises `NotFound`, `Forbidden`, `Refused`,
+        `UsageError`.
+        """
+        channel, reply, descriptor = self._open(ref_path, fetch, progress)
+        release = partial(channel.release, reply.set.id)
+        if reply.kind != "file":
+            os.close(descriptor)
+            release()
+            raise UsageError(f"{ref_path} is a directory", hint="open_dir opens directories")
+        return io.BufferedReader(SetFile(descriptor, f"/proc/self/fd/{descriptor}", release))
+
+    def open_dir(self, ref_path: str, *, fetch: bool = True, progress: Watcher | None = None) -> Opened:
+        """Open a set, or a directory of it: a read-only descriptor through which everything below can be
+        read.
+        """
+        channel, reply, descriptor = self._open(ref_path, fetch, progress)
+        release = partial(channel.release, reply.set.id)
+        if reply.kind != "dir":
+            os.close(descriptor)
+            release()
+            raise UsageError(f"{ref_path} is a file", hint="open opens files")
+        return Opened(reply, descriptor, release)
+
+    def export(
+        self,
+        ref_path: str,
+        dest: str | os.PathLike[str],
+        *,
+        fetch: bool = True,
+        view: bool = False,
+        progress: Watcher | None = None,
+    ) -> None:
+        """Copy a set, or a directory of it, to the new or empty directory DEST; a file, to the new file DEST.
+
+        Blocks are shared where the file system can. On an error or Ctrl-C nothing of it is left.
+        """
+        channel, reply, descriptor = self._open(ref_path, fetch, progress)
+        try:
+            below = ref_path.partition("/")[2].strip("/")
+            listing = export.Listing(self.files(f"id:{reply.set.id}"), below)
+            if reply.kind == "file":
+                export.export_file(
+                    descriptor, Path(dest), listing, executable=reply.executable, watcher=progress
+                )
+            else:
+                content = f"{reply.set.content}/{below}"
+                export.export_tree(
+                    descriptor, Path(dest), listing, content=content, view=view, watcher=progress
+                )
+        finally:
+            os.close(descriptor)
+            channel.release(reply.set.id)
+
+    # Writing
+
+    def create(
+        self,
+        name: str,
+        paths: Iterable[str | os.PathLike[str]],
+        options: wire.CreateOptions | None = None,
+        *,
+        progress: Watcher | None = None,
+    ) -> wire.SetView:
+        """Commit a directory's contents, or several PATHs by their base names, as the set NAME.
+
+        The files are opened here, as this user, and handed to the daemon as descriptors; an interrupt cancels
+        cleanly. With `options.wait` this also waits until the replicas are there; what they refused is in the
+        result.
+        """
+        options = options or wire.CreateOptions()
+        sources = walk.scan([paths] if isinstance(paths, (str, os.PathLike)) else paths)
+        sent = msgspec.structs.replace(options, wait=False)
+        made = handover.hand_over(Channel(self._endpoint, self._timeout), name, sources, sent, progress)
+        if not options.wait:
+            return made
+        self.replicate(f"id:{made.id}", wait=True, progress=progress)
+        return self.show(f"id:{made.id}")
+
+    def update(self, ref: str, **changes: Any) -> wire.SetView:
+        """Change metadata: any of requirements, replicas, methods, share, tier."""
+        return self._rest.ask("PATCH", f"sets/{quoted(ref)}", wire.SetView, body=changes)
+
+    def extend(self, ref: str, seconds: int, everywhere: bool = False) -> wire.ExtendReply:
+        """Ask for the lease to last `seconds` from now, here or on every holder; never shortens one."""
+        body = {"lease_seconds": seconds, "everywhere": everywhere}
+        return self._rest.ask("POST", f"sets/{quoted(ref)}/extend", wire.ExtendReply, body=body)
+
+    def delete(self, ref: str, everywhere: bool = False, dry_run: bool = False) -> wire.DeleteReply:
+        """Give up this node's replica, or delete the set everywhere; open readers finish."""
+        query = {"everywhere": str(int(everywhere)), "dry_run": str(int(dry_run))}
+        return self._rest.ask("DELETE", f"sets/{quoted(ref)}", wire.DeleteReply, query=query)
+
+    # Asking
+
+    def list(self, local: bool = False) -> builtins.list[wire.SetView]:
+        """Return the sets that this user may see; only those with a replica here when `local`."""
+        return self._rest.ask("GET", "sets", Items[wire.SetView], query={"local": str(int(local))}).items
+
+    def show(self, ref: str) -> wire.SetView:
+        """Return one set."""
+        return self._rest.ask("GET", f"sets/{quoted(ref)}", wire.SetView)
+
+    def files(self, ref: str) -> builtins.list[wire.FileView]:
+        """Return the entries of a set, in canonical order."""
+        return self._rest.ask("GET", f"sets/{quoted(ref)}/files", Items[wire.FileView]).items
+
+    def nodes(self) -> builtins.list[wire.NodeView]:
+        """Return the nodes of the cluster, as this one knows them."""
+        return self._rest.ask("GET", "nodes", Items[wire.NodeView]).items
+
+    def status(self) -> dict[str, Any]:
+        """Return how this node is."""
+        return self._rest.ask("GET", "status", dict[str, Any])
+
+    def usage(self) -> dict[str, Any]:
+        """Return who uses how much of this node."""
+        return self._rest.ask("GET", "usage", dict[str, Any])
+
+    def match(self, ref: str) -> builtins.list[wire.MatchView]:
+        """Return for every node whether it and the set agree, and if not, why."""
+        return self._rest.ask("GET", f"match/{quoted(ref)}", Items[wire.MatchView]).items
+
+    def locate(self, names: Sequence[str], job_ad: str | None = None) -> wire.LocateReply:
+        """Rank nodes by how near the sets' bytes are to them, best first."""
+        query = [("name", name) for name in names]
+        if job_ad is not None:
+            query.append(("job_ad", job_ad))
+        return self._rest.ask("GET", "locate", wire.LocateReply, query=query)
+
+    # Long work; an interrupt stops watching, not the work
+
+    def replicate(
+        self,
+        ref: str,
+        replicas: int | None = None,
+        to: Sequence[str] = (),
+        wait: bool = False,
+        timeout: float = 3600.0,
+        *,
+        progress: Watcher | None = None,
+    ) -> wire.ReplicateReply:
+        """Have copies made, on named nodes or on as many as wanted (-1: all that match); `wait` for them."""
+        body = {"replicas": replicas, "to": [*to], "wait": wait, "timeout_seconds": timeout}
+        return self._rest.watch(f"sets/{quoted(ref)}/replicate", wire.ReplicateReply, progress, body=body)
+
+    def fetch(self, ref: str, *, progress: Watcher | None = None) -> wire.ReplicateReply:
+        """Bring a set to this node and wait for it."""
+        return self._rest.watch(f"sets/{quoted(ref)}/fetch", wire.ReplicateReply, progress, body={})
+
+    def verify(self, ref: str, repair: bool = False, *, progress: Watcher | None = None) -> wire.VerifyReply:
+        """Check this node's replica against its manifest, byte by byte."""
+        body = {"repair": repair}
+        return self._rest.watch(f"sets/{quoted(ref)}/verify", wire.VerifyReply, progress, body=body)
+
+    # Connections
+
+    def close(self) -> None:
+        """Close connections through which nothing is open; the others close with their last file."""
+        self._channels.clear()
+        self._rest.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[Client], tuple[Any, ...]]:
+        return type(self), (self._runtime_dir, self._timeout)
+
+    def _open(
+        self, ref_path: str, fetch: bool, watcher: Watcher | None
+    ) -> tuple[Channel, wire.OpenReply, int]:
+        """Ask for a descriptor; a daemon that restarts meanwhile is asked again."""
+        request = {"op": "open", "name": ref_path, "fetch": fetch, "progress": True}
+        patience = _Patience()
+        while True:
+            try:
+                channel, used = self._channels.take()
+            except DaemonUnreachable:
+                if patience.until_it_is_back():
+                    continue
+                raise
+            try:
+                reply, descriptor = channel.open(request, watcher)
+            except LostError as error:
+                if patience.after_a_loss(used=used):
+                    continue
+                raise DaemonUnreachable(
+                    "the daemon went away before it answered", hint="ask again"
+                ) from error
+            finally:
+                self._keep(channel)
+            return channel, reply, descriptor
+
+    def _keep(self, channel: Channel) -> None:
+        """Keep a connection for reuse. One that is not kept closes with the last file that was opened through
+        it.
+        """
+        if channel.usable and (channel.pinning or len(self._channels) < _MOST_IDLE):
+            self._channels.give(channel)
+        elif not channel.pinning:
+            channel.close()
+
+
+class _Patience:
+    """A daemon that was there a moment ago may be restarting."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._losses = 0
+
+    def after_a_loss(self, *, used: bool) -> bool:
+        """Tell whether to ask again after a connection was lost; an old one says little of the daemon."""
+        self._until = self._until or time.monotonic() + _RESTART
+        self._losses += not used
+        return self._losses <= 1
+
+    def until_it_is_back(self) -> bool:
+        """Wait a little and tell whether to try again; at once False for a daemon that was never there."""
+        if time.monotonic() >= self._until:
+            return False
+        time.sleep(_RETRY_EVERY)
+        return True
+
+
+def _close_unless_pinning(channel: Channel) -> None:
+    if not channel.pinning:
+        channel.close()

@@ -1,0 +1,62 @@
+"""Where this node's daemon listens, and how to connect to it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Final
+
+from cached.config.places import runtime_dirs_to_try
+from cached.errors import DaemonUnreachable
+
+#: The kernel's limit for the address of a Unix socket, in bytes.
+_LONGEST_ADDRESS: Final = 107
+_SHARED: Final = Path("/tmp")  # noqa: S108 - guarded: see _usable
+
+
+class Endpoint:
+    """The directory of a daemon's sockets, or the usual directories in order when none is named."""
+
+    def __init__(self, runtime_dir: Path | None = None) -> None:
+        self._folders = [runtime_dir] if runtime_dir is not None else runtime_dirs_to_try(os.environ)
+
+    def connect(self, name: str, kind: int, timeout: float) -> socket.socket:
+        """Connect to the socket called `name`; raises `DaemonUnreachable` that names every socket tried."""
+        tried: dict[str, str] = {}
+        for folder in self._folders:
+            connection = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
+            try:
+                connection.settimeout(timeout)
+                _connect(connection, folder / name)
+            except OSError as error:
+                connection.close()
+                tried[str(folder / name)] = error.strerror or str(error)
+            else:
+                return connection
+        places = "; ".join(f"{path}: {reason}" for path, reason in tried.items())
+        raise DaemonUnreachable(
+            "no cached daemon answers on this node",
+            hint=f"start it with 'cached daemon', or set CACHED_RUNTIME_DIR; tried {places}",
+            tried=tried,
+        )
+
+
+def _connect(connection: socket.socket, path: Path) -> None:
+    _check_usable(path.parent)
+    if len(os.fsencode(path)) <= _LONGEST_ADDRESS:
+        connection.connect(os.fspath(path))
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        connection.connect(f"/proc/self/fd/{folder}/{path.name}")
+    finally:
+        os.close(folder)
+
+
+def _check_usable(folder: Path) -> None:
+    """Refuse a directory that anybody could have made in /tmp: that daemon would be given private files."""
+    if folder.parent == _SHARED and folder.name.startswith("cached-"):
+        owner = folder.lstat().st_uid
+        if owner not in (0, os.geteuid()):
+            raise PermissionError(1, f"the directory belongs to uid {owner}")
