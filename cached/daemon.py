@@ -1,6 +1,7 @@
 """The composition root: builds one node from its configuration, runs it, and stops it in order.
 
-Nothing else constructs an adapter. Read `Daemon.start` as the list of parts, in the order in which they depend on each other.
+Nothing else constructs an adapter. Read `Daemon.start` as the list of parts, in the order in which they depend on
+each other.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ from cached.peers.identity import Identity
 from cached.peers.link import Link
 from cached.peers.mdns import Mdns
 from cached.replication.bittorrent import Swarm
-from cached.replication.direct import Direct
+from cached.replication.direct import Direct, DirectServer
 from cached.replication.transfer import TlsMaterial
 from cached.sets.set import Tier
 from cached.storage.disk import Store
@@ -156,6 +157,9 @@ class Daemon:
             directory=directory,
             swarm=swarm,
             direct=Direct(fetch_stream=link.fetch),
+            direct_server=DirectServer(
+                lookup=lambda content: seeding.served(node, content), allowed=consents.allowed
+            ),
             counters=counters,
             facts=_facts(config, identity),
             host=machine.hostname(),
@@ -415,6 +419,13 @@ def cluster_admit(path: Path, domains: Sequence[str]) -> str:
     from cached.peers import authority
 
     return authority.admit(path, domains=domains or ("",)).text.decode()
+
+
+def cluster_revoke(path: Path, node_ids: Sequence[str]) -> int:
+    """Revoke nodes in the authority's key file; return how many are revoked in all."""
+    from cached.peers import authority
+
+    return authority.revoke(path, node_ids)
 
 
 def cluster_show(path: Path | None, config_path: Path | None, instance: str) -> dict[str, Any]:

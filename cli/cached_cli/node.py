@@ -85,16 +85,19 @@ def init(session: Session, key_file: Path) -> None:
 @click.option(
     "--output", metavar="FILE", type=click.Path(path_type=Path), help="Write the node's key file here, 0600."
 )
+@_config_option
 @pass_session
-def admit(session: Session, key_file: Path | None, domains: tuple[str, ...], output: Path | None) -> None:
+def admit(
+    session: Session,
+    key_file: Path | None,
+    domains: tuple[str, ...],
+    output: Path | None,
+    config_path: Path | None,
+) -> None:
     """Admit one node: write a key file for it alone, which admits nobody else. Keep it secret."""
-    if key_file is None:
-        raise UsageError(
-            "which authority admits it?", hint="name its key file: cached cluster admit --key-file FILE"
-        )
     with _installed():
         from cached import daemon as node
-    text = node.cluster_admit(key_file, list(domains))
+    text = node.cluster_admit(_authority(key_file, config_path, session), list(domains))
     if output is None:
         return click.echo(text, nl=not text.endswith("\n"))
     with open(output, "x", opener=_private, encoding="utf-8") as file:
@@ -104,6 +107,23 @@ def admit(session: Session, key_file: Path | None, domains: tuple[str, ...], out
         if session.json
         else talk(f"{output} is the key file of one new node")
     )
+
+
+@cluster.command("revoke")
+@_key_option
+@_config_option
+@click.argument("nodes", metavar="NODE_ID...", nargs=-1, required=True)
+@pass_session
+def revoke(
+    session: Session, key_file: Path | None, config_path: Path | None, nodes: tuple[str, ...]
+) -> None:
+    """Shut nodes out of the cluster for good, by their full ids; nodes that use the key file pass it on."""
+    with _installed():
+        from cached import daemon as node
+    count = node.cluster_revoke(_authority(key_file, config_path, session), nodes)
+    if session.json:
+        return emit_json({"revoked": count})
+    return talk(f"{count} nodes are revoked in all")
 
 
 @cluster.command("show")
@@ -151,6 +171,16 @@ def _installed() -> Iterator[None]:
             f"this installation cannot run a node: {error.name} is missing",
             hint="install what a node needs: pip install 'cachesets[daemon]'",
         ) from error
+
+
+def _authority(key_file: Path | None, config_path: Path | None, session: Session) -> Path:
+    """Return the key file that is meant: the one named, else the configured one."""
+    from cached import daemon as node
+
+    found = key_file or node.load(config_path, session.instance, {}).cluster.key_file
+    if found is None:
+        raise UsageError("no key file is configured", hint="name the authority's: --key-file FILE")
+    return found
 
 
 def _flags(session: Session, settings: tuple[str, ...]) -> dict[str, str]:
