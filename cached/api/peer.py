@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from cached.errors import UsageError
-from cached.node import book, metadata, offer, replicate, revise, seeding, sources
+from cached.node import book, metadata, offer, replicate, revise, sources
 from cached.node.node import Node
 from cached.peers.link import Writer
 from cached.peers.records import Peer
@@ -59,9 +59,6 @@ class PeerApi:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._server = direct.DirectServer(
-            lookup=lambda content: seeding.served(node, content), allowed=node.consents.allowed
-        )
 
     def bind(self) -> None:
         """Make every call and stream known to the link."""
@@ -74,7 +71,7 @@ class PeerApi:
         link.handle("set.extend", self._extend)
         link.handle("drive.refusals", self._refusals)
         link.stream(metadata.STREAM, self._metadata)
-        link.stream(direct.STREAM, self._server.serve)
+        link.stream(direct.STREAM, self._node.direct_server.serve)
         for method, handler in self._node.swarm.rpc_handlers().items():
             link.handle(method, handler)
 

@@ -27,7 +27,7 @@ from cached.peers.directory import Directory
 from cached.peers.identity import Identity
 from cached.peers.link import Link
 from cached.replication.bittorrent import Swarm
-from cached.replication.direct import Direct
+from cached.replication.direct import Direct, DirectServer
 from cached.sets.set import Tier
 from cached.storage.disk import Store
 
@@ -59,6 +59,7 @@ class Node:
     directory: Directory
     swarm: Swarm
     direct: Direct
+    direct_server: DirectServer
     counters: Counters
     #: This machine's facts for the node ad, completed with what changes.
     facts: Callable[..., NodeFacts]

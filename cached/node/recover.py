@@ -88,6 +88,7 @@ def _never_spoken(node: Node, tier: Tier) -> set[str]:
 
 
 async def _act(node: Node, tier: Tier, store: Store, action: rules.Action, findings: Findings) -> None:
+    """Carry one action out; transfers to resume are not acted on here: their rows are resumed once peers can be reached."""
     match action:
         case rules.EmptyTrash(name=name):
             findings.trash.append((store, store.root / "trash" / name))
@@ -104,8 +105,6 @@ async def _act(node: Node, tier: Tier, store: Store, action: rules.Action, findi
             findings.verify.append((store, content))
         case rules.ReportDamaged():
             await _damaged(node, tier, store, action, findings)
-        case rules.ResumeTransfer():
-            pass  # the caller has the rows, and resumes them once peers can be reached
 
 
 async def _damaged(

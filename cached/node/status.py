@@ -7,8 +7,10 @@ from typing import Any
 
 from cached import wire
 from cached.node import views
+from cached.node.access import may_manage
 from cached.node.caller import Caller
 from cached.node.node import Node
+from cached.node.traffic import traffic
 
 
 async def nodes(node: Node, _caller: Caller) -> list[wire.NodeView]:
@@ -16,7 +18,7 @@ async def nodes(node: Node, _caller: Caller) -> list[wire.NodeView]:
     return [views.node_view(entry) for entry in node.directory.nodes()]
 
 
-async def status(node: Node, _caller: Caller) -> dict[str, Any]:
+async def status(node: Node, caller: Caller) -> dict[str, Any]:
     """Return the state of this node: who it is, what it holds, what it does and what goes wrong."""
     entries = node.directory.nodes()
     states = Counter(row.state for row in node.shelf.replicas.values())
@@ -48,8 +50,9 @@ async def status(node: Node, _caller: Caller) -> dict[str, Any]:
                 "by_source": dict(flight.progress.by_source),
             }
             for flight in node.transfers.values()
-            if _caller.admin or node.shelf.known[flight.set_id].record.owner == _caller.user
+            if may_manage(caller, node.shelf.known[flight.set_id].record)
         ],
+        "traffic": await traffic(node, caller),
         "counters": node.counters.snapshot(),
     }
 

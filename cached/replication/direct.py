@@ -69,6 +69,8 @@ class Direct:
         self._fetch_stream = fetch_stream
         self._corrupt = corrupt
         self._patience = patience
+        #: Verified payload bytes received, by content.
+        self.received: dict[str, int] = {}
 
     async def fetch(self, job: FetchJob, holders: Holders, prefer: str = "") -> None:
         """Bring the content into `job.data`, verified; the caller syncs and renames.
@@ -162,6 +164,7 @@ class Direct:
         work.missing = after(work.missing, block[-1][0].end)
         job.progress.bytes_present += written
         job.progress.by_source[source] = job.progress.by_source.get(source, 0) + written
+        self.received[job.content] = self.received.get(job.content, 0) + written
         return written
 
 

@@ -182,3 +182,11 @@ def test_a_stranger_learns_nothing(tmp_path):
         asyncio.run(ask("friend", content.id, [[0, 10**9]]))
     with pytest.raises(UsageError):
         asyncio.run(ask("friend", content.id, "nonsense"))
+
+
+def test_both_ends_count_the_payload_bytes_of_each_content(tmp_path):
+    content = make_content(tmp_path / "src", MIXED)
+    one = server(content)
+    direct = Direct(fetch_stream=Pipe({"one": one}).fetch)
+    asyncio.run(direct.fetch(job_for(content, tmp_path / "dst", 0), holders("one")))
+    assert direct.received == one.sent == {content.id: sum(MIXED.values())}
