@@ -93,9 +93,7 @@ class Fetch:
             await self._refresh_members()
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=_OTHERS_FIRST)
-            await self._look()
-            self._dial()
-            self._torrent.handle.resume()
+            await self._begin()
             while not self._torrent.complete:
                 await self._step()
                 await self._pause()
@@ -105,6 +103,16 @@ class Fetch:
             self._session.readmit(self._torrent)
             self._torrent.addresses = set()
         self._report()
+
+    async def _begin(self) -> None:
+        """Dial, with something to ask for: libtorrent dials nobody for a torrent that wants nothing."""
+        lacking = ~self._torrent.have & ((1 << len(self._priorities)) - 1)
+        if self._source in self._joined and not self._others_first(self._started):
+            await self._claim(lacking, stalled=False)
+        if not self._pending:
+            self._prioritize([1] * len(self._priorities))
+        self._dial()
+        self._torrent.handle.resume()
 
     async def _step(self) -> None:
         if self._torrent.error is not None:
@@ -191,7 +199,7 @@ class Fetch:
             member
             for member in self._members.values()
             if (not member.complete or member.node_id in self._joined)
-            and not (self._dropped and member.node_id == self._source)
+            and not (member.node_id == self._source and (self._dropped or self._others_first(now)))
         ]
         for member in mesh.to_dial(
             self._node_id,

@@ -134,19 +134,17 @@ def queue_length(rate: float, neighbours: int, *, round_trip: float = 0.0) -> in
     Deep queues hide from the others what is on its way; shallow ones starve fast links.
     """
     each = 2 * rate / max(1, neighbours) * (round_trip + _ROUND) / _BLOCK
-    floor = 16 if neighbours < 8 else _SMALLEST_QUEUE
     ceiling = _LARGEST_QUEUE * 2 if neighbours <= 1 else _LARGEST_QUEUE
-    return int(min(max(each, floor), ceiling))
+    return int(min(max(each, _SMALLEST_QUEUE), ceiling))
 
 
 def window(queue: int, piece_size: int, rate: float) -> int:
     """Return how many pieces a node claims ahead, when `rate` bytes per second come from the source.
 
-    Never less work than twice the requests it keeps there: otherwise the rest of its queue would ask the
-    source for pieces that are to be had elsewhere. And enough for a quarter of a second, so that it never
-    waits for an answer.
+    Four times the requests it keeps there, for when they run out the rest of its queue asks the source for
+    pieces that are to be had elsewhere; and a quarter of a second more, so that it never waits for an answer.
     """
-    work = max(2 * queue * _BLOCK, rate / 4)
+    work = 4 * queue * _BLOCK + rate / 4
     return max(_WINDOW, -(-int(work) // piece_size))
 
 

@@ -88,8 +88,13 @@ def settings(*, listen: str, node_id: str, tls: bool, upload_limit: int | None) 
         "active_limit": -1,
         "alert_queue_size": 200_000,
         "rate_limit_ip_overhead": False,
-        "upload_rate_limit": upload_limit or 0,
+        **limits(upload_limit),
     }
+
+
+def limits(upload_limit: int | None) -> dict[str, Any]:
+    """Return the settings that limit uploads; a limiter with libtorrent's usual tick delays every message by 0.5 s."""
+    return {"upload_rate_limit": upload_limit or 0, "tick_interval": 100 if upload_limit else 500}
 
 
 def check_port(host: str, port: int) -> None:
@@ -201,9 +206,9 @@ class Session:
 
     def set_upload_limit(self, limit: int | None) -> None:
         """Limit what leaves this node through BitTorrent, in bytes per second; `None` lifts the limit."""
-        self._settings["upload_rate_limit"] = limit or 0
+        self._settings |= limits(limit)
         if self._session is not None:
-            self.apply(upload_rate_limit=limit or 0)
+            self.apply(**limits(limit))
             self._limit_local_class(limit or 0)
 
     def _limit_local_class(self, limit: int) -> None:

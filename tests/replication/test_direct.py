@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -99,6 +100,16 @@ def test_a_fetch_goes_on_where_the_last_one_ended_and_repairs_what_is_wrong(tmp_
     asyncio.run(Direct(fetch_stream=Pipe({"one": one}).fetch).fetch(job, holders("one")))
     assert same(content, job.data)
     assert one.sent[content.id] < sum(MIXED.values()) - 3_900_000
+
+
+def test_a_fetch_of_some_files_alone_asks_for_no_others(tmp_path):
+    content = make_content(tmp_path / "src", MIXED)
+    one = server(content)
+    job = dataclasses.replace(job_for(content, tmp_path / "dst", 0), only=frozenset({"exact"}))
+    asyncio.run(Direct(fetch_stream=Pipe({"one": one}).fetch).fetch(job, holders("one")))
+    assert (job.data / "exact").read_bytes() == (content.data / "exact").read_bytes()
+    assert not (job.data / "a/deep/er/big").exists()
+    assert one.sent[content.id] == job.progress.bytes_present == job.progress.bytes_wanted == MIXED["exact"]
 
 
 def test_another_holder_takes_over_when_one_breaks_off(tmp_path):
