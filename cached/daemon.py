@@ -15,13 +15,11 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from cached import config as configuration
-from cached import machine, notify
+from cached import administration, machine, notify
 from cached.api import sockets
 from cached.api.auth import Callers
 from cached.api.handles import HandleServer
@@ -384,55 +382,12 @@ async def run(config: Config) -> None:
     log.info("stopped")
 
 
-def load(path: Path | None, instance: str, flags: Mapping[str, str]) -> Config:
-    """Return the configuration in force. Raises `BadConfig`."""
-    return configuration.load(
-        path, env=os.environ, flags=flags, instance=instance, host=machine.hostname(), user=machine.user()
-    )
-
-
 def main(path: Path | None, instance: str, flags: Mapping[str, str]) -> int:
     """Run this node in the foreground; return the exit code. Raises `CachedError` when it cannot start."""
-    config = load(path, instance, flags)
+    config = administration.load(path, instance, flags)
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     os.umask(0o022)
     asyncio.run(run(config))
     return 0
-
-
-def config_show(path: Path | None, instance: str, flags: Mapping[str, str]) -> Sequence[tuple[str, str, str]]:
-    """Return key, value and source of every setting."""
-    return configuration.show(load(path, instance, flags))
-
-
-def cluster_init(path: Path) -> dict[str, Any]:
-    """Make a new cluster's authority and its key file. Raises `CachedError` when the file exists."""
-    from cached.peers import authority
-
-    return {"key_file": str(path), "cluster": authority.init_cluster(path)}
-
-
-def cluster_admit(path: Path, domains: Sequence[str]) -> str:
-    """Return the key file of a new node, made by the authority in `path`."""
-    from cached.peers import authority
-
-    return authority.admit(path, domains=domains or ("",)).text.decode()
-
-
-def cluster_revoke(path: Path, node_ids: Sequence[str]) -> int:
-    """Revoke nodes in the authority's key file; return how many are revoked in all."""
-    from cached.peers import authority
-
-    return authority.revoke(path, node_ids)
-
-
-def cluster_show(path: Path | None, config_path: Path | None, instance: str) -> dict[str, Any]:
-    """Describe a key file, the configured one when `path` is None."""
-    from cached.peers import authority
-
-    found = path or load(config_path, instance, {}).cluster.key_file
-    if found is None:
-        raise BadConfig("no key file is configured: this node is alone on an authority of its own")
-    return authority.describe(found)

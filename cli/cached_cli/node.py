@@ -69,7 +69,7 @@ def cluster() -> None:
 def init(session: Session, key_file: Path) -> None:
     """Found a cluster: write a new key file, with the authority to admit nodes. Keep it secret."""
     with _installed():
-        from cached import daemon as node
+        from cached import administration as node
     facts = plain(node.cluster_init(key_file))
     if session.json:
         return emit_json(facts)
@@ -96,7 +96,7 @@ def admit(
 ) -> None:
     """Admit one node: write a key file for it alone, which admits nobody else. Keep it secret."""
     with _installed():
-        from cached import daemon as node
+        from cached import administration as node
     text = node.cluster_admit(_authority(key_file, config_path, session), list(domains))
     if output is None:
         return click.echo(text, nl=not text.endswith("\n"))
@@ -119,7 +119,7 @@ def revoke(
 ) -> None:
     """Shut nodes out of the cluster for good, by their full ids; nodes that use the key file pass it on."""
     with _installed():
-        from cached import daemon as node
+        from cached import administration as node
     count = node.cluster_revoke(_authority(key_file, config_path, session), nodes)
     if session.json:
         return emit_json({"revoked": count})
@@ -133,7 +133,7 @@ def revoke(
 def show(session: Session, key_file: Path | None, config_path: Path | None) -> None:
     """Tell what a key file says: the cluster, its authority, and whom it admits. No secrets are shown."""
     with _installed():
-        from cached import daemon as node
+        from cached import administration as node
     facts = plain(node.cluster_show(key_file, config_path, session.instance))
     return emit_json(facts) if session.json else _facts(facts)
 
@@ -151,7 +151,7 @@ def config_show(session: Session, config_path: Path | None, settings: tuple[str,
     """Show every setting, its value, and where the value comes from."""
     flags = _flags(session, settings)
     with _installed():
-        from cached import daemon as node
+        from cached import administration as node
     found = node.config_show(config_path, session.instance, flags)
     if session.json:
         entries = ({"key": key, "value": value, "source": source} for key, value, source in found)
@@ -175,7 +175,7 @@ def _installed() -> Iterator[None]:
 
 def _authority(key_file: Path | None, config_path: Path | None, session: Session) -> Path:
     """Return the key file that is meant: the one named, else the configured one."""
-    from cached import daemon as node
+    from cached import administration as node
 
     found = key_file or node.load(config_path, session.instance, {}).cluster.key_file
     if found is None:

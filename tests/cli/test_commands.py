@@ -241,6 +241,7 @@ def test_names_of_sets_are_completed_by_asking_the_daemon(run, client):
 
 def test_a_node_s_libraries_may_be_absent(run, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "cached.daemon", None)
+    monkeypatch.delattr("cached.daemon", raising=False)
     ended = run("daemon")
     assert ended.code == 1
     assert "cachesets[daemon]" in ended.err
