@@ -10,12 +10,10 @@ from cached.errors import CachedError, NotFound
 from cached.node import sources
 from cached.node.access import check_manage, may_read, resolve
 from cached.node.caller import Caller
-from cached.node.metadata import Metadata, obtain
+from cached.node.metadata import obtain
 from cached.node.node import Node
 from cached.node.shelf import Known
 from cached.replication.transfer import FetchJob, Progress
-from cached.sets.leaves import split_leaves
-from cached.sets.manifest import Manifest
 from cached.sets.names import SetRef
 from cached.storage.disk import Store
 from cached.storage.repair import mend, replace_file
@@ -86,12 +84,11 @@ async def _repair(node: Node, store: Store, known: Known, damages: list[Damage])
 
 async def _refetch(node: Node, store: Store, known: Known, paths: set[str]) -> None:
     metadata = await obtain(node, known, Progress())
-    part = _only(metadata, paths)
     txid = node.new_id()
 
     def prepare() -> None:
         with store.stage(txid) as staging:
-            staging.prepare(part.manifest)
+            staging.prepare(metadata.manifest)
 
     def put_back() -> None:
         for path in sorted(paths):
@@ -114,15 +111,6 @@ async def _refetch(node: Node, store: Store, known: Known, paths: set[str]) -> N
         trashed = await asyncio.to_thread(store.discard, txid)
         if trashed is not None:
             await asyncio.to_thread(store.empty, trashed)
-
-
-def _only(metadata: Metadata, paths: set[str]) -> Metadata:
-    """Return the metadata of some files only, with the directories that they need."""
-    entries = [entry for entry in metadata.manifest.entries if entry.path in paths]
-    leaves = b"".join(
-        bytes(part) for entry, part in split_leaves(metadata.manifest, metadata.leaves) if entry.path in paths
-    )
-    return Metadata(manifest=Manifest.build(entries), leaves=leaves, mtimes=None)
 
 
 def _words(damage: Damage) -> str:

@@ -80,11 +80,13 @@ class Direct:
         `IntegrityFailed` when all that could be asked sent wrong bytes, `NoSpace` when the disk is full.
         """
         progress = job.progress
-        progress.bytes_wanted = sum(entry.size for entry in job.manifest.files())
+        progress.bytes_wanted = sum(
+            entry.size for entry in job.manifest.files() if job.only is None or entry.path in job.only
+        )
         progress.state = "checking"
         await asyncio.to_thread(check_all_leaves, job.manifest, job.leaves)
         line = LeafLine(job.manifest)
-        missing = await asyncio.to_thread(scan, job.data, line, job.leaves)
+        missing = await asyncio.to_thread(scan, job.data, line, job.leaves, job.only)
         work = _Work(job=job, line=line, missing=missing)
         progress.bytes_present = progress.bytes_wanted - line.bytes_in(missing)
         progress.state = "transferring"

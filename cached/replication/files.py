@@ -14,11 +14,15 @@ from cached.sets.merkle import DIGEST, damaged_leaves, hash_leaves, leaf_count
 _CHUNK = 4 * 1024 * 1024
 
 
-def scan(data: Path, line: LeafLine, leaves: bytes) -> list[Range]:
-    """Return the leaves that are not under `data`, or not right there; files that are too long are cut."""
+def scan(data: Path, line: LeafLine, leaves: bytes, only: frozenset[str] | None = None) -> list[Range]:
+    """Return the leaves that are not under `data`, or not right there; files that are too long are cut.
+
+    `only` names the files to look at; None: all of them.
+    """
     try:
         whole = line.segments([(0, line.total)] if line.total else ())
-        return merged(part for segment in whole for part in _missing(data, segment, leaves))
+        wanted = (segment for segment in whole if only is None or segment.path in only)
+        return merged(part for segment in wanted for part in _missing(data, segment, leaves))
     except OSError as error:
         raise disk_error(error, "checking what is there") from error
 

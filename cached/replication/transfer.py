@@ -59,6 +59,8 @@ class FetchJob:
     #: Of the torrent, as the offer names it; the direct method ignores it.
     piece_size: int = 0
     progress: Progress = field(default_factory=Progress)
+    #: Bring these files alone (the direct method only); None: all of them.
+    only: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
