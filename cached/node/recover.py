@@ -88,7 +88,7 @@ def _never_spoken(node: Node, tier: Tier) -> set[str]:
 
 
 async def _act(node: Node, tier: Tier, store: Store, action: rules.Action, findings: Findings) -> None:
-    """Carry one action out; transfers to resume are not acted on here: their rows are resumed once peers can be reached."""
+    """Carry one action out. Transfers to resume are left to the caller, until peers can be reached."""
     match action:
         case rules.EmptyTrash(name=name):
             findings.trash.append((store, store.root / "trash" / name))
