@@ -32,6 +32,8 @@ MOST_WAITING: Final = 64
 #: Descriptors that one client's waiting requests may hold; reading stops above.
 MOST_HELD: Final = 1024
 
+#: Operations that are answered in the callback when nothing waits before them.
+_QUICK: Final = ("open", "close")
 _DONE: Final = wire.encode({"v": VERSION, "ok": True})
 
 
@@ -133,7 +135,7 @@ class Connection:
         self._take(request, packet.descriptors, started)
 
     def _take(self, request: Request | CachedError, descriptors: list[int], started: float) -> None:
-        if self._worker is None and isinstance(request, Request) and request.op == "open":
+        if self._worker is None and isinstance(request, Request) and request.op in _QUICK:
             packets.close_all(descriptors)
             if self._answered_now(request, started):
                 return
@@ -145,6 +147,10 @@ class Connection:
         self._regulate()
 
     def _answered_now(self, request: Request, started: float) -> bool:
+        if request.op == "close":
+            self._give_back(request)
+            self._metrics.answered("close", time.perf_counter() - started)
+            return True
         try:
             opened = self._verbs.open_now(self.caller, *target(request.name, request.path))
         except CachedError as error:
@@ -213,11 +219,14 @@ class Connection:
             if work.done() and not work.cancelled() and work.exception() is None:
                 self._hand_out(work.result())
 
-    async def _give_back(self, request: Request) -> None:
+    def _give_back(self, request: Request) -> None:
         pin = self._pins.pop(request.set, None)
         if pin is not None:
             self._verbs.release(pin)
         self._outbox.send(_DONE)
+
+    async def _close_set(self, request: Request) -> None:
+        self._give_back(request)
 
     async def _create(self, request: Request) -> None:
         self._reply(await self._handover.create(request))
@@ -258,7 +267,7 @@ class Connection:
 
 _OPERATIONS: Final = {
     "open": Connection._open_path,
-    "close": Connection._give_back,
+    "close": Connection._close_set,
     "create": Connection._create,
     "add": None,
     "seal": Connection._seal,
