@@ -20,7 +20,7 @@ from fsspec import AbstractFileSystem
 
 from cached import wire
 from cached.client import Client, Opened
-from cached.client.export import copy_bytes
+from cached.client.export import copy_bytes, mtime_of
 from cached.errors import NotFound
 from cached.sets.paths import follow
 
@@ -324,8 +324,9 @@ def _split(path: str) -> tuple[str, str]:
 def _add_facts(facts: dict[str, Any], view: wire.FileView) -> None:
     if view.kind == "file":
         facts |= {"type": "file", "size": view.size, "root": view.root, "executable": view.executable}
-    if view.mtime is not None:
-        facts["mtime"] = datetime.fromisoformat(view.mtime).timestamp()
+    mtime = mtime_of(view)
+    if mtime is not None:
+        facts["mtime"] = mtime / 1e9
 
 
 def _part(descriptor: int, start: int | None, end: int | None) -> bytes:

@@ -47,16 +47,15 @@ class Listing:
             if below and view.path != below and not view.path.startswith(f"{below}/"):
                 continue
             self.bytes += view.size
-            mtime = _nanoseconds(view)
+            mtime = mtime_of(view)
             if mtime is not None:
                 self.mtimes[view.path[len(below) :].lstrip("/")] = mtime
 
 
-def _nanoseconds(view: wire.FileView) -> int | None:
-    """Return the source's mtime; a daemon that says it only for people says it in whole seconds."""
-    exact = getattr(view, "mtime_ns", None)
-    if exact is not None:
-        return int(exact)
+def mtime_of(view: wire.FileView) -> int | None:
+    """Return the source's mtime in nanoseconds; a daemon that says it only for people says it in whole seconds."""
+    if view.mtime_ns is not None:
+        return view.mtime_ns
     return None if view.mtime is None else int(datetime.fromisoformat(view.mtime).timestamp()) * 10**9
 
 

@@ -152,15 +152,18 @@ class FakeNode:
         name, facts = str(path.relative_to(found.data)), path.lstat()
         when = found.mtimes.get(name, facts.st_mtime_ns)
         if path.is_symlink():
-            return wire.FileView(path=name, kind="link", target=os.readlink(path), mtime=rfc3339(when / 1e9))
+            return wire.FileView(
+                path=name, kind="link", target=os.readlink(path), mtime=rfc3339(when / 1e9), mtime_ns=when
+            )
         if path.is_dir():
-            return wire.FileView(path=name, kind="dir", mtime=rfc3339(when / 1e9))
+            return wire.FileView(path=name, kind="dir", mtime=rfc3339(when / 1e9), mtime_ns=when)
         return wire.FileView(
             path=name,
             kind="file",
             size=facts.st_size,
             executable=bool(facts.st_mode & 0o111),
             mtime=rfc3339(when / 1e9),
+            mtime_ns=when,
             root=root_of(path.read_bytes()) or None,
         )
 
