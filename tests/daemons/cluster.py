@@ -29,6 +29,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -39,6 +40,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -130,6 +132,42 @@ def identity(user: int | str | None) -> dict[str, Any]:
     }
 
 
+@functools.cache
+def program(user: int | str | None) -> tuple[list[str], dict[str, str]]:
+    """Return the command `cached` as that user can run it, and the variables that it needs.
+
+    A virtual environment whose interpreter lies in somebody's closed home serves nobody else; then the system's
+    interpreter of the same version runs the same code.
+    """
+    if user is None:
+        return [CACHED], {}
+    places = [
+        str(Path(__file__).parents[2]),
+        str(Path(__file__).parents[2] / "cli"),
+        sysconfig.get_path("platlib"),
+    ]
+    for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
+        command = [
+            python,
+            "-c",
+            "import sys; sys.argv[0] = 'cached'; from cached_cli.main import main; sys.exit(main())",
+        ]
+        with contextlib.suppress(OSError):
+            tried = subprocess.run(
+                [*command, "--version"],
+                check=False,
+                capture_output=True,
+                env={"PYTHONPATH": ":".join(places)},
+                cwd="/",
+                **identity(user),
+            )
+            if tried.returncode == 0:
+                return command, {"PYTHONPATH": ":".join(places)}
+    raise AssertionError(
+        f"no interpreter here can be run by {user}: {sys.executable} lies in a closed directory, and there is no other"
+    )
+
+
 class Node:
     """One daemon, over its restarts."""
 
@@ -178,7 +216,13 @@ class Node:
         """Return the command line that starts this daemon."""
         flags = [word for key, value in self.settings.items() for word in ("--set", f"{key}={value}")]
         named = ["--config", str(self.cluster.config_file)] if self.config else []
-        return [CACHED, "daemon", *named, *(["--instance", self.name] if self.config else []), *flags]
+        return [
+            *program(self.user)[0],
+            "daemon",
+            *named,
+            *(["--instance", self.name] if self.config else []),
+            *flags,
+        ]
 
     def launch(self, **more: Any) -> subprocess.Popen[bytes]:
         """Start the process without waiting for it; `more` goes to Popen."""
@@ -266,12 +310,12 @@ class Node:
         text: bool = True,
     ) -> Result:
         """Run `cached ARGS` against this node. `.json()` of the result needs no `--json`: it is added where a command may have it."""
-        words = self._words(args)
+        words = self._words(args, user)
         ended = subprocess.run(
             words, check=False, capture_output=True, text=text, input=input, timeout=timeout, cwd=cwd or self.cluster.root,
             env=self._client_env(user, env), **({} if input is not None else {"stdin": subprocess.DEVNULL}), **identity(user),
         )  # fmt: skip
-        result = Result(tuple(words[1:]), ended.returncode, ended.stdout, ended.stderr)
+        result = Result(tuple(map(str, args)), ended.returncode, ended.stdout, ended.stderr)
         if check and result.returncode != 0:
             raise Failed(
                 f"{' '.join(words)} on {self.name} ended with {result.returncode}\n{result.stdout}\n{result.stderr}"
@@ -284,16 +328,16 @@ class Node:
         """Start `cached ARGS` and leave it running, with pipes to it; the end of the test ends it."""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         running: subprocess.Popen[str] = subprocess.Popen(
-            self._words(args), cwd=cwd or self.cluster.root, env=self._client_env(user, more.pop("env", None)),
+            self._words(args, user), cwd=cwd or self.cluster.root, env=self._client_env(user, more.pop("env", None)),
             **(pipes | more), **identity(user),
         )  # fmt: skip
         self.cluster.children.append(running)
         return running
 
-    def _words(self, args: tuple[object, ...]) -> list[str]:
+    def _words(self, args: tuple[object, ...], user: int | str | None) -> list[str]:
         words = [str(arg) for arg in args]
         plain = words[0] in ("exec", "cat") or "--json" in words
-        return [CACHED, *words] if plain else [CACHED, words[0], "--json", *words[1:]]
+        return [*program(user)[0], *words] if plain else [*program(user)[0], words[0], "--json", *words[1:]]
 
     def _client_env(self, user: int | str | None, env: Mapping[str, str] | None) -> dict[str, str]:
         return self.cluster.environment(user) | {"CACHED_RUNTIME_DIR": str(self.runtime)} | dict(env or {})
