@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from cached.errors import PeerUnreachable
+from cached.errors import BadConfig, PeerUnreachable
 from cached.peers.client import Client, NotConnected
 from cached.peers.identity import Identity
 from cached.peers.poll import Mailboxes, Poller
@@ -48,8 +48,14 @@ class Link:
         return self._server.refused
 
     async def start(self, listen: str) -> int:
-        """Listen for peers on `host:port` (port 0 picks one); return the port."""
-        self.port = await self._server.start(listen)
+        """Listen for peers on `host:port` (port 0 picks one); return the port. Raises `BadConfig` where it cannot."""
+        try:
+            self.port = await self._server.start(listen)
+        except OSError as error:
+            raise BadConfig(
+                f"cannot listen for peers on {listen}: {error.strerror or error}",
+                hint="set [node] listen to an address of this machine and a free port; port 0 picks one",
+            ) from error
         return self.port
 
     async def close(self) -> None:
