@@ -14,7 +14,7 @@ from bench.demo.story import SPACE, tell
 
 def main() -> int:
     """Run the demonstration; return its exit code. Nothing stays behind, however it ends."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     cluster = Cluster(SPACE)
     code = 1
