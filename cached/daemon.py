@@ -35,6 +35,7 @@ from cached.errors import BadConfig, Busy, CachedError
 from cached.matching.ads import NodeFacts
 from cached.matchmaker.pool import Matchmaker
 from cached.node import (
+    acquaintances,
     announce,
     book,
     create,
@@ -119,7 +120,7 @@ class Daemon:
             records,
             name=config.node.name,
             advertise=config.node.advertise,
-            seeds=config.cluster.peers,
+            seeds=dict.fromkeys([*config.cluster.peers, *acquaintances.remembered(catalog)]),
             listen=listen,
         )
         swarm = Swarm(
@@ -133,6 +134,7 @@ class Daemon:
             tls=_torrent_tls(identity) if config.replication.encryption == "tls" else None,
             upload_limit=config.replication.upload_limit,
             reachable=lambda: directory.reachable,
+            host_of=directory.host_of,
         )
         node = self.node = Node(
             config=config,
@@ -165,6 +167,7 @@ class Daemon:
             consents=consents,
         )
         self._undo.callback(node.roots.close)
+        self._undo.callback(node.copiers.shutdown)
         records.bind(node)
         node.space.make_room = partial(sweep.make_room, node)
         pins.on_free = partial(retire.reap_soon, node)
@@ -176,6 +179,7 @@ class Daemon:
         directory.publish(announce.contents(node))
         await directory.start()
         self._undo.push_async_callback(directory.close)
+        await acquaintances.meet(node)
         directory.on_change(lambda _: node.stirred.set())
         await receive.resume_all(node, findings.transfers)
         await self._open_sockets(node)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -173,11 +174,20 @@ _FLAGS: Final = {
 
 
 def texts(value: Any) -> tuple[str, ...]:
-    """Read a list of strings; as one text, separated by commas."""
-    parts = value.split(",") if isinstance(value, str) else value
+    """Read a list of strings; as one text, separated by commas or written as in TOML."""
+    parts = _listed(value) if isinstance(value, str) else value
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise UsageError(f"{value!r} is not a list of strings")
     return tuple(part.strip() for part in parts if part.strip())
+
+
+def _listed(written: str) -> Any:
+    if not written.lstrip().startswith("["):
+        return written.split(",")
+    try:
+        return tomllib.loads(f"list = {written}")["list"]
+    except tomllib.TOMLDecodeError:
+        raise UsageError(f"{written!r} is not a list") from None
 
 
 def path(value: Any) -> Path:

@@ -26,7 +26,7 @@ def contents(node: Node) -> NodeContents:
         ad=ad(node),
         capacity_bytes=node.space.capacity("disk"),
         free_bytes=coarse(node.space.free("disk")),
-        replicas=tuple(holding(node, row) for row in node.shelf.replicas.values()),
+        replicas=tuple(holding(node, row) for row in node.shelf.replicas.values()) if node.introduced else (),
         tombstones=tuple(
             known.record.id for known in node.shelf.known.values() if known.record.status == "deleted"
         ),

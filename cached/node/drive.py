@@ -8,15 +8,17 @@ be offered something new are matched, and what was refused is not asked again be
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 
 import msgspec
 
 from cached import faults
-from cached.errors import CachedError
+from cached.errors import Busy, CachedError
 from cached.matching.ads import Ad
 from cached.node import consent, offer
 from cached.node.node import Node
+from cached.node.rejections import LASTS
 from cached.node.shelf import Known
 from cached.peers.records import NodeEntry
 from cached.replication import placement
@@ -27,24 +29,45 @@ DRIVE_OFFERED = faults.declare("drive.offered")
 ROUND = 10.0
 #: Seconds that changes may gather before they are acted on.
 GATHER = 0.05
+#: Seconds after which a node is asked again that could not accept for the moment, or was not reached.
+BUSY = 5.0
 
 
 async def run(node: Node) -> None:
-    """Look after the sets driven from here until cancelled."""
-    while True:
-        try:
-            await asyncio.wait_for(node.stirred.wait(), ROUND)
-        except TimeoutError:
-            pass
-        else:
-            await asyncio.sleep(GATHER)
+    """Look after the sets driven from here until cancelled or the node stops.
+
+    Each set has a flight of its own: a node that is slow to answer for one set holds up no other.
+    """
+    while not node.draining:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ROUND):
+                await node.stirred.wait()
+        await asyncio.sleep(GATHER)
         node.stirred.clear()
         for known in list(node.shelf.known.values()):
-            if not node.draining and drives(node, known):
-                try:
-                    await look_after(node, known)
-                except CachedError as error:
-                    node.counters.note("drive.failed", error.message, set=known.record.id[:8])
+            if drives(node, known):
+                _look_soon(node, known.record.id)
+
+
+def _look_soon(node: Node, set_id: str) -> None:
+    if f"drive {set_id}" in node.flights:
+        node.restless.add(set_id)
+    else:
+        node.fly(f"drive {set_id}", lambda: _look(node, set_id))
+
+
+async def _look(node: Node, set_id: str) -> None:
+    async with node.driving:
+        known = node.shelf.known.get(set_id)
+        if node.draining or known is None or not drives(node, known):
+            return
+        try:
+            await look_after(node, known)
+        except CachedError as error:
+            node.counters.note("drive.failed", error.message, set=set_id[:8])
+    if set_id in node.restless:
+        node.restless.discard(set_id)
+        node.stirred.set()
 
 
 def drives(node: Node, known: Known) -> bool:
@@ -116,11 +139,12 @@ async def offer_to(
         )
     except (CachedError, msgspec.ValidationError) as error:
         reason = getattr(error, "message", "it answered nonsense")
-        node.rejections.add(record.id, peer, f"not reached: {reason}", ads_digest(known, entry), seconds=5.0)
+        node.rejections.add(record.id, peer, f"not reached: {reason}", ads_digest(known, entry), seconds=BUSY)
         return offer.Answer(answer="REJECTED", reason=reason, code="peer_unreachable")
     if answer.answer == "REJECTED":
         node.counters.note("offer.rejected", answer.reason, set=record.id[:8], node=entry.record.name)
-        node.rejections.add(record.id, peer, answer.reason, ads_digest(known, entry))
+        lasts = BUSY if answer.code == Busy.code else LASTS
+        node.rejections.add(record.id, peer, answer.reason, ads_digest(known, entry), seconds=lasts)
     else:
         node.counters.add("offer.accepted")
         node.rejections.accepted(record.id, peer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -67,6 +68,10 @@ class Node:
     #: When the daemon started.
     started: Moment
     locks: Locks = field(default_factory=Locks)
+    #: Threads that copy what users hand over, apart from those that everything else waits for.
+    copiers: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(8, thread_name_prefix="copier")
+    )
     roots: Roots = field(default_factory=Roots)
     manifests: Manifests = field(default_factory=Manifests)
     consents: Consents = field(default_factory=Consents)
@@ -86,10 +91,18 @@ class Node:
     bittorrent_port: int = 0
     #: Set once the node stops: no new work.
     draining: bool = False
+    #: Set once this node has heard what it missed: before that it announces no replica.
+    introduced: bool = False
+    #: Addresses of live peers as last written down.
+    acquaintances: tuple[str, ...] = ()
     #: Background work by key; one flight per key.
     flights: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
     #: Tells the replication driver that something changed.
     stirred: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Sets whose replicas are looked after at the same time, at most.
+    driving: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(64))
+    #: Sets that something stirred while they were being looked after.
+    restless: set[str] = field(default_factory=set)
 
     @property
     def id(self) -> str:

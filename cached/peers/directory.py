@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -74,7 +74,7 @@ class Directory:
         *,
         name: str,
         advertise: str = "",
-        seeds: Sequence[str] = (),
+        seeds: Iterable[str] = (),
         listen: str = "",
         pace: Pace | None = None,
     ) -> None:
@@ -121,6 +121,25 @@ class Directory:
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._rounds()), loop.create_task(self._rumours.run())]
 
+    async def meet(self, seconds: float) -> bool:
+        """Compare with one seed, the first that answers; tell whether that came to pass within `seconds`.
+
+        A node that was away does so before it speaks of its replicas: meanwhile some may have been deleted.
+        """
+        visits = [asyncio.ensure_future(self._visit(place)) for place in dict.fromkeys(self._seeds)]
+        try:
+            async with asyncio.timeout(seconds):
+                for visit in asyncio.as_completed(visits):
+                    if await visit:
+                        return True
+        except TimeoutError:
+            pass
+        finally:
+            for one in visits:
+                one.cancel()
+            await asyncio.gather(*visits, return_exceptions=True)
+        return False
+
     async def close(self) -> None:
         """Say goodbye to a few nodes, and stop."""
         for task in self._tasks:
@@ -161,6 +180,13 @@ class Directory:
                     return entry
         found = [entry for entry in entries if len(name) >= 8 and entry.record.id.startswith(name)]
         return found[0] if len(found) == 1 else None
+
+    def host_of(self, node_id: str) -> str:
+        """Return the host at which a node can be dialled; empty when it is unknown or cannot be."""
+        member = self._members.get(node_id)
+        if member is None or not member.record.reachable:
+            return ""
+        return member.record.address.rpartition(":")[0].strip("[]")
 
     def holders(self, set_id: str) -> list[HolderEntry]:
         """Return every replica of a set that nodes tell of, ours and those of dead nodes too."""
@@ -261,21 +287,22 @@ class Directory:
             )
         )
 
-    async def _visit(self, place: str) -> None:
+    async def _visit(self, place: str) -> bool:
         try:
             node_id = await self._link.dial(place)
         except CachedError as error:
             log.debug("%s", error)
-            return
+            return False
         self._at[place] = node_id
-        if node_id != self._identity.node_id and node_id not in self._living:
-            await self._swap(node_id)
+        return node_id != self._identity.node_id and (node_id in self._living or await self._swap(node_id))
 
-    async def _swap(self, node_id: str) -> None:
+    async def _swap(self, node_id: str) -> bool:
         try:
             await self._gossip.swap(node_id)
         except CachedError as error:
             log.debug("swap with node %s: %s", node_id[:8], error)
+            return False
+        return True
 
     def _some(self, count: int) -> list[str]:
         able = [one for one in self._members.living(_now()) if self._link.can_call(one)]

@@ -79,6 +79,7 @@ class Swarm:
         tls: TlsMaterial | None = None,
         upload_limit: int | None = None,
         reachable: Callable[[], bool] = lambda: True,
+        host_of: Callable[[str], str] = lambda _peer: "",
         patience: float = 20.0,
     ) -> None:
         self._node_id = node_id
@@ -89,6 +90,8 @@ class Swarm:
         self._lookup = lookup
         self._damaged = damaged
         self._reachable = reachable
+        #: The host at which a peer can be dialled; empty when it cannot.
+        self._host_of = host_of
         self._patience = patience
         self._session = Session(listen=listen, node_id=node_id, tls=tls, upload_limit=upload_limit)
         self._opened = False
@@ -315,7 +318,7 @@ class Swarm:
         member = await self._admit(peer, body)
         torrent = member.running
         if torrent is not None and not self._reachable():
-            host = str(getattr(peer, "address", "")).rpartition(":")[0].strip("[]")
+            host = self._host_of(peer.node_id)
             if host and int(body.get("port") or 0):
                 with contextlib.suppress(RuntimeError, TypeError):
                     torrent.handle.connect_peer((host, int(body["port"])))

@@ -215,6 +215,14 @@ def test_lists_and_booleans_can_come_from_the_environment(read):
     assert found.policy.admins == ()
 
 
+def test_a_list_in_a_flag_or_a_variable_may_be_written_as_in_the_file(read):
+    found = read(flags={"cluster.peers": '["a:1", "b:2"]'}, env={"CACHED_REPLICATION_METHODS": '["direct"]'})
+    assert found.cluster.peers == ("a:1", "b:2")
+    assert found.replication.methods == ("direct",)
+    with pytest.raises(BadConfig, match="is not a list"):
+        read(flags={"cluster.peers": '["a:1"'})
+
+
 def test_attribute_names_have_no_case_of_their_own(read):
     found = read('[attributes]\nSite = "1"', env={"CACHED_ATTRIBUTES_SITE": "2"})
     assert found.attributes == {"Site": "2"}

@@ -62,7 +62,6 @@ def same(content: Content, data: Path) -> bool:
 @dataclass
 class Caller:
     node_id: str
-    address: str
 
 
 @dataclass
@@ -84,7 +83,7 @@ class Net:
             if target in self.gone or target not in self.swarms:
                 raise PeerUnreachable(f"{target} does not answer")
             handler = self.swarms[target].rpc_handlers()[method]
-            return await handler(Caller(node_id, f"{host}:1"), body)
+            return await handler(Caller(node_id), body)
 
         swarm = Swarm(
             node_id=node_id,
@@ -92,6 +91,7 @@ class Net:
             scratch=root / node_id / "scratch",
             call=call,
             tls=tls,
+            host_of=lambda peer: self.hosts.get(peer, ""),
             **more,
         )
         self.hosts[node_id] = host

@@ -60,7 +60,7 @@ class Pipe:
                     await queue.put(data[at : at + 100_003])
 
         try:
-            await self.servers[node_id].serve(Caller("receiver", ""), query, Sender())
+            await self.servers[node_id].serve(Caller("receiver"), query, Sender())
             await queue.put(None)
         except CachedError as error:
             await queue.put(error)
@@ -182,7 +182,7 @@ def test_a_stranger_learns_nothing(tmp_path):
             raise AssertionError
 
     async def ask(peer: str, wanted: str, ranges) -> None:
-        await careful.serve(Caller(peer, ""), {"content": wanted, "ranges": ranges}, Nowhere())
+        await careful.serve(Caller(peer), {"content": wanted, "ranges": ranges}, Nowhere())
 
     with pytest.raises(NotFound) as refused:
         asyncio.run(ask("stranger", content.id, [[0, 1]]))

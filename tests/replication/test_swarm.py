@@ -183,10 +183,10 @@ def test_who_is_not_allowed_hears_what_he_would_hear_of_nothing(tmp_path):
         for wanted in (content.id, "0" * 64):
             for handler in source.rpc_handlers().values():
                 with pytest.raises(NotFound) as refusal:
-                    await handler(Caller("stranger", ""), {"content": wanted})
+                    await handler(Caller("stranger"), {"content": wanted})
                 answers.append(refusal.value.to_wire())
         assert answers.count(answers[0]) == 4
-        assert (await source.rpc_handlers()["swarm.join"](Caller("friend", ""), {"content": content.id}))[
+        assert (await source.rpc_handlers()["swarm.join"](Caller("friend"), {"content": content.id}))[
             "info_hash"
         ] == source.parameters(content.id)["info_hash"]
         await net.close()

@@ -1,0 +1,58 @@
+"""Acquaintances: the addresses of live peers, remembered over a restart.
+
+A node that was away must hear what it missed, deletions above all, before it speaks: it asks those whom it knew, although
+its own configuration may name no seed that still lives, or only itself.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from cached.catalog.sqlite import Catalog
+from cached.errors import CachedError
+from cached.node import announce
+from cached.node.node import Node
+
+KEY = "acquaintances"
+#: So many are remembered.
+MOST = 32
+#: Seconds that peers have at a start to tell what was missed, above all what was deleted.
+MEET = 1.0
+
+
+def remembered(catalog: Catalog) -> tuple[str, ...]:
+    """Return the addresses that an earlier life of this node has left, at start-up."""
+    found = catalog.read_now(lambda tx: tx.get_meta(KEY))
+    try:
+        return msgspec.json.decode(found or "[]", type=tuple[str, ...])
+    except msgspec.MsgspecError:
+        return ()
+
+
+async def meet(node: Node) -> None:
+    """At a start: hear what was missed, and only then speak of the replicas here; then keep the addresses up to date."""
+    await node.directory.meet(MEET)
+    node.introduced = True
+    announce.publish(node)
+
+    def changed(_node_ids: frozenset[str]) -> None:
+        node.fly("acquaintances", lambda: remember(node))
+
+    node.directory.on_change(changed)
+
+
+async def remember(node: Node) -> None:
+    """Write down who lives, if that has changed; when nobody does, the last ones stay in mind."""
+    living = sorted(
+        entry.record.address
+        for entry in node.directory.nodes()
+        if entry.alive and entry.record.reachable and entry.record.id != node.id
+    )[:MOST]
+    if not living or node.acquaintances == (now := tuple(living)):
+        return
+    node.acquaintances = now
+    try:
+        await node.catalog.write(lambda tx: tx.put_meta(KEY, msgspec.json.encode(now).decode()))
+    except CachedError as error:
+        node.acquaintances = ()
+        node.counters.note("acquaintances.not_kept", error.message)
