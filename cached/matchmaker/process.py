@@ -20,7 +20,6 @@ from typing import IO, Any, Final, NamedTuple
 
 import msgspec
 
-import cached
 from cached.matchmaker.protocol import CPU_LIMIT, IDLE, LENGTH, MAX_FRAME, PROGRESS, Reply, Request
 
 #: Seconds without any progress after which the child is killed. It limits its CPU time itself; this is for a
@@ -160,7 +159,7 @@ def _environment() -> dict[str, str]:
     keep = {
         name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV") if name in os.environ
     }
-    here = str(Path(cached.__file__).parent.parent)
+    here = str(Path(__file__).parents[2])
     return {**keep, "LC_ALL": "C.UTF-8", "PYTHONPATH": here, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
