@@ -24,7 +24,7 @@ from cached.replication.claims import ClaimDesk
 from cached.replication.fetching import Fetch
 from cached.replication.layout import Layout, Pack
 from cached.replication.membership import Member, agreement, is_piece_size
-from cached.replication.session import Session, check_port
+from cached.replication.session import QUEUE, Session, check_port
 from cached.replication.torrent import Torrent
 from cached.replication.transfer import Allowed, Call, FetchJob, Holders, Peer, TlsMaterial, Traffic
 from cached.sets.manifest import Manifest
@@ -261,6 +261,8 @@ class Swarm:
                 seed=False,
             )
             progress.state = "transferring"
+            if self._claims.idle(asyncio.get_running_loop().time()):
+                self._session.advertise(QUEUE)
             await Fetch(
                 session=self._session,
                 torrent=torrent,
@@ -326,12 +328,10 @@ class Swarm:
 
     async def _on_claim(self, peer: Peer, body: dict[str, Any]) -> dict[str, Any]:
         member = await self._admit(peer, body)
-        return self._claims.claim(
-            peer.node_id,
-            body,
-            pieces=len(member.layout.piece_sizes),
-            now=asyncio.get_running_loop().time(),
-        )
+        pieces, now = len(member.layout.piece_sizes), asyncio.get_running_loop().time()
+        answer = self._claims.claim(peer.node_id, body, pieces=pieces, now=now)
+        self._session.advertise(answer["queue"])
+        return answer
 
     async def _admit(self, peer: Peer, body: dict[str, Any]) -> Member:
         content = body.get("content")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cached.errors import UsageError
-from cached.replication.partition import ClaimTable
+from cached.replication.partition import ClaimTable, source_queue
 
 
 class ClaimDesk:
@@ -14,13 +14,19 @@ class ClaimDesk:
     def __init__(self) -> None:
         self._tables: dict[str, ClaimTable] = {}
 
-    def claim(self, node_id: str, body: dict[str, Any], *, pieces: int, now: float) -> dict[str, Any]:
-        """Answer one `swarm.claim` for a content of so many pieces; raise `UsageError` for a bad one."""
+    def idle(self, now: float) -> bool:
+        """Return whether nobody claims anything."""
         for content in [key for key, table in self._tables.items() if table.idle(now)]:
             del self._tables[content]
+        return not self._tables
+
+    def claim(self, node_id: str, body: dict[str, Any], *, pieces: int, now: float) -> dict[str, Any]:
+        """Answer one `swarm.claim` for a content of so many pieces; raise `UsageError` for a bad one."""
+        self.idle(now)
         try:
             content, count, stalled = str(body["content"]), int(body["count"]), bool(body["stalled"])
             wanted, pending = int(body["wanted"], 16), int(body["pending"], 16)
+            round_trip = float(body.get("round_trip", 0.0))
         except (KeyError, TypeError, ValueError):
             raise UsageError("a claim needs content, wanted, pending, count and stalled") from None
         table = self._tables.get(content)
@@ -29,4 +35,8 @@ class ClaimDesk:
         grant = table.claim(
             node_id, wanted=max(wanted, 0), pending=max(pending, 0), count=count, stalled=stalled, now=now
         )
-        return {"pieces": list(grant.pieces), "unclaimed": grant.unclaimed, "members": grant.members}
+        return {
+            "pieces": list(grant.pieces),
+            "unclaimed": grant.unclaimed,
+            "queue": source_queue(round_trip, grant.members),
+        }

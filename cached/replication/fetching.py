@@ -76,8 +76,8 @@ class Fetch:
         self._flows: dict[tuple[str, int], int] = {}
         self._received = self._received_before = 0
         self._from_source = self._from_source_before = 0
-        self._queue = 16
-        self._window = partition.window(self._queue, torrent.layout.piece_size, 0.0)
+        self._source_queue, self._round_trip = 4, 1.0
+        self._window = partition.window(self._source_queue, torrent.layout.piece_size, 0.0)
         self._priorities = [0] * len(torrent.layout.piece_sizes)
         self._pending = self._alone = 0
         self._claiming = False
@@ -106,6 +106,7 @@ class Fetch:
 
     async def _begin(self) -> None:
         """Dial, with something to ask for: libtorrent dials nobody for a torrent that wants nothing."""
+        self._session.want_queue(self._torrent, partition.queue_length(0.0, len(self._members)))
         lacking = ~self._torrent.have & ((1 << len(self._priorities)) - 1)
         if self._source in self._joined and not self._others_first(self._started):
             await self._claim(lacking, stalled=False)
@@ -179,7 +180,7 @@ class Fetch:
         """Ask a complete holder to take part; it may have to add the torrent first, or to dial us."""
         layout = self._torrent.layout
         try:
-            answer = await self._call(
+            answer = await self._timed(
                 node_id,
                 "swarm.join",
                 {"content": layout.content, "piece_size": layout.piece_size, "port": self._session.port},
@@ -260,10 +261,10 @@ class Fetch:
             return
         if self._measured:
             rate = (self._received - self._received_before) / past
-            self._queue = partition.queue_length(rate, len(self._connected))
-            self._session.want_queue(self._torrent, self._queue)
+            self._session.want_queue(self._torrent, partition.queue_length(rate, len(self._connected)))
             from_source = (self._from_source - self._from_source_before) / past
-            self._window = partition.window(self._queue, self._torrent.layout.piece_size, from_source)
+            size = self._torrent.layout.piece_size
+            self._window = partition.window(self._source_queue, size, from_source)
         self._received_before, self._from_source_before, self._measured = (
             self._received,
             self._from_source,
@@ -342,7 +343,7 @@ class Fetch:
 
     async def _claim(self, wanted: int, *, stalled: bool) -> None:
         try:
-            answer = await self._call(
+            answer = await self._timed(
                 self._source,
                 "swarm.claim",
                 {
@@ -351,6 +352,7 @@ class Fetch:
                     "pending": f"{self._pending:x}",
                     "count": max(0, self._window - self._pending.bit_count()),
                     "stalled": stalled,
+                    "round_trip": self._round_trip,
                 },
             )
         except CachedError as error:
@@ -359,6 +361,7 @@ class Fetch:
         finally:
             self._claiming = False
         self._claim_answered = self._loop.time()
+        self._source_queue = int(answer["queue"])
         granted = partition.bits_of(answer["pieces"]) & ~self._torrent.have
         self._pending |= granted
         if granted:
@@ -387,6 +390,14 @@ class Fetch:
             self._dropped = False
             self._session.readmit(self._torrent)
             self._dial()
+
+    async def _timed(self, node_id: str, method: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Call, and remember how long a call to the source takes at best."""
+        begun = self._loop.time()
+        answer = await self._call(node_id, method, body)
+        if node_id == self._source:
+            self._round_trip = min(self._round_trip, self._loop.time() - begun)
+        return answer
 
     # Tasks
 

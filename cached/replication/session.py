@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
 _OPEN_SECONDS = 10.0
+#: Requests that a member may keep here, unless this node is a source.
+QUEUE = 128
 #: Far above what the largest sets need; the torrents are our own work, not a stranger's.
 LOAD_LIMITS = {
     "max_buffer_size": 512 * _MIB,
@@ -59,7 +61,7 @@ def settings(*, listen: str, node_id: str, tls: bool, upload_limit: int | None) 
         "initial_picker_threshold": 0,
         "allowed_fast_set_size": 0,
         "suggest_mode": 0,
-        "max_allowed_in_request_queue": 128,
+        "max_allowed_in_request_queue": QUEUE,
         "max_out_request_queue": 16,
         "unchoke_slots_limit": -1,
         "peer_turnover": 0,
@@ -193,8 +195,17 @@ class Session:
         """Change settings while running."""
         self._session.apply_settings(values)
 
+    def advertise(self, queue: int) -> None:
+        """Say how many requests members may keep here; counts for connections made from now on."""
+        if self._settings["max_allowed_in_request_queue"] != queue:
+            self._settings["max_allowed_in_request_queue"] = queue
+            self.apply(max_allowed_in_request_queue=queue)
+
     def want_queue(self, torrent: Torrent, length: int | None) -> None:
-        """Say how many requests the torrent wants to keep at each member; the longest wish counts."""
+        """Say how many requests the torrent wants to keep at each member; the longest wish counts.
+
+        For connections made from now on.
+        """
         if length is None:
             self._queues.pop(torrent.layout.content, None)
         else:

@@ -8,6 +8,7 @@ from cached.replication.partition import (
     pieces_in,
     priorities,
     queue_length,
+    source_queue,
     window,
 )
 from cached.replication.transfer import Holder
@@ -128,11 +129,19 @@ def test_gating_asks_for_own_claims_and_for_what_others_have(availability, sourc
     assert set(free) == {1}
 
 
-@given(st.floats(0, 1e10), st.integers(0, 60))
+@given(st.floats(1, 1e10), st.integers(0, 60))
 def test_queues_stay_within_their_bounds_and_grow_with_the_rate(rate, neighbours):
     length = queue_length(rate, neighbours)
     assert 4 <= length <= 128
     assert queue_length(rate * 2, neighbours) >= length
+    assert 4 <= queue_length(0, neighbours) <= 128
+
+
+def test_the_source_keeps_queues_short_unless_it_is_far_away():
+    assert source_queue(0.0005, 5) == 4
+    assert source_queue(0.0005, 32) == 2
+    assert source_queue(0.05, 5) == 38
+    assert source_queue(30.0, 5) == 64
 
 
 @given(st.integers(4, 128), st.integers(14, 27), st.floats(0, 1e9))

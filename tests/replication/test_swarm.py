@@ -294,12 +294,14 @@ def test_a_seed_with_rotten_bytes_is_found_out_and_never_written_to(tmp_path):
         told = []
         source = await net.add(tmp_path, "source", damaged=lambda *what: told.append(what))
         await source.seed(content.id, content.manifest, content.leaves, rotten, PIECE)
-        spare = await seeding(net, tmp_path, content, "spare")
-        spare.set_upload_limit(200_000)
         net.complete.add("source")
         await net.add(tmp_path, "one")
         job = job_for(content, tmp_path / "one" / "dst", PIECE)
-        await net.swarms["one"].fetch(job, net.holders, "source")
+        fetch = asyncio.create_task(net.swarms["one"].fetch(job, net.holders, "source"))
+        await until(lambda: told or fetch.done())
+        net.complete.discard("source")
+        await seeding(net, tmp_path, content, "spare")
+        await fetch
         assert same(content, job.data)
         assert (rotten / "a").read_bytes() == bytes(bytes_there)
         assert [content_id for content_id, _ in told] == [content.id]
