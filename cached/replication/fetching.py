@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
-import socket
 from collections.abc import Coroutine
 from typing import Any
 
 from cached.errors import CachedError, NoSource
 from cached.replication import mesh, partition
+from cached.replication.members import Members
 from cached.replication.session import Session
 from cached.replication.torrent import Neighbourhood, Torrent
-from cached.replication.transfer import Call, FetchJob, Holder, Holders
+from cached.replication.transfer import Call, FetchJob, Holders
 
 log = logging.getLogger(__name__)
 
 _DIAL_EVERY = 0.5
-_JOIN_EVERY = 2.0
 _RENEW_EVERY = 1.0
 _MEASURE_EVERY = 0.25
 #: Between claims, at least.
@@ -55,24 +53,23 @@ class Fetch:
         self._session = session
         self._torrent = torrent
         self._job = job
-        self._holders = holders
         self._source = source
-        self._node_id = node_id
-        self._reachable = reachable
         self._call = call
         self._patience = patience
+        self._members = Members(
+            torrent=torrent,
+            holders=holders,
+            source=source,
+            node_id=node_id,
+            reachable=reachable,
+            port=session.port,
+            call=self._timed,
+        )
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         now = self._loop.time()
         self._started = self._moved_at = self._source_seen = self._claim_answered = now
-        self._dialled = self._measured = self._claimed_at = self._looked = 0.0
-        self._members: dict[str, Holder] = {}
-        self._addresses: dict[str, str] = {}
-        #: When each complete holder was asked to join, and whether it has.
-        self._asked: dict[str, float] = {}
-        self._joined: set[str] = set()
-        self._missing: dict[str, float] = {}
-        self._connected: set[str] = set()
+        self._measured = self._claimed_at = self._looked = 0.0
         self._flows: dict[tuple[str, int], int] = {}
         self._received = self._received_before = 0
         self._from_source = self._from_source_before = 0
@@ -90,15 +87,15 @@ class Fetch:
         disk says.
         """
         try:
-            await self._refresh_members()
-            if self._tasks:
-                await asyncio.wait(self._tasks, timeout=_OTHERS_FIRST)
+            await self._members.refresh()
+            await self._members.settle(_OTHERS_FIRST)
             await self._begin()
             while not self._torrent.complete:
                 await self._step()
                 await self._pause()
         finally:
             await self._end_tasks()
+            await self._members.close()
             self._session.want_queue(self._torrent, None)
             self._session.readmit(self._torrent)
             self._torrent.addresses = set()
@@ -106,9 +103,9 @@ class Fetch:
 
     async def _begin(self) -> None:
         """Dial, with something to ask for: libtorrent dials nobody for a torrent that wants nothing."""
-        self._session.want_queue(self._torrent, partition.queue_length(0.0, len(self._members)))
+        self._session.want_queue(self._torrent, partition.queue_length(0.0, len(self._members.chosen)))
         lacking = ~self._torrent.have & ((1 << len(self._priorities)) - 1)
-        if self._source in self._joined and not self._others_first(self._started):
+        if self._source in self._members.joined and not self._others_first(self._started):
             await self._claim(lacking, stalled=False)
         if not self._pending:
             self._prioritize([1] * len(self._priorities))
@@ -122,10 +119,10 @@ class Fetch:
         self._pending &= ~self._torrent.have
         if now - self._looked >= self._tick():
             self._looked = now
-            await self._refresh_members()
+            await self._members.refresh()
             await self._look()
             self._measure(now)
-            if now - self._dialled >= _DIAL_EVERY:
+            if now - self._members.dialled_at >= _DIAL_EVERY:
                 self._dial()
             self._report()
             self._give_up_when_hopeless(now)
@@ -142,90 +139,18 @@ class Fetch:
             await asyncio.wait_for(self._torrent.news.wait(), self._tick())
         await asyncio.sleep(0.005)
 
-    # Members
-
-    async def _refresh_members(self) -> None:
-        now = self._loop.time()
-        known = {holder.node_id: holder for holder in self._holders()}
-        chosen = {holder.node_id: holder for holder in mesh.neighbours(self._node_id, known.values())}
-        if self._source in known:
-            chosen[self._source] = known[self._source]
-        self._members = chosen
-        for node_id, holder in chosen.items():
-            self._missing.setdefault(node_id, now)
-            if holder.host and holder.host not in self._addresses:
-                await self._resolve(holder.host)
-            asked = self._asked.get(node_id)
-            if (
-                holder.complete
-                and node_id not in self._joined
-                and (asked is None or now - asked >= _JOIN_EVERY)
-            ):
-                self._asked[node_id] = now
-                self._spawn(self._join(node_id))
-        self._torrent.addresses = {self._addresses.get(holder.host, "") for holder in chosen.values()} - {""}
-
-    async def _resolve(self, host: str) -> None:
-        with contextlib.suppress(ValueError):
-            self._addresses[host] = str(ipaddress.ip_address(host))
-            return
-        try:
-            found = await self._loop.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
-        except OSError as error:
-            log.debug("cannot resolve %s: %s", host, error)
-            return
-        self._addresses[host] = str(found[0][4][0])
-
-    async def _join(self, node_id: str) -> None:
-        """Ask a complete holder to take part; it may have to add the torrent first, or to dial us."""
-        layout = self._torrent.layout
-        try:
-            answer = await self._timed(
-                node_id,
-                "swarm.join",
-                {"content": layout.content, "piece_size": layout.piece_size, "port": self._session.port},
-            )
-        except CachedError as error:
-            log.debug("%s does not join the swarm of %s: %s", node_id, layout.content, error)
-            return
-        if answer.get("info_hash") == layout.info_hash:
-            self._joined.add(node_id)
-            self._dialled = 0.0
-        else:
-            log.info("%s has %s in pieces of another size", node_id, layout.content)
-
     def _dial(self) -> None:
-        now = self._dialled = self._loop.time()
-        members = [
-            member
-            for member in self._members.values()
-            if (not member.complete or member.node_id in self._joined)
-            and not (member.node_id == self._source and (self._dropped or self._others_first(now)))
-        ]
-        for member in mesh.to_dial(
-            self._node_id,
-            members,
-            reachable=self._reachable,
-            connected=self._connected,
-            missing_since=self._missing,
-            now=now,
-        ):
-            address = self._addresses.get(member.host)
-            if address:
-                self._torrent.handle.connect_peer((address, member.bittorrent_port))
+        self._members.dial(without_source=self._dropped or self._others_first(self._loop.time()))
 
     # What is going on
 
     async def _look(self) -> None:
         seen = await self._torrent.look()
         now = self._loop.time()
-        names = {mesh.peer_id(node_id): node_id for node_id in (*self._members, self._source)}
+        names = {mesh.peer_id(node_id): node_id for node_id in (*self._members.chosen, self._source)}
         self._account(seen, names)
-        self._connected = {names[one.peer_id] for one in seen.connections if one.peer_id in names}
-        for node_id in self._members:
-            if node_id in self._connected:
-                self._missing[node_id] = now
-        sources = int(self._source in self._connected)
+        self._members.seen({names[one.peer_id] for one in seen.connections if one.peer_id in names})
+        sources = int(self._source in self._members.connected)
         if sources or self._dropped:
             self._source_seen = now
         if len(seen.availability) != len(self._priorities):
@@ -261,7 +186,9 @@ class Fetch:
             return
         if self._measured:
             rate = (self._received - self._received_before) / past
-            self._session.want_queue(self._torrent, partition.queue_length(rate, len(self._connected)))
+            self._session.want_queue(
+                self._torrent, partition.queue_length(rate, len(self._members.connected))
+            )
             from_source = (self._from_source - self._from_source_before) / past
             size = self._torrent.layout.piece_size
             self._window = partition.window(self._source_queue, size, from_source)
@@ -291,19 +218,19 @@ class Fetch:
         now = self._loop.time()
         if not self._stalled(now) or self._torrent.complete:
             progress.reason = ""
-        elif not self._members:
+        elif not self._members.chosen:
             progress.reason = "no other node is known to have it"
-        elif not self._connected:
-            progress.reason = f"no holder is reachable, {len(self._members)} tried"
+        elif not self._members.connected:
+            progress.reason = f"no holder is reachable, {len(self._members.chosen)} tried"
         else:
             missing = len(self._priorities) - self._torrent.have.bit_count()
-            progress.reason = (
-                f"{len(self._connected)} members are connected but send nothing; {missing} pieces are missing"
-            )
+            there = len(self._members.connected)
+            progress.reason = f"{there} members are connected but send nothing; {missing} pieces are missing"
 
     def _give_up_when_hopeless(self, now: float) -> None:
         """Nothing came for long, and nobody is connected who has it all; who has gets three times as long."""
-        holder = any(self._members[key].complete for key in self._connected if key in self._members)
+        chosen = self._members.chosen
+        holder = any(chosen[key].complete for key in self._members.connected if key in chosen)
         if now - self._moved_at > self._patience * (3 if holder else 1):
             raise NoSource(
                 f"nothing arrived for {now - self._moved_at:.0f} s: {self._job.progress.reason}",
@@ -322,8 +249,11 @@ class Fetch:
     def _others_first(self, now: float) -> bool:
         """Other complete holders are about to answer: what they have need not be claimed."""
         return now - self._started < _OTHERS_FIRST and any(
-            member.complete and member.reachable and key != self._source and key not in self._connected
-            for key, member in self._members.items()
+            member.complete
+            and member.reachable
+            and key != self._source
+            and key not in self._members.connected
+            for key, member in self._members.chosen.items()
         )
 
     def _consider_claiming(self, now: float) -> None:
@@ -334,7 +264,7 @@ class Fetch:
             return
         low = self._pending.bit_count() * 4 <= self._window * 3
         due = now - self._claimed_at >= (_RENEW_EVERY if self._dropped or not low else _CLAIM_EVERY)
-        ready = self._dropped or self._source in self._connected or bool(self._pending)
+        ready = self._dropped or self._source in self._members.connected or bool(self._pending)
         if due and ready and not self._claiming and not self._others_first(now):
             self._claiming, self._claimed_at = True, now
             self._spawn(self._claim(wanted, stalled=self._stalled(now)))
@@ -377,12 +307,8 @@ class Fetch:
 
     def _leave_source(self) -> None:
         """Our share is done: what is left comes from the others, and the source's uplink is theirs."""
-        source = self._members.get(self._source)
-        if self._dropped or source is None or len(self._connected) < 2:
-            return
-        address = self._addresses.get(source.host, "")
-        alone = sum(self._addresses.get(member.host) == address for member in self._members.values()) == 1
-        if address and alone:
+        address = self._members.address_of_source()
+        if address and not self._dropped and len(self._members.connected) >= 2:
             self._dropped = self._session.drop(self._torrent, address)
 
     def _return_to_source(self) -> None:

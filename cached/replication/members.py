@@ -1,0 +1,153 @@
+"""The other members of a swarm, as one fetch deals with them: invited, resolved, dialled, missed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import socket
+
+from cached.errors import CachedError
+from cached.replication import mesh
+from cached.replication.torrent import Torrent
+from cached.replication.transfer import Call, Holder, Holders
+
+log = logging.getLogger(__name__)
+
+#: Seconds between attempts to invite a holder, or to resolve a name.
+_AGAIN = 2.0
+
+
+class Members:
+    """Whom a fetch wants connections with, and has; whom to dial is the rule of `mesh`."""
+
+    def __init__(
+        self,
+        *,
+        torrent: Torrent,
+        holders: Holders,
+        source: str,
+        node_id: str,
+        reachable: bool,
+        port: int,
+        call: Call,
+    ) -> None:
+        self._torrent = torrent
+        self._holders = holders
+        self._source = source
+        self._node_id = node_id
+        self._reachable = reachable
+        self._port = port
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: Members to be connected with, by node id.
+        self.chosen: dict[str, Holder] = {}
+        #: Node ids of those that are.
+        self.connected: set[str] = set()
+        #: Complete holders that have the torrent in their session.
+        self.joined: set[str] = set()
+        #: When members were dialled last.
+        self.dialled_at = 0.0
+        #: When a holder was invited, or a host resolved, last.
+        self._tried: dict[str, float] = {}
+        self._addresses: dict[str, str] = {}
+        self._missing: dict[str, float] = {}
+
+    async def refresh(self) -> None:
+        """Learn from the directory who is there now, and invite complete holders that are new."""
+        now = self._loop.time()
+        known = {holder.node_id: holder for holder in self._holders()}
+        self.chosen = {holder.node_id: holder for holder in mesh.neighbours(self._node_id, known.values())}
+        if self._source in known:
+            self.chosen[self._source] = known[self._source]
+        for node_id, holder in self.chosen.items():
+            self._missing.setdefault(node_id, now)
+            if holder.host and holder.host not in self._addresses and self._due(f"host {holder.host}", now):
+                await self._resolve(holder.host)
+            if holder.complete and node_id not in self.joined and self._due(node_id, now):
+                task = self._loop.create_task(self._invite(node_id))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        hosts = {holder.host for holder in self.chosen.values()}
+        self._torrent.addresses = {self._addresses[host] for host in hosts if host in self._addresses}
+
+    async def settle(self, timeout: float) -> None:
+        """Wait until those who were invited have answered, but not longer than `timeout` seconds."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def seen(self, connected: set[str]) -> None:
+        """Take note of who is connected."""
+        self.connected = connected
+        now = self._loop.time()
+        for node_id in connected:
+            self._missing[node_id] = now
+
+    def dial(self, *, without_source: bool) -> None:
+        """Dial whoever is missing and ours to dial; complete holders once they have joined."""
+        now = self.dialled_at = self._loop.time()
+        wanted = [
+            member
+            for node_id, member in self.chosen.items()
+            if (not member.complete or node_id in self.joined)
+            and not (without_source and node_id == self._source)
+        ]
+        for member in mesh.to_dial(
+            self._node_id,
+            wanted,
+            reachable=self._reachable,
+            connected=self.connected,
+            missing_since=self._missing,
+            now=now,
+        ):
+            address = self._addresses.get(member.host)
+            if address:
+                self._torrent.handle.connect_peer((address, member.bittorrent_port))
+
+    def address_of_source(self) -> str:
+        """Return the source's address; empty when it is not known, or another member's too."""
+        source = self.chosen.get(self._source)
+        address = self._addresses.get(source.host, "") if source is not None else ""
+        same = sum(self._addresses.get(member.host) == address for member in self.chosen.values())
+        return address if same == 1 else ""
+
+    def _due(self, what: str, now: float) -> bool:
+        if now - self._tried.get(what, now - _AGAIN) < _AGAIN:
+            return False
+        self._tried[what] = now
+        return True
+
+    async def _resolve(self, host: str) -> None:
+        with contextlib.suppress(ValueError):
+            self._addresses[host] = str(ipaddress.ip_address(host))
+            return
+        try:
+            found = await self._loop.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+        except OSError as error:
+            log.debug("cannot resolve %s: %s", host, error)
+            return
+        self._addresses[host] = str(found[0][4][0])
+
+    async def _invite(self, node_id: str) -> None:
+        """Ask a complete holder to take part; it may have to add the torrent first, or to dial us."""
+        layout = self._torrent.layout
+        body = {"content": layout.content, "piece_size": layout.piece_size, "port": self._port}
+        try:
+            answer = await self._call(node_id, "swarm.join", body)
+        except CachedError as error:
+            log.debug("%s does not join the swarm of %s: %s", node_id, layout.content, error)
+            return
+        if answer.get("info_hash") == layout.info_hash:
+            self.joined.add(node_id)
+            self.dialled_at = 0.0
+        else:
+            log.info("%s has %s in pieces of another size", node_id, layout.content)
