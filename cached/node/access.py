@@ -7,6 +7,8 @@ caller may not see is `not_found`, in the same words as what does not exist.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cached.errors import AmbiguousName, Forbidden, NotFound
 from cached.node.caller import Caller
 from cached.node.shelf import Known, Shelf
@@ -50,18 +52,19 @@ def check_read(caller: Caller, known: Known) -> None:
         )
 
 
-def resolve(shelf: Shelf, caller: Caller, ref: SetRef) -> Known:
+def resolve(
+    shelf: Shelf, caller: Caller, ref: SetRef, *, kept: Callable[[Known], bool] = lambda _known: False
+) -> Known:
     """Return the set that `ref` means to this caller.
 
     A bare name is the caller's own set, then the one shared with the caller. Live sets come before withdrawn ones;
-    deleted ones are not found. Raises `NotFound`, or `AmbiguousName` with the candidates.
+    deleted ones are not found, unless `kept` says that the caller's process has them open. Raises `NotFound`, or
+    `AmbiguousName` with the candidates.
     """
-    found = [
-        known for known in _candidates(shelf, ref) if may_see(caller, known.record) and _offered(shelf, known)
-    ]
-    for narrower in (_live, lambda known: known.record.owner == caller.user):
-        kept = [known for known in found if narrower(known)]
-        found = kept or found
+    seen = [known for known in _candidates(shelf, ref) if may_see(caller, known.record)]
+    found = [known for known in seen if offered(shelf, known)] or [known for known in seen if kept(known)]
+    for narrower in (lambda known: known.record.owner == caller.user, _live):
+        found = [known for known in found if narrower(known)] or found
     if len(found) == 1:
         return found[0]
     if not found:
@@ -95,11 +98,13 @@ def _live(known: Known) -> bool:
     return known.record.status == "live"
 
 
-def _offered(shelf: Shelf, known: Known) -> bool:
-    """Deleted sets are gone; a withdrawn one is still there where a replica is."""
+def offered(shelf: Shelf, known: Known) -> bool:
+    """Tell whether a set is still there: deleted ones are gone, a withdrawn one is there as long as a replica is."""
     if known.record.status == "deleted":
         return False
     if known.record.status == "live":
         return True
     replica = shelf.replicas.get(known.record.id)
-    return replica is not None and replica.state == "COMMITTED"
+    if replica is not None and replica.state == "COMMITTED":
+        return True
+    return shelf.held_elsewhere(known.record.id)

@@ -8,7 +8,8 @@ import msgspec
 
 from cached import faults
 from cached.errors import CachedError, NotFound
-from cached.node import retire
+from cached.node import consent, retire
+from cached.node.critical import to_the_end
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
 from cached.peers.records import digest
@@ -105,6 +106,10 @@ async def keep(node: Node, known: Known) -> None:
     """Make a revision durable, then do what it asks: a deleted set goes, a held one keeps its record beside its
     bytes.
     """
+    await to_the_end(_keep(node, known))
+
+
+async def _keep(node: Node, known: Known) -> None:
     await node.shelf.keep(Changes(sets=(known,)))
     node.rejections.forget(known.record.id)
     if known.record.status == "deleted":
@@ -115,7 +120,8 @@ async def keep(node: Node, known: Known) -> None:
 
 
 def revise(node: Node, known: Known, **changes: object) -> Known:
-    """Return the next revision of a set, signed by this node. Nothing is kept yet."""
+    """Return the next revision of a set, signed by this node. Nothing is kept yet. Raises `Forbidden`."""
+    consent.check_speaks(node.identity.domains, known, "this node")
     record = known.record
     left = int(node.left(known.lease))
     fresh: SetRecord = msgspec.structs.replace(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from cached.errors import Forbidden, RequirementsRefused
@@ -41,17 +41,28 @@ async def own_verdict(node: Node, known: Known, *, requested: bool) -> Verdict:
     return (await verdicts(node, known, [announce.ad(node)], requested=requested))[0]
 
 
-def trusted_with(entry: NodeEntry, known: Known) -> bool:
+def trusted_with(node: NodeEntry | Peer, known: Known) -> bool:
     """Tell whether a node may hold a set at all: private ones go only where the owner's domain is spoken for."""
-    _, _, domain = known.record.owner.partition("@")
-    return known.record.share == "public" or domain in entry.domains
+    return known.record.share == "public" or _domain(known) in node.domains
+
+
+def check_speaks(domains: Collection[str], known: Known, who: str) -> None:
+    """Raise `Forbidden` unless `who`, whose certificate names these domains, may act for the owner of the set."""
+    if _domain(known) not in domains:
+        raise Forbidden(
+            f"{who} may not speak for {known.record.owner}",
+            hint="the node's certificate names the user domains that it speaks for: cached cluster admit",
+        )
+
+
+def _domain(known: Known) -> str:
+    return known.record.owner.partition("@")[2]
 
 
 async def agree(node: Node, peer: Peer, known: Known, ad: dict[str, object], *, requested: bool) -> None:
     """Give a peer this node's consent as sender, or raise `Forbidden` or `RequirementsRefused`."""
-    entry = node.directory.node(peer.node_id)
-    if entry is not None and not trusted_with(entry, known):
-        raise Forbidden(f"node {entry.record.name} does not speak for the domain of {known.record.owner}")
+    if not trusted_with(peer, known):
+        raise Forbidden(f"node {peer.node_id[:8]} does not speak for the domain of {known.record.owner}")
     verdict = (await verdicts(node, known, [ad], requested=requested))[0]
     if not verdict.matches:
         raise RequirementsRefused("; ".join(verdict.reasons), reasons=list(verdict.reasons))

@@ -12,6 +12,7 @@ from cached.errors import CachedError, NoSource, RequirementsRefused
 from cached.node import announce, offer
 from cached.node.access import check_read, resolve
 from cached.node.caller import Caller
+from cached.node.critical import to_the_end
 from cached.node.flight import Flight
 from cached.node.node import Node
 from cached.node.shelf import Known
@@ -39,7 +40,7 @@ async def bring(node: Node, known: Known, progress: Report | None) -> None:
     """
     set_id = known.record.id
     failure: CachedError | None = None
-    for _ in range(3):
+    for _ in range(2):
         row = node.shelf.replicas.get(set_id)
         if row is not None and row.state == "COMMITTED":
             return
@@ -85,7 +86,8 @@ async def _request(node: Node, known: Known) -> None:
                     else NoSource(f"node {holder[:8]} answered nonsense")
                 )
             continue
-        answer = await offer.consider(node, Peer(node_id=holder, domains=frozenset()), proposed)
+        source = Peer(node_id=holder, domains=frozenset())
+        answer = await to_the_end(offer.consider(node, source, proposed))
         if answer.answer == "OK":
             return
         raise CachedError.from_wire(

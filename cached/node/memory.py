@@ -5,12 +5,13 @@ without harm.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from cached import faults
 from cached.catalog.rows import ContentRow, ReservationRow
-from cached.errors import CachedError, NoSpace
+from cached.errors import Busy, CachedError
 from cached.leases import capacity
+from cached.node import retire
+from cached.node.critical import to_the_end
 from cached.node.node import Node
 from cached.node.shelf import Changes
 from cached.storage.copying import copy_content
@@ -39,20 +40,43 @@ async def release(node: Node, txid: str) -> None:
 
 
 async def fill(node: Node, txid: str, content: str) -> None:
-    """Copy a content of the disk tier into the memory reserved for it, verified on the way, and let readers use it."""
+    """Copy a content of the disk tier into the memory reserved for it, verified on the way, and let readers use it.
+
+    Raises `NoSpace` or `IntegrityFailed`, and `Busy` when the content goes meanwhile; then memory is as it was.
+    """
     disk, memory = node.stores["disk"], node.stores["memory"]
-    on_disk = node.shelf.contents[(content, "disk")]
+
+    def go_on(_: int) -> None:
+        if node.draining:
+            raise Busy("the node is stopping")
+
     try:
-        await asyncio.to_thread(copy_content, disk, content, memory, _id(txid))
+        await to_the_end(asyncio.to_thread(copy_content, disk, content, memory, _id(txid), go_on))
         faults.point(MEMORY_COPIED)
-        await asyncio.to_thread(memory.publish, _id(txid), content)
+        await to_the_end(_publish(node, txid, content))
+    finally:
+        await to_the_end(_clean_up(node, txid))
+
+
+async def _publish(node: Node, txid: str, content: str) -> None:
+    async with node.locks(f"content {content}"):
+        on_disk = node.shelf.contents.get((content, "disk"))
+        if on_disk is None or on_disk.state != "STABLE":
+            raise Busy("the set has gone while it was copied to memory")
+        await asyncio.to_thread(node.stores["memory"].publish, _id(txid), content)
         row = ContentRow(
             content=content, tier="memory", bytes=on_disk.bytes, physical=on_disk.physical, state="STABLE"
         )
         await node.shelf.keep(Changes(contents=(row,), also=lambda tx: tx.delete_reservation(_id(txid))))
-        node.space.settle(_id(txid))
-    finally:
-        await node.space.release(_id(txid))
+    node.space.settle(_id(txid))
+
+
+async def _clean_up(node: Node, txid: str) -> None:
+    store = node.stores["memory"]
+    trashed = await asyncio.to_thread(store.discard, _id(txid))
+    await node.space.release(_id(txid))
+    if trashed is not None:
+        await asyncio.to_thread(store.empty, trashed)
 
 
 async def ensure(node: Node, content: str, owner: str) -> None:
@@ -78,21 +102,35 @@ async def restore(node: Node) -> None:
             continue
         try:
             await ensure(node, row.content, row.owner)
-        except (NoSpace, CachedError) as error:
+        except CachedError as error:
             node.counters.note("memory.not_restored", known.record.name, reason=error.message)
 
 
-async def evict(node: Node, content: str) -> None:
-    """Give up the memory copy of a content; the disk copy stays."""
-    row = node.shelf.contents.get((content, "memory"))
-    if row is None:
-        return
+async def evict(node: Node, content: str) -> bool:
+    """Give up the memory copy of a content and tell whether it is gone: not while somebody reads. The disk copy stays."""
+    async with node.locks(f"content {content}"):
+        row, disk = (node.shelf.contents.get((content, tier)) for tier in ("memory", "disk"))
+        if row is None or disk is None or disk.state != "STABLE" or node.pins.pinned(content):
+            return row is None
+        await to_the_end(_evict(node, content))
+    return True
+
+
+async def _evict(node: Node, content: str) -> None:
     store = node.stores["memory"]
     await node.shelf.keep(Changes(drop_contents=((content, "memory"),)))
-    with contextlib.suppress(CachedError):
-        trashed = await asyncio.to_thread(store.retire, content)
-        if trashed is not None:
-            await asyncio.to_thread(store.empty, trashed)
+    node.roots.drop(store, content)
+    await node.swarm.unseed(content)
+    trashed = await asyncio.to_thread(store.retire, content)
+    if trashed is not None:
+        await asyncio.to_thread(store.empty, trashed)
+
+
+async def tidy(node: Node) -> None:
+    """Give up the memory copies that no set held here asks for any more."""
+    for content, tier in list(node.shelf.contents):
+        if tier == "memory" and not retire.needed(node, content, "memory"):
+            await evict(node, content)
 
 
 def _id(txid: str) -> str:

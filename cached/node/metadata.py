@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from cached.errors import CachedError, Forbidden, IntegrityFailed, NoSource, NotFound
+from cached.node import sources
 from cached.node.node import Node
 from cached.node.shelf import Known
 from cached.peers.link import Writer
@@ -22,8 +23,10 @@ from cached.storage.disk import Store
 
 #: Name of the peers' stream.
 STREAM = "metadata"
-#: Most bytes of metadata that are taken from a peer: a manifest of a few million files.
-LIMIT = 2 << 30
+#: Most bytes of metadata that are taken from a peer: so many besides the share of each file and of the files' bytes.
+LIMIT = 64 << 20
+PER_FILE = 8192
+PER_BYTE = 1 / 256
 #: Rounds over all holders, and the pause between them, in seconds.
 ROUNDS = 5
 PAUSE = 1.0
@@ -64,9 +67,23 @@ async def of(node: Node, known: Known) -> Metadata:
     return await obtain(node, known, Progress())
 
 
+async def staged(store: Store, txid: str, content: str) -> Metadata | None:
+    """Return the metadata that an earlier attempt left in its staging area, when it is whole."""
+    return await asyncio.to_thread(_staged, store, txid, content)
+
+
+def _staged(store: Store, txid: str, content: str) -> Metadata | None:
+    with contextlib.suppress(CachedError, OSError), store.stage(txid) as staging:
+        if staging.sealed():
+            data, leaves, times = staging.manifest_bytes(), staging.leaves(), staging.path / "mtimes"
+            return _checked(data, leaves, times.read_bytes() if times.exists() else None, content)
+    return None
+
+
 async def obtain(node: Node, known: Known, progress: Progress) -> Metadata:
     """Get a set's metadata from any live holder, and verify it. Raises `NoSource`."""
     failure: CachedError = NoSource("no live node holds the set", hint="cached show lists its replicas")
+    meeting = sources.Introduced(node=node, set_id=known.record.id)
     for attempt in range(ROUNDS):
         if attempt:
             await asyncio.sleep(PAUSE)
@@ -76,6 +93,9 @@ async def obtain(node: Node, known: Known, progress: Progress) -> Metadata:
             except CachedError as error:
                 failure = error
                 progress.reason = f"node {peer[:8]}: {error.message}"
+        if isinstance(failure, Forbidden):  # we have not met since one of us started
+            await meeting.look()
+            progress.reason = "; ".join(meeting.reasons.values()) or progress.reason
     raise failure
 
 
@@ -89,11 +109,12 @@ def _holders(node: Node, known: Known) -> list[str]:
 
 async def _from(node: Node, peer: str, known: Known) -> Metadata:
     received = bytearray()
+    limit = LIMIT + known.record.files * PER_FILE + int(known.record.bytes * PER_BYTE)
     query = {"content": known.record.content, "set": known.record.id}
     async with contextlib.aclosing(node.link.fetch(peer, STREAM, query, 30.0)) as chunks:  # type: ignore[type-var]
         async for chunk in chunks:
             received += chunk
-            if len(received) > LIMIT:
+            if len(received) > limit:
                 raise IntegrityFailed("a peer sent more metadata than any set has")
     return await asyncio.to_thread(_parse, bytes(received), known.record.content)
 
@@ -107,11 +128,14 @@ def _parse(data: bytes, content: str) -> Metadata:
     first, second = lengths.manifest, lengths.manifest + lengths.leaves
     if min(lengths.manifest, lengths.leaves) < 0 or len(body) != second + max(0, lengths.mtimes):
         raise NoSource("a peer broke off while it sent metadata")
-    if manifests.content_id(body[:first]) != content:
-        raise IntegrityFailed("a peer sent another manifest than the content id names")
-    manifest, leaves = manifests.decode(body[:first]), body[first:second]
+    return _checked(body[:first], body[first:second], body[second:] if lengths.mtimes >= 0 else None, content)
+
+
+def _checked(data: bytes, leaves: bytes, mtimes: bytes | None, content: str) -> Metadata:
+    if manifests.content_id(data) != content:
+        raise IntegrityFailed("this is another manifest than the content id names")
+    manifest = manifests.decode(data)
     check_all_leaves(manifest, leaves)
-    mtimes = body[second:] if lengths.mtimes >= 0 else None
     if mtimes is not None:
         decode_mtimes(mtimes, manifest)
     return Metadata(manifest=manifest, leaves=leaves, mtimes=mtimes)
@@ -126,11 +150,11 @@ def _read(store: Store, content: str) -> Metadata:
 async def serve(node: Node, peer: Peer, query: dict[str, object], writer: Writer) -> None:
     """Send a content's metadata to a peer that may have the content."""
     content = str(query.get("content", ""))
+    if not node.consents.allowed(peer.node_id, content):
+        raise Forbidden("this node has not agreed to send you that content")
     store = local(node, content)
     if store is None:
         raise NotFound("this node does not hold that content")
-    if not node.consents.allowed(peer.node_id, content):
-        raise Forbidden("this node has not agreed to send you that content")
     manifest, leaves, mtimes = await asyncio.to_thread(
         lambda: (store.manifest_bytes(content), store.leaves(content), store.mtimes(content))
     )

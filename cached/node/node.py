@@ -84,6 +84,8 @@ class Node:
     accepted: dict[str, str] = field(default_factory=dict)
     #: The node whose offer was accepted, by set id.
     sources: dict[str, str] = field(default_factory=dict)
+    #: Sets whose bytes were lost while their grant holds: fetched again until that ends.
+    owed: set[str] = field(default_factory=set)
     #: Monotonic time of the last open, by set id.
     last_read: dict[str, float] = field(default_factory=dict)
     #: What an operator should look at, in words.

@@ -12,13 +12,15 @@ import msgspec
 
 from cached import faults
 from cached.catalog.rows import ContentRow, ReplicaRow, ReservationRow, TransferRow
-from cached.errors import CachedError, NotFound, RequirementsRefused
+from cached.errors import Busy, CachedError, NotFound, RequirementsRefused
 from cached.leases import capacity, policy
 from cached.node import announce, book, consent, receive
+from cached.node.critical import to_the_end
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
 from cached.peers.records import Peer
-from cached.sets.set import Method, SignedRecord
+from cached.replication.membership import is_piece_size
+from cached.sets.set import Method, SetRecord, SignedRecord
 
 OFFER_RESERVED = faults.declare("offer.reserved")
 OFFER_ACCEPTED = faults.declare("offer.accepted")
@@ -62,16 +64,14 @@ async def consider(node: Node, peer: Peer, offer: Offer) -> Answer:
 
 async def _accept(node: Node, peer: Peer, known: Known, offer: Offer) -> float:
     record = known.record
-    if record.status != "live":
-        raise NotFound(f"{record.name} has been {record.status}")
-    held = node.shelf.replicas.get(record.id)
-    if held is not None and held.state != "GOING":
-        return node.left(held.grant)
+    held = _held(node, known)
     if held is not None:
-        raise RequirementsRefused("its replica here is just being deleted")
+        return node.left(held.grant)
     declined = node.rejections.own(record.id)
     if declined and not offer.requested:
         raise RequirementsRefused(declined)
+    if record.tier not in node.stores:
+        raise RequirementsRefused(f"this node has no {record.tier} tier")
     verdict = await consent.own_verdict(node, known, requested=offer.requested)
     if not verdict.matches:
         raise RequirementsRefused("; ".join(verdict.reasons), reasons=list(verdict.reasons))
@@ -79,32 +79,48 @@ async def _accept(node: Node, peer: Peer, known: Known, offer: Offer) -> float:
     if not methods:
         raise RequirementsRefused("no replication method is allowed by the set, the sender and this node")
     grant = policy.decide(
-        asked=int(offer.lease_seconds),
+        asked=int(min(offer.lease_seconds, node.left(known.lease))),
         min_lease=record.min_lease_seconds,
         max_lease=node.config.policy.max_lease,
         default=node.config.policy.default_lease,
         draining=node.draining,
     )
-    async with node.locks(f"set {record.id}"):
-        if record.id in node.shelf.replicas:
-            return node.left(node.shelf.replicas[record.id].grant)
-        await _promise(node, peer, known, grant)
-    receive.start(node, record.id, receivers=offer.receivers, piece_size=offer.piece_size)
-    announce.publish(node)
+    async with node.locks(f"record {record.id}"):  # a deletion that arrives now waits, or has been
+        known = node.shelf.known[record.id]
+        held = _held(node, known)
+        if held is not None:
+            return node.left(held.grant)
+        await to_the_end(_promise_and_start(node, peer, known, grant, offer))
     return grant.seconds
 
 
+def _held(node: Node, known: Known) -> ReplicaRow | None:
+    """Return this node's copy, when there is one to be kept. Raises `NotFound` for a set that is over, `Busy` while it goes."""
+    if known.record.status != "live":
+        raise NotFound(f"{known.record.name} has been {known.record.status}")
+    held = node.shelf.replicas.get(known.record.id)
+    if held is not None and held.state == "GOING":
+        raise Busy("its replica here is just being deleted")
+    return held
+
+
+async def _promise_and_start(
+    node: Node, peer: Peer, known: Known, grant: policy.Grant, offer: Offer
+) -> None:
+    await _promise(node, peer, known, grant)
+    piece_size = offer.piece_size if is_piece_size(offer.piece_size) else 0
+    receive.start(node, known.record.id, receivers=max(1, offer.receivers), piece_size=piece_size)
+    announce.publish(node)
+
+
 async def _promise(node: Node, peer: Peer, known: Known, grant: policy.Grant) -> None:
-    record, txid, now = known.record, node.new_id(), node.now()
-    tier = record.tier
-    here = node.shelf.contents.get((record.content, tier))
-    whole = here is not None and here.state == "STABLE"
-    size = 0 if whole else capacity.estimate(record.bytes, record.files)
+    record, txid = known.record, node.new_id()
+    size = 0 if _whole(node, record) else capacity.estimate(record.bytes, record.files)
     await node.space.reserve(
         ReservationRow(
             txid=txid,
             purpose="replica",
-            tier=tier,
+            tier=record.tier,
             bytes=size,
             logical=record.bytes,
             owner=record.owner,
@@ -114,39 +130,51 @@ async def _promise(node: Node, peer: Peer, known: Known, grant: policy.Grant) ->
     )
     try:
         faults.point(OFFER_RESERVED)
-        coming = ContentRow(
-            content=record.content, tier=tier, bytes=record.bytes, physical=size, state="COMING"
-        )
-        await node.shelf.keep(
-            Changes(
-                sets=(known,),
-                contents=() if here is not None else (coming,),
-                replicas=(
-                    ReplicaRow(
-                        set_id=record.id,
-                        content=record.content,
-                        tier=tier,
-                        state="TRANSFERRING",
-                        grant=node.after(grant.seconds),
-                        granted_seconds=grant.seconds,
-                        bytes=record.bytes,
-                        owner=record.owner,
-                        created_wall=now.wall,
-                    ),
-                ),
-                also=lambda tx: tx.put_transfer(
-                    TransferRow(
-                        txid=txid, set_id=record.id, content=record.content, tier=tier, source=peer.node_id
-                    )
-                ),
-            )
-        )
+        async with node.locks(f"content {record.content}"):  # its bytes may just be going, with another set
+            if not size and not _whole(node, record):
+                raise Busy("its bytes here have just been deleted")
+            await node.shelf.keep(_promised(node, known.record, grant, size, txid, peer.node_id))
     except BaseException:
         await node.space.release(txid)
         raise
     node.accepted[record.id] = txid
     node.sources[record.id] = peer.node_id
     faults.point(OFFER_ACCEPTED)
+
+
+def _whole(node: Node, record: SetRecord) -> bool:
+    here = node.shelf.contents.get((record.content, record.tier))
+    return here is not None and here.state == "STABLE"
+
+
+def _promised(
+    node: Node, record: SetRecord, grant: policy.Grant, size: int, txid: str, source: str
+) -> Changes:
+    here = node.shelf.contents.get((record.content, record.tier))
+    if here is not None and here.state == "GOING":
+        raise Busy("its bytes here are just being deleted")
+    coming = ContentRow(
+        content=record.content, tier=record.tier, bytes=record.bytes, physical=size, state="COMING"
+    )
+    row = ReplicaRow(
+        set_id=record.id,
+        content=record.content,
+        tier=record.tier,
+        state="TRANSFERRING",
+        grant=node.after(grant.seconds),
+        granted_seconds=grant.seconds,
+        bytes=record.bytes,
+        owner=record.owner,
+        created_wall=node.now().wall,
+    )
+    transfer = TransferRow(
+        txid=txid, set_id=record.id, content=record.content, tier=record.tier, source=source
+    )
+    return Changes(
+        contents=() if here is not None else (coming,),
+        replicas=(row,),
+        also=lambda tx: tx.put_transfer(transfer),
+    )
 
 
 async def make(node: Node, known: Known, *, requested: bool = False, receivers: int = 1) -> Offer:

@@ -51,13 +51,17 @@ class Opened:
 
 def open_now(node: Node, caller: Caller, ref: SetRef, path: str) -> Opened | None:
     """Open what is here; None when this node has no replica yet. Raises `NotFound`, `Forbidden` or `AmbiguousName`."""
-    known = resolve(node.shelf, caller, ref)
+    process = Process(caller.pid, caller.start_time)
+
+    def kept(known: Known) -> bool:
+        return node.pins.holds(known.record.id, known.record.content, process)
+
+    known = resolve(node.shelf, caller, ref, kept=kept)
     check_read(caller, known)
     row = node.shelf.replicas.get(known.record.id)
     if row is None or row.state == "TRANSFERRING":
         return None
-    process = Process(caller.pid, caller.start_time)
-    if row.state == "GOING" and not node.pins.holds(row.set_id, row.content, process):
+    if row.state == "GOING" and not kept(known):
         raise NotFound(f"{known.record.name} is being deleted here")
     return _open(node, known, row, process, path)
 
@@ -126,7 +130,8 @@ def _descriptor(node: Node, row: ReplicaRow, path: str) -> int:
 
 def _tier(node: Node, row: ReplicaRow) -> Tier:
     """Return the fastest tier that has the bytes."""
-    return "memory" if (row.content, "memory") in node.shelf.contents else row.tier
+    copy = node.shelf.contents.get((row.content, "memory"))
+    return "memory" if copy is not None and copy.state == "STABLE" else row.tier
 
 
 async def list_sets(node: Node, caller: Caller, local: bool) -> list[wire.SetView]:

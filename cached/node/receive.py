@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 
-import msgspec
+from msgspec.structs import replace
 
 from cached import faults
 from cached.catalog.rows import ContentRow, ReplicaRow, ReservationRow, TransferRow
@@ -18,13 +19,16 @@ from cached.catalog.tx import Tx
 from cached.errors import CachedError, IntegrityFailed, NoSource, NoSpace
 from cached.leases import capacity
 from cached.node import announce, seeding, sources
+from cached.node.critical import to_the_end
 from cached.node.flight import Flight
-from cached.node.metadata import Metadata, obtain
+from cached.node.metadata import Metadata, obtain, staged
 from cached.node.node import Node
 from cached.node.shelf import Changes
 from cached.replication import layout, method
 from cached.replication.transfer import FetchJob
 from cached.sets import manifest as manifests
+from cached.sets.set import SignedRecord
+from cached.storage.disk import Store
 
 RECEIVE_METADATA = faults.declare("receive.metadata")
 RECEIVE_PREPARED = faults.declare("receive.prepared")
@@ -35,6 +39,9 @@ RECEIVE_COMMITTED = faults.declare("receive.committed")
 #: Rounds over all methods before a transfer gives up, and the pause after each, in seconds.
 ROUNDS = 6
 PAUSE = 2.0
+#: Blocks set aside are given back this many bytes before they are needed, and looked after this often, in seconds.
+AHEAD = 512 << 20
+GIVE_WAY = 0.1
 
 
 def start(node: Node, set_id: str, *, receivers: int = 1, piece_size: int = 0) -> Flight:
@@ -76,11 +83,12 @@ async def refetch(node: Node, row: ReplicaRow) -> None:
     await node.shelf.keep(
         Changes(
             contents=(coming,),
-            replicas=(msgspec.structs.replace(row, state="TRANSFERRING"),),
+            edits=((row.set_id, lambda stored: replace(stored, state="TRANSFERRING", reason=row.reason)),),
             also=lambda tx: tx.put_transfer(transfer),
         )
     )
     node.accepted[row.set_id] = txid
+    node.owed.add(row.set_id)
     start(node, row.set_id)
 
 
@@ -89,7 +97,18 @@ async def resume_all(node: Node, rows: list[TransferRow]) -> None:
     for row in rows:
         if row.set_id in node.shelf.replicas:
             node.accepted[row.set_id] = row.txid
+            if row.source:
+                node.sources[row.set_id] = row.source
+            else:
+                node.owed.add(row.set_id)
             start(node, row.set_id, piece_size=row.piece_size)
+
+
+def retry(node: Node) -> None:
+    """Try again to get the bytes that this node owes: it had them, they are lost, and nobody could give them so far."""
+    for set_id in sorted(node.owed):
+        if set_id not in node.transfers and node.rejections.own(set_id) == "":
+            start(node, set_id)
 
 
 async def cancel(node: Node, set_id: str) -> None:
@@ -107,26 +126,40 @@ async def _run(node: Node, flight: Flight) -> None:
         async with node.locks(f"receive {flight.content}"):
             await _receive(node, flight)
     except CachedError as error:
-        flight.error = error
-        node.counters.note("receive.failed", error.message, set=flight.set_id[:8])
-        node.rejections.add_own(flight.set_id, f"the transfer failed: {error.message}", seconds=30.0)
-        await _undo(node, flight.set_id)
+        await _failed(node, flight, error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, nobody is to wait for this transfer for ever
+        node.counters.background_failed(f"receive {flight.set_id}", error)
+        await _failed(node, flight, CachedError("the transfer met an unexpected error: the log has the details"))
     finally:
         flight.ended.set()
-        node.transfers.pop(flight.set_id, None)
+        if node.transfers.get(flight.set_id) is flight:
+            del node.transfers[flight.set_id]
         if not node.draining:
             announce.publish(node)
+
+
+async def _failed(node: Node, flight: Flight, error: CachedError) -> None:
+    flight.error = error
+    if node.draining:
+        return  # what is here stays, and the next start goes on
+    node.counters.note("receive.failed", error.message, set=flight.set_id[:8])
+    node.rejections.add_own(flight.set_id, f"the transfer failed: {error.message}", seconds=30.0)
+    row = node.shelf.replicas.get(flight.set_id)
+    if flight.set_id not in node.owed or row is None or node.left(row.grant) <= 0:
+        await _undo(node, flight.set_id)
 
 
 async def _receive(node: Node, flight: Flight) -> None:
     row = node.shelf.replicas[flight.set_id]
     if not node.stores[row.tier].has(flight.content):
-        metadata = await obtain(node, node.shelf.known[flight.set_id], flight.progress)
+        metadata = await staged(node.stores[row.tier], flight.txid, flight.content)
+        if metadata is None:
+            metadata = await obtain(node, node.shelf.known[flight.set_id], flight.progress)
         faults.point(RECEIVE_METADATA)
         await _fit(node, flight, metadata)
         await _transfer(node, flight, metadata)
         faults.point(RECEIVE_TRANSFERRED)
-    await asyncio.shield(_commit(node, flight))
+    await to_the_end(_commit(node, flight))
     node.counters.add("replicas_received")
     announce.publish(node, flight.set_id)
     await seeding.refresh(node, flight.content)
@@ -161,9 +194,9 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata) -> None:
         progress=flight.progress,
     )
     failure: CachedError = NoSource("no node that has the set can be reached")
-    async with sources.introduced(node, flight.set_id) as holders:
+    async with sources.introduced(node, flight.set_id) as holders, _giving_way(node, flight):
         for attempt in range(ROUNDS):
-            for name in _methods(node, flight):
+            for name in _methods(node, flight, holders):
                 flight.method = name
                 try:
                     await _by(node, name, job, holders)
@@ -178,18 +211,41 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata) -> None:
     raise failure
 
 
-def _methods(node: Node, flight: Flight) -> list[str]:
-    """Return the methods to try, best first."""
+@contextlib.asynccontextmanager
+async def _giving_way(node: Node, flight: Flight) -> AsyncIterator[None]:
+    """Give the blocks set aside back while the bytes come that they were kept for."""
+    ballast = node.space.ballast(flight.txid)
+
+    async def give_way() -> None:
+        given = 0
+        while ballast is not None and ballast.left:
+            due = flight.progress.bytes_present + AHEAD
+            if due > given:
+                await asyncio.to_thread(ballast.use, due - given)
+                given = due
+            await asyncio.sleep(GIVE_WAY)
+
+    task = asyncio.create_task(give_way())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def _methods(node: Node, flight: Flight, holders: sources.Introduced) -> list[str]:
+    """Return the methods to try, best first; those that a holder offers come before those that none does just now."""
     record = node.shelf.known[flight.set_id].record
     allowed = [name for name in node.config.replication.methods if name in record.methods]
+    offered = [name for name in allowed if holders.offer(name)]
     best = method.choose(
         record.methods,
-        record.methods,
+        offered or allowed,
         node.config.replication.methods,
         record.bytes,
         max(flight.receivers, sources.receivers(node, flight.set_id)),
     )
-    return sorted(allowed, key=lambda name: name != best)
+    return sorted(offered or allowed, key=lambda name: name != best)
 
 
 async def _by(node: Node, name: str, job: FetchJob, holders: sources.Introduced) -> None:
@@ -198,65 +254,78 @@ async def _by(node: Node, name: str, job: FetchJob, holders: sources.Introduced)
     if name == "bittorrent":
         await node.swarm.fetch(job, holders.swarm, holders.source())
     else:
-        await node.direct.fetch(job, holders.direct)
+        await node.direct.fetch(job, holders.direct, node.sources.get(holders.set_id, ""))
 
 
 async def _commit(node: Node, flight: Flight) -> None:
     set_id, txid = flight.set_id, flight.txid
-    row, known, now = node.shelf.replicas[set_id], node.shelf.known[set_id], node.now()
+    row, boot = node.shelf.replicas[set_id], node.now().boot_id
     store = node.stores[row.tier]
     async with node.locks(f"content {flight.content}"):
         here = node.shelf.contents.get((flight.content, row.tier))
-        if here is None or here.state != "STABLE":
-
-            def publish() -> int:
-                if store.has(flight.content):
-                    store.put_record(flight.content, known.aged(now))
-                else:
-                    with store.stage(txid) as staging:
-                        staging.put_record(known.aged(now))
-                    store.publish(txid, flight.content)
-                return capacity.physical(store.manifest(flight.content))
-
-            physical = await asyncio.to_thread(publish)
-            faults.point(RECEIVE_PUBLISHED)
-            here = ContentRow(
-                content=flight.content, tier=row.tier, bytes=row.bytes, physical=physical, state="STABLE"
-            )
-        else:
-            await asyncio.to_thread(store.put_record, flight.content, known.aged(now))
+        published = here is None or here.state != "STABLE"
+        physical = await asyncio.to_thread(_publish, store, flight, node.shelf.known[set_id].aged(node.now()))
+        faults.point(RECEIVE_PUBLISHED)
+        there = ContentRow(
+            content=flight.content, tier=row.tier, bytes=row.bytes, physical=physical, state="STABLE"
+        )
 
         def landed(tx: Tx) -> None:
             tx.delete_transfer(txid)
             tx.delete_reservation(txid)
 
-        await node.shelf.keep(
-            Changes(
-                contents=(here,),
-                replicas=(
-                    msgspec.structs.replace(
-                        node.shelf.replicas[set_id], state="COMMITTED", verified_boot=now.boot_id, reason=""
-                    ),
-                ),
-                also=landed,
-            )
-        )
+        def committed(stored: ReplicaRow) -> ReplicaRow:
+            return replace(stored, state="COMMITTED", verified_boot=boot, reason="")
+
+        try:
+            await node.shelf.keep(Changes(contents=(there,), edits=((set_id, committed),), also=landed))
+        except CachedError:
+            if published:
+                await _take_back(store, flight.content)
+            raise
     faults.point(RECEIVE_COMMITTED)
     node.space.settle(txid)
     node.accepted.pop(set_id, None)
+    node.sources.pop(set_id, None)
+    node.owed.discard(set_id)
     leftover = await asyncio.to_thread(store.discard, txid)
     if leftover is not None:
         await asyncio.to_thread(store.empty, leftover)
 
 
+def _publish(store: Store, flight: Flight, record: SignedRecord) -> int:
+    """Make the staged content visible unless it is there already; return the physical bytes of it."""
+    if store.has(flight.content):
+        store.put_record(flight.content, record)
+    else:
+        with store.stage(flight.txid) as staging:
+            staging.put_record(record)
+        store.publish(flight.txid, flight.content)
+    return capacity.physical(store.manifest(flight.content))
+
+
+async def _take_back(store: Store, content: str) -> None:
+    """Remove what was published and could not be committed: nobody has heard of it."""
+    trashed = await asyncio.to_thread(store.retire, content)
+    if trashed is not None:
+        await asyncio.to_thread(store.empty, trashed)
+
+
 async def _undo(node: Node, set_id: str) -> None:
     """Remove an uncommitted replica: its staging area, its rows and its reservation."""
+    await to_the_end(_remove(node, set_id))
+
+
+async def _remove(node: Node, set_id: str) -> None:
     txid = node.accepted.pop(set_id, "")
+    node.sources.pop(set_id, None)
+    node.owed.discard(set_id)
     row = node.shelf.replicas.get(set_id)
     if row is None or row.state != "TRANSFERRING":
         return
     store = node.stores[row.tier]
-    await node.swarm.unseed(row.content)
+    if not node.shelf.sets_of_content(row.content) - {set_id}:
+        await node.swarm.unseed(row.content)
     trashed = await asyncio.to_thread(store.discard, txid) if txid else None
     others = node.shelf.sets_of_content(row.content) - {set_id}
     content = node.shelf.contents.get((row.content, row.tier))

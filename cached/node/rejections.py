@@ -50,8 +50,13 @@ class Rejections:
         self._by_set.get(set_id, {}).pop(node_id, None)
 
     def forget(self, set_id: str) -> None:
-        """Forget all refusals of a set: its record has changed."""
+        """Forget what other nodes refused of a set: its record has changed."""
         self._by_set.pop(set_id, None)
+
+    def drop(self, set_id: str) -> None:
+        """Forget everything about a set: it is over."""
+        self._by_set.pop(set_id, None)
+        self._own.pop(set_id, None)
 
     def add_own(self, set_id: str, reason: str, seconds: float = LASTS) -> None:
         """Remember that this node does not want a set for a while."""

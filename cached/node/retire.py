@@ -13,6 +13,8 @@ import msgspec
 
 from cached import faults
 from cached.catalog.rows import ReplicaRow
+from cached.errors import Busy
+from cached.leases.deadline import Deadline
 from cached.node import announce, receive
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
@@ -24,16 +26,25 @@ RETIRE_EMPTIED = faults.declare("retire.emptied")
 RETIRE_FORGOTTEN = faults.declare("retire.forgotten")
 
 
-async def give_up(node: Node, set_id: str) -> int:
-    """Let a replica go; return the logical bytes that will be given back. Nothing happens when there is none."""
+async def give_up(node: Node, set_id: str, *, expired: Deadline | None = None) -> int:
+    """Let a replica go; return the logical bytes that will be given back. Nothing happens when there is none.
+
+    With `expired`, only while its grant is still that one: `Busy` when it has been extended at this very moment.
+    """
     row = node.shelf.replicas.get(set_id)
+    if row is not None and row.state == "TRANSFERRING":
+        await receive.cancel(node, set_id)
+        row = node.shelf.replicas.get(set_id)
     if row is None:
         return 0
-    if row.state == "TRANSFERRING":
-        await receive.cancel(node, set_id)
-        return 0
+
+    def going(stored: ReplicaRow) -> ReplicaRow:
+        if expired is not None and stored.grant != expired:
+            raise Busy("its lease has just been extended")
+        return msgspec.structs.replace(stored, state="GOING")
+
     if row.state != "GOING":
-        await node.shelf.keep(Changes(replicas=(msgspec.structs.replace(row, state="GOING"),)))
+        await node.shelf.keep(Changes(edits=((set_id, going),)))
         faults.point(RETIRE_GOING)
         announce.publish(node)
     reap_soon(node, row.content)
@@ -41,8 +52,9 @@ async def give_up(node: Node, set_id: str) -> int:
 
 
 def reap_soon(node: Node, content: str) -> None:
-    """Take away in the background what can go of a content."""
-    node.fly(f"reap {content}", lambda: reap(node, content))
+    """Take away in the background what can go of a content; a node that stops leaves it to its next start."""
+    if not node.draining:
+        node.fly(f"reap {content}", lambda: reap(node, content))
 
 
 async def reap(node: Node, content: str) -> None:

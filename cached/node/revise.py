@@ -11,11 +11,13 @@ from typing import Any
 import msgspec
 
 from cached import faults, wire
-from cached.errors import CachedError, LeaseRefused, NotFound, UsageError
+from cached.catalog.rows import ReplicaRow
+from cached.errors import Busy, CachedError, LeaseRefused, NotFound, UsageError
 from cached.leases import policy
-from cached.node import announce, book, memory, options, retire, views
+from cached.node import announce, book, consent, memory, options, retire, views
 from cached.node.access import check_manage, resolve
 from cached.node.caller import Caller
+from cached.node.critical import to_the_end
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
 from cached.peers.records import HolderEntry, Peer
@@ -86,7 +88,8 @@ async def extend(node: Node, caller: Caller, ref: SetRef, seconds: int, everywhe
         wanted = max(seconds, int(node.left(present.lease)))
         fresh = book.revise(node, present, lease_seconds=wanted)
         held = node.shelf.replicas.get(set_id)
-        own = await _extend_here(node, fresh, seconds, alone=not everywhere) if held is not None else None
+        alone = not everywhere
+        own = await to_the_end(_extend_here(node, fresh, seconds, alone=alone)) if held is not None else None
         if own is None or not own.granted:
             await book.keep(node, fresh)
     faults.point(EXTEND_KEPT)
@@ -116,7 +119,9 @@ async def _extend_here(node: Node, known: Known, seconds: int, *, alone: bool) -
         grant = policy.extension(
             node.left(row.grant), seconds, node.config.policy.max_lease, draining=node.draining
         )
-        if grant.seconds < known.record.min_lease_seconds:
+        if row.state == "GOING":
+            raise LeaseRefused("its replica here is just being deleted")
+        if grant.seconds < min(seconds, known.record.min_lease_seconds):
             raise LeaseRefused(
                 f"this node grants at most {grant.seconds} s, the set's least acceptable lease is"
                 f" {known.record.min_lease_seconds} s"
@@ -125,9 +130,16 @@ async def _extend_here(node: Node, known: Known, seconds: int, *, alone: bool) -
         if alone:
             raise
         return wire.GrantView(node=node.directory.name, granted=False, reason=refusal.message)
-    end = node.later(row.grant, node.after(grant.seconds))
-    longer = msgspec.structs.replace(row, grant=end, granted_seconds=int(node.left(end)))
-    await node.shelf.keep(Changes(sets=(known,), replicas=(longer,) if row.state != "GOING" else ()))
+    end = node.after(grant.seconds)
+
+    def longer(stored: ReplicaRow) -> ReplicaRow:
+        if stored.state == "GOING":
+            raise Busy("its replica here has just been given up", hint="try again")
+        kept = node.later(stored.grant, end)
+        return msgspec.structs.replace(stored, grant=kept, granted_seconds=int(node.left(kept)))
+
+    await node.shelf.keep(Changes(sets=(known,), edits=((row.set_id, longer),)))
+    end = node.shelf.replicas[row.set_id].grant
     node.stirred.set()
     return wire.GrantView(
         node=node.directory.name,
@@ -160,9 +172,11 @@ async def _ask_all(node: Node, known: Known, seconds: int) -> list[wire.GrantVie
     return list(await asyncio.gather(*(ask(entry) for entry in _others(node, known.record.id))))
 
 
-async def serve_extend(node: Node, _peer: Peer, signed: SignedRecord, seconds: int) -> wire.GrantView:
-    """Answer a peer whose user extends a set held here: by this node's own policy."""
+async def serve_extend(node: Node, peer: Peer, signed: SignedRecord, seconds: int) -> wire.GrantView:
+    """Answer a peer whose user extends a set held here: by this node's policy, for no longer than the owner signed."""
     known = await book.learn(node, signed)
+    consent.check_speaks(peer.domains, known, f"node {peer.node_id[:8]}")
+    seconds = min(seconds, known.record.lease_seconds)
     if known.record.id not in node.shelf.replicas:
         raise NotFound("this node does not hold that set")
     async with node.locks(f"record {known.record.id}"):
@@ -235,7 +249,7 @@ def _others(node: Node, set_id: str) -> Sequence[HolderEntry]:
     return [entry for entry in node.directory.holders(set_id) if entry.node.record.id != node.id]
 
 
-def _own_item(node: Node, row: Any) -> wire.DeleteItem:
+def _own_item(node: Node, row: ReplicaRow) -> wire.DeleteItem:
     pinned = node.pins.pinned(row.content)
     return wire.DeleteItem(
         node=node.directory.name,

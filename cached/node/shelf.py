@@ -14,8 +14,10 @@ import msgspec
 
 from cached.catalog.rows import ContentRow, ReplicaRow, SetRow
 from cached.catalog.sqlite import Catalog, Tx
+from cached.errors import Busy
 from cached.leases import deadline
 from cached.leases.deadline import Deadline, Moment
+from cached.node.critical import to_the_end
 from cached.sets.set import SetRecord, SignedRecord, Tier
 
 
@@ -79,6 +81,10 @@ class Known:
         )
 
 
+#: A replica's row as it is in the transaction -> as it is to be. May raise, which undoes the whole `keep`.
+Edit = Callable[[ReplicaRow], ReplicaRow]
+
+
 @dataclass(kw_only=True)
 class Changes:
     """What one `keep` writes; everything in it becomes durable together."""
@@ -86,6 +92,9 @@ class Changes:
     sets: tuple[Known, ...] = ()
     contents: tuple[ContentRow, ...] = ()
     replicas: tuple[ReplicaRow, ...] = ()
+    #: Changes to rows that others may be changing at the same time, by set id: they see what is durable, not what was
+    #: read before. `Busy` when the row is gone.
+    edits: tuple[tuple[str, Edit], ...] = ()
     drop_replicas: tuple[str, ...] = ()
     drop_contents: tuple[tuple[str, Tier], ...] = ()
     drop_sets: tuple[str, ...] = ()
@@ -103,6 +112,8 @@ class Shelf:
     contents: dict[tuple[str, Tier], ContentRow] = field(default_factory=dict)
     _by_name: dict[str, set[str]] = field(default_factory=dict)
     _by_content: dict[str, set[str]] = field(default_factory=dict)
+    #: Tells whether another node has a copy of a set, as far as is known; set by the composition root.
+    held_elsewhere: Callable[[str], bool] = lambda _set_id: False
     #: Called after each change with the ids of the sets that it touched.
     watchers: list[Callable[[frozenset[str]], None]] = field(default_factory=list)
 
@@ -114,8 +125,15 @@ class Shelf:
         )
 
     async def keep(self, changes: Changes) -> None:
-        """Make the changes durable, then visible. Raises what the catalog raises; then nothing has changed."""
-        await self.catalog.write(lambda tx: _write(tx, changes))
+        """Make the changes durable, then visible. Raises what the catalog raises; then nothing has changed.
+
+        Not to be cut in two: a caller that is cancelled meanwhile hears of it once both is done.
+        """
+        await to_the_end(self._keep(changes))
+
+    async def _keep(self, changes: Changes) -> None:
+        edited = await self.catalog.write(lambda tx: _write(tx, changes))
+        changes = dataclasses.replace(changes, replicas=(*changes.replicas, *edited))
         self._apply(changes)
         touched = frozenset(
             [known.record.id for known in changes.sets]
@@ -174,19 +192,30 @@ def _discard(index: dict[str, set[str]], key: str, value: str) -> None:
             del index[key]
 
 
-def _write(tx: Tx, changes: Changes) -> None:
+def _write(tx: Tx, changes: Changes) -> list[ReplicaRow]:
     for known in changes.sets:
         tx.put_set(known.row())
     for content in changes.contents:
         tx.put_content(content)
     for replica in changes.replicas:
         tx.put_replica(replica)
+    edited = [_edit(tx, set_id, edit) for set_id, edit in changes.edits]
     _delete_all(tx.delete_replica, changes.drop_replicas)
     for content_id, tier in changes.drop_contents:
         tx.delete_content(content_id, tier)
     _delete_all(tx.delete_set, changes.drop_sets)
     if changes.also is not None:
         changes.also(tx)
+    return edited
+
+
+def _edit(tx: Tx, set_id: str, edit: Edit) -> ReplicaRow:
+    row = tx.replica(set_id)
+    if row is None:
+        raise Busy("the replica has just gone", hint="try again")
+    fresh = edit(row)
+    tx.put_replica(fresh)
+    return fresh
 
 
 def _delete_all(delete: Callable[[str], None], ids: Iterable[str]) -> None:

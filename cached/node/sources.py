@@ -13,7 +13,7 @@ import msgspec
 from cached.errors import CachedError, NotFound
 from cached.node import announce, consent
 from cached.node.node import Node
-from cached.peers.records import HolderEntry, Peer
+from cached.peers.records import NodeEntry, Peer
 from cached.replication.transfer import Holder
 
 #: Seconds between two looks at the directory, and after which a holder is asked for its consent again.
@@ -29,6 +29,9 @@ class Joined(msgspec.Struct, frozen=True, kw_only=True):
     #: It holds all bytes; otherwise it is fetching them itself.
     complete: bool
     bittorrent_port: int
+    #: Methods by which it gives bytes, and whether its BitTorrent connections are encrypted (`tls` or `off`).
+    methods: tuple[str, ...] = ("bittorrent", "direct")
+    encryption: str = "tls"
 
 
 @dataclass(kw_only=True)
@@ -39,39 +42,65 @@ class Introduced:
     set_id: str
     #: Those that agreed, and when.
     agreed: dict[str, tuple[Holder, float]] = field(default_factory=dict)
+    answers: dict[str, Joined] = field(default_factory=dict)
     refused: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
     def swarm(self) -> Sequence[Holder]:
-        """Return all members of the swarm, whole or not, that are alive."""
-        return self._alive()
+        """Return all members of the swarm, whole or not, that are alive and speak as this node does.
+
+        Between a node that encrypts and one that does not, the stricter side wins: they use `direct`, always encrypted.
+        """
+        mine = self.node.config.replication.encryption
+        return [
+            holder for holder in self._giving("bittorrent") if self.answers[holder.node_id].encryption == mine
+        ]
 
     def direct(self) -> Sequence[Holder]:
         """Return the live holders of all bytes."""
-        return [holder for holder in self._alive() if holder.complete]
+        return [holder for holder in self._giving("direct") if holder.complete]
+
+    def offer(self, method: str) -> bool:
+        """Tell whether somebody who has, or will have, the bytes gives them by that method just now."""
+        return bool(self.swarm() if method == "bittorrent" else self._giving("direct"))
 
     def source(self) -> str:
         """Return the node whose uplink is to be spared: the originator when it serves, else the first whole holder."""
-        whole = sorted(holder.node_id for holder in self.direct())
+        whole = sorted(holder.node_id for holder in self.swarm() if holder.complete)
         originator = self.node.shelf.known[self.set_id].record.originator
         return originator if originator in whole else (whole[0] if whole else "")
 
-    def _alive(self) -> list[Holder]:
+    def _giving(self, method: str) -> list[Holder]:
         living = {entry.record.id for entry in self.node.directory.nodes() if entry.alive}
-        return [holder for holder, _ in self.agreed.values() if holder.node_id in living]
+        return [
+            holder
+            for holder, _ in self.agreed.values()
+            if holder.node_id in living and method in self.answers[holder.node_id].methods
+        ]
 
     async def look(self) -> None:
         """Introduce this node to every holder that it has not met."""
         now = asyncio.get_running_loop().time()
-        found = self.node.directory.holders(self.set_id)
-        wanted = [entry for entry in found if self._is_due(entry, now)]
+        wanted = [entry for entry, state in self._candidates() if self._is_due(entry, state, now)]
         await asyncio.gather(*(self._introduce(entry, now) for entry in wanted))
 
-    def _is_due(self, entry: HolderEntry, now: float) -> bool:
-        node_id = entry.node.record.id
-        if node_id == self.node.id or not entry.node.alive:
+    def _candidates(self) -> list[tuple[NodeEntry, str]]:
+        """Return the nodes that tell of a replica, and the one that offered the set, which need not have told yet."""
+        found = {
+            entry.node.record.id: (entry.node, entry.holding.state)
+            for entry in self.node.directory.holders(self.set_id)
+        }
+        source = self.node.sources.get(self.set_id)
+        offering = self.node.directory.node(source) if source else None
+        if offering is not None:
+            found.setdefault(offering.record.id, (offering, "COMMITTED"))
+        return list(found.values())
+
+    def _is_due(self, entry: NodeEntry, state: str, now: float) -> bool:
+        node_id = entry.record.id
+        if node_id == self.node.id or not entry.alive:
             return False
-        if entry.holding.state not in ("COMMITTED", "EXPIRED", "TRANSFERRING", "REQUESTED"):
+        if state not in ("COMMITTED", "EXPIRED", "TRANSFERRING", "REQUESTED"):
             return False
         if now - self.refused.get(node_id, -RETRY) < RETRY:
             return False
@@ -79,11 +108,11 @@ class Introduced:
         if met is None:
             return True
         holder, when = met
-        became_whole = entry.holding.state == "COMMITTED" and not holder.complete
+        became_whole = state == "COMMITTED" and not holder.complete
         return now - when > RENEW or became_whole
 
-    async def _introduce(self, entry: HolderEntry, now: float) -> None:
-        record = entry.node.record
+    async def _introduce(self, entry: NodeEntry, now: float) -> None:
+        record = entry.record
         body = {"set": self.set_id, "ad": announce.ad(self.node)}
         try:
             answer = msgspec.convert(await self.node.link.call(record.id, "source.join", body, 5.0), Joined)
@@ -99,6 +128,7 @@ class Introduced:
             complete=answer.complete,
             reachable=record.reachable,
         )
+        self.answers[record.id] = answer
         self.agreed[record.id] = (holder, now)
 
 
@@ -135,4 +165,9 @@ async def join(node: Node, peer: Peer, set_id: str, ad: dict[str, object]) -> Jo
         raise NotFound("this node does not hold that set")
     if not node.consents.allowed(peer.node_id, known.record.content):
         await consent.agree(node, peer, known, ad, requested=True)
-    return Joined(complete=held.state == "COMMITTED", bittorrent_port=node.bittorrent_port)
+    return Joined(
+        complete=held.state == "COMMITTED",
+        bittorrent_port=node.bittorrent_port,
+        methods=node.config.replication.methods,
+        encryption=node.config.replication.encryption,
+    )

@@ -8,19 +8,22 @@ commits what was written (`settle`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from cached.catalog.rows import ReservationRow
 from cached.catalog.sqlite import Catalog
-from cached.errors import NoSpace
+from cached.errors import CachedError, NoSpace
 from cached.leases import policy
 from cached.leases.capacity import Space as Ledger
+from cached.node.critical import to_the_end
 from cached.node.shelf import Shelf
 from cached.sets.set import Tier
 from cached.storage.ballast import Ballast
 from cached.storage.disk import Store
+from cached.storage.tree import physical_bytes
 
 #: Least bytes that stay free on a partition, and the share of it where that is less.
 FLOOR_BYTES = 1 << 30
@@ -47,6 +50,8 @@ class Space:
         self._lock = asyncio.Lock()
         self._reserved: dict[str, ReservationRow] = {}
         self._ballast: dict[str, Ballast] = {}
+        #: How much of each reservation is on the partition already: as ballast, or written in its place.
+        self._covered: dict[str, int] = {}
         #: Reclaims at least so many bytes of a tier where it may; set by the composition root.
         self.make_room: Callable[[Tier, int], Awaitable[None]] = _no_room
 
@@ -54,7 +59,8 @@ class Space:
         """Take over the reservations of transfers that go on after a restart."""
         for row in self._catalog.read_now(lambda tx: tx.reservations()):
             self._reserved[row.txid] = row
-            self._hold(row)
+            with contextlib.suppress(CachedError):  # others filled the partition: the promise stands on paper
+                self._keep(row.txid, self._hold(row))
 
     def capacity(self, tier: Tier) -> int:
         """Return the physical bytes that the tier may use in all."""
@@ -76,7 +82,14 @@ class Space:
         return self._shelf.logical_bytes(owner) + coming
 
     async def reserve(self, row: ReservationRow) -> None:
-        """Set space aside, durably. Raises `NoSpace` or `QuotaExceeded`; then nothing is reserved."""
+        """Set space aside, durably. Raises `NoSpace` or `QuotaExceeded`; then, or when cancelled, nothing is reserved."""
+        try:
+            await to_the_end(self._reserve(row))
+        except asyncio.CancelledError:
+            await to_the_end(self.release(row.txid))
+            raise
+
+    async def _reserve(self, row: ReservationRow) -> None:
         async with self._lock:
             if row.logical:
                 policy.quota(self.logical(row.owner), row.logical, self._quota)
@@ -87,13 +100,16 @@ class Space:
             await self._catalog.write(lambda tx: tx.put_reservation(row))
             self._reserved[row.txid] = row
         try:
-            await asyncio.to_thread(self._hold, row)
-        except NoSpace:
+            self._keep(row.txid, await asyncio.to_thread(self._hold, row))
+        except BaseException:
             await self.release(row.txid)
             raise
 
     async def grow(self, txid: str, size: int) -> None:
         """Raise a reservation to `size` bytes when it is below. Raises `NoSpace`; then it stays as it was."""
+        await to_the_end(self._grow(txid, size))
+
+    async def _grow(self, txid: str, size: int) -> None:
         async with self._lock:
             row = self._reserved[txid]
             missing = size - row.bytes
@@ -110,9 +126,10 @@ class Space:
         """Write down which content a reservation is for, so that a crash after publishing leaves nothing
         unaccounted.
         """
-        row = msgspec.structs.replace(self._reserved[txid], content=content)
-        await self._catalog.write(lambda tx: tx.put_reservation(row))
-        self._reserved[txid] = row
+        async with self._lock:
+            row = msgspec.structs.replace(self._reserved[txid], content=content)
+            await self._catalog.write(lambda tx: tx.put_reservation(row))
+            self._reserved[txid] = row
 
     def ballast(self, txid: str) -> Ballast | None:
         """Return the blocks held for a reservation, to be used up while its bytes are written."""
@@ -120,12 +137,16 @@ class Space:
 
     async def release(self, txid: str) -> None:
         """End a reservation; nothing happens when there is none."""
+        ballast = self._ballast.pop(txid, None)
+        if ballast is not None:
+            await asyncio.to_thread(ballast.drop)
         if self.settle(txid):
             await self._catalog.write(lambda tx: tx.delete_reservation(txid))
 
     def settle(self, txid: str) -> bool:
         """Forget a reservation whose row has just been deleted in the transaction that committed its bytes."""
         ballast = self._ballast.pop(txid, None)
+        self._covered.pop(txid, None)
         if ballast is not None:
             ballast.drop()
         return self._reserved.pop(txid, None) is not None
@@ -140,24 +161,33 @@ class Space:
                 bytes_free=free,
             )
 
-    def _hold(self, row: ReservationRow) -> None:
-        if row.tier == "disk":
-            staging = self._stores["disk"].stage(row.txid)
-            try:
-                self._ballast[row.txid] = Ballast(staging.path / "ballast", row.bytes)
-            finally:
-                staging.close()
+    def _hold(self, row: ReservationRow) -> tuple[Ballast | None, int]:
+        """Take blocks for what is not written yet; return them, and what of the reservation is on the partition now."""
+        if row.tier != "disk":
+            return None, 0
+        with self._stores["disk"].stage(row.txid) as staging:
+            place = staging.path / "ballast"
+            place.unlink(missing_ok=True)
+            there = min(row.bytes, physical_bytes(staging.path))
+            ballast = Ballast(place, row.bytes - there)
+        return ballast, there + ballast.held
+
+    def _keep(self, txid: str, held: tuple[Ballast | None, int]) -> None:
+        ballast, self._covered[txid] = held
+        if ballast is not None:
+            self._ballast[txid] = ballast
 
     def _state(self, tier: Tier) -> Ledger:
         store = self._stores[tier]
         contents = [row for row in self._shelf.contents.values() if row.tier == tier]
-        backed = sum(self._ballast[txid].left for txid in self._ballast if self._reserved[txid].tier == tier)
-        reserved = self.reserved(tier)
+        mine = [row for row in self._reserved.values() if row.tier == tier]
+        uncovered = sum(max(0, row.bytes - self._covered.get(row.txid, 0)) for row in mine)
+        reserved = sum(row.bytes for row in mine)
         size = store.partition_size()
         return Ledger(
             capacity=self._limits[tier],
             floor=min(FLOOR_BYTES, int(size * FLOOR_SHARE)),
-            partition_free=store.partition_free() - max(0, reserved - backed),
+            partition_free=store.partition_free() - uncovered,
             reserved=reserved,
             committed=sum(row.physical for row in contents if row.state == "STABLE"),
             going=sum(row.physical for row in contents if row.state == "GOING"),

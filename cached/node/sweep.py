@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 import msgspec
 
 from cached import faults
-from cached.errors import CachedError
+from cached.catalog.rows import ReplicaRow
+from cached.errors import Busy, CachedError
 from cached.leases import deadline, policy, reclaim
-from cached.node import announce, retire
+from cached.node import announce, memory, receive, retire
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
 from cached.sets.set import Tier
@@ -34,6 +36,8 @@ async def run(node: Node) -> None:
             await once(node)
         except CachedError as error:
             node.counters.note("sweep.failed", error.message)
+        except Exception as error:  # noqa: BLE001 - grants are renewed again in two seconds, whatever it was
+            node.counters.background_failed("sweep", error)
 
 
 async def once(node: Node) -> None:
@@ -44,26 +48,37 @@ async def once(node: Node) -> None:
     for row in list(node.shelf.replicas.values()):
         if row.state == "GOING":
             retire.reap_soon(node, row.content)
+    await memory.tidy(node)
+    receive.retry(node)
     await forget(node)
     announce.publish(node)
 
 
 async def renew(node: Node) -> None:
     """Renew every grant that is half over while its set's lease lasts."""
-    renewed = []
-    for row in node.shelf.replicas.values():
-        known = node.shelf.known[row.set_id]
-        if row.state != "COMMITTED" or known.record.status != "live" or node.draining:
-            continue
-        seconds = policy.renewal_due(
-            node.left(row.grant), row.granted_seconds, node.left(known.lease), node.config.policy.max_lease
-        )
-        if seconds is not None and seconds > node.left(row.grant) + 1:
-            renewed.append(msgspec.structs.replace(row, grant=node.after(seconds), granted_seconds=seconds))
-    if renewed:
-        await node.shelf.keep(Changes(replicas=tuple(renewed)))
+    due = [row.set_id for row in node.shelf.replicas.values() if _renewal(node, row) is not None]
+    if due and not node.draining:
+        await node.shelf.keep(Changes(edits=tuple((set_id, partial(_renewed, node)) for set_id in due)))
         faults.point(SWEEP_RENEWED)
-        node.counters.add("grants_renewed", len(renewed))
+        node.counters.add("grants_renewed", len(due))
+
+
+def _renewal(node: Node, row: ReplicaRow) -> int | None:
+    """Return for how long a grant is to be renewed now, if at all."""
+    known = node.shelf.known[row.set_id]
+    if row.state != "COMMITTED" or known.record.status != "live":
+        return None
+    seconds = policy.renewal_due(
+        node.left(row.grant), row.granted_seconds, node.left(known.lease), node.config.policy.max_lease
+    )
+    return seconds if seconds is not None and seconds > node.left(row.grant) + 1 else None
+
+
+def _renewed(node: Node, row: ReplicaRow) -> ReplicaRow:
+    seconds = _renewal(node, row)
+    if seconds is None:  # extended, or given up, at this very moment
+        return row
+    return msgspec.structs.replace(row, grant=node.after(seconds), granted_seconds=seconds)
 
 
 async def forget(node: Node) -> None:
@@ -81,6 +96,9 @@ async def forget(node: Node) -> None:
     gone = [known.record.id for known in node.shelf.known.values() if over(known)]
     if gone:
         await node.shelf.keep(Changes(drop_sets=tuple(gone)))
+    for set_id in gone:
+        node.rejections.drop(set_id)
+        node.last_read.pop(set_id, None)
 
 
 async def make_room(node: Node, tier: Tier, wanted: int) -> None:
@@ -88,12 +106,26 @@ async def make_room(node: Node, tier: Tier, wanted: int) -> None:
     chosen = reclaim.choose(_candidates(node, tier), wanted)
     faults.point(RECLAIM_CHOSEN)
     for candidate in chosen:
-        for set_id in candidate.set_ids:
-            await retire.give_up(node, set_id)
-        await retire.reap(node, candidate.content)
+        try:
+            await _reclaim(node, tier, candidate)
+        except Busy as extended:
+            node.counters.note("reclaim.spared", extended.message, content=candidate.content[:8])
+            continue
         node.counters.note(
             "reclaimed", "expired replicas made room", content=candidate.content[:8], bytes=candidate.bytes
         )
+
+
+async def _reclaim(node: Node, tier: Tier, candidate: reclaim.Candidate) -> None:
+    rows = [node.shelf.replicas[one] for one in candidate.set_ids if one in node.shelf.replicas]
+    if any(node.left(row.grant) > 0 for row in rows):
+        raise Busy("its lease has just been extended")
+    if tier == "memory" and all(row.tier == "disk" for row in rows):
+        await memory.evict(node, candidate.content)  # the durable copy stays
+        return
+    for row in rows:
+        await retire.give_up(node, row.set_id, expired=row.grant)
+    await retire.reap(node, candidate.content)
 
 
 def _candidates(node: Node, tier: Tier) -> list[reclaim.Candidate]:
@@ -107,7 +139,10 @@ def _candidates(node: Node, tier: Tier) -> list[reclaim.Candidate]:
         if not replicas or any(replica.state == "TRANSFERRING" for replica in replicas):
             continue
         others = sum(
-            entry.node.alive and entry.holding.state == "COMMITTED" and entry.node.record.id != node.id
+            entry.node.alive
+            and entry.holding.state == "COMMITTED"
+            and not entry.holding.volatile
+            and entry.node.record.id != node.id
             for set_id in set_ids
             for entry in node.directory.holders(set_id)
         )

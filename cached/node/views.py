@@ -6,7 +6,7 @@ from cached import wire
 from cached.leases.deadline import Deadline
 from cached.matching.ads import plain
 from cached.node import announce
-from cached.node.access import may_see
+from cached.node.access import may_see, offered
 from cached.node.caller import Caller
 from cached.node.node import Node
 from cached.node.shelf import Known
@@ -106,6 +106,6 @@ def visible(node: Node, caller: Caller) -> list[Known]:
     found = [
         known
         for known in node.shelf.known.values()
-        if known.record.status != "deleted" and may_see(caller, known.record)
+        if may_see(caller, known.record) and offered(node.shelf, known)
     ]
     return sorted(found, key=lambda known: (known.record.name, known.record.owner, known.record.id))

@@ -28,12 +28,14 @@ class Ballast:
         self._path = path
         self._lock = threading.Lock()
         self._left = 0
+        #: Bytes of blocks that were taken at the start; 0 where the filesystem cannot.
+        self.held = 0
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._fd = fd
         if size <= 0:
             return
         if _libc.fallocate(fd, 0, 0, size) == 0:
-            self._left = size
+            self._left = self.held = size
             return
         code = ctypes.get_errno()
         if code in (errno.ENOSPC, errno.EDQUOT):
