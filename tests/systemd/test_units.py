@@ -75,8 +75,12 @@ def test_the_directories_are_made_with_their_modes(tmp_path):
     etc.mkdir()
     (etc / "passwd").write_text("root:x:0:0::/:/bin/false\ncached:x:990:990::/:/bin/false\n")
     (etc / "group").write_text("root:x:0:\ncached:x:990:\n")
+    key = etc / "cached/cluster.key"
+    key.parent.mkdir()
+    key.write_text("secret")
     done = run("systemd-tmpfiles", "--create", f"--root={tmp_path}", UNITS / "cached.tmpfiles")
     assert done.returncode == 0, done.stderr
     for name, mode in {"run/cached": 0o755, "var/lib/cached": 0o700, "var/cache/cached": 0o700}.items():
         assert (tmp_path / name).stat().st_mode & 0o777 == mode
         assert (tmp_path / name).stat().st_uid == 990
+    assert (key.stat().st_uid, key.stat().st_mode & 0o777) == (990, 0o600), "the daemon refuses any other"
