@@ -135,7 +135,7 @@ class Direct:
         held = 0
         stream = self._fetch_stream(source, STREAM, query)
         try:
-            while (data := await _next(stream)) is not None:
+            async for data in _lively(stream):
                 parts.append(data)
                 held += len(data)
                 if held >= _BLOCK:
@@ -144,9 +144,9 @@ class Direct:
                     parts, held = [rest], len(rest)
                     writing = asyncio.create_task(self._write(work, source, block))
             await _settle(writing)
-            writing = None
             block, rest = segments.cut(b"".join(parts))
-            await self._write(work, source, block)
+            writing = asyncio.create_task(self._write(work, source, block))
+            await _settle(writing)
             if rest or segments.left:
                 raise _BrokenStreamError("the stream ended early")
         finally:
@@ -157,7 +157,7 @@ class Direct:
             with contextlib.suppress(Exception):
                 await stream.aclose()  # type: ignore[attr-defined]
 
-    async def _write(self, work: _Work, source: str, block: list[tuple[Segment, bytes]]) -> int:
+    async def _write(self, work: _Work, source: str, block: list[tuple[Segment, memoryview]]) -> int:
         if not block:
             return 0
         job = work.job
@@ -186,9 +186,10 @@ class _Segments:
         """More is to come."""
         return self._now is not None
 
-    def cut(self, data: bytes) -> tuple[list[tuple[Segment, bytes]], bytes]:
+    def cut(self, data: bytes) -> tuple[list[tuple[Segment, memoryview]], bytes]:
         """Return the whole leaves at the beginning of `data`, file by file, and what is left of it."""
-        block: list[tuple[Segment, bytes]] = []
+        view = memoryview(data)
+        block: list[tuple[Segment, memoryview]] = []
         at = 0
         while self._now is not None:
             now, there = self._now, len(data) - at
@@ -196,7 +197,7 @@ class _Segments:
             if not size:
                 break
             part = Segment(now.path, now.offset, size, now.leaf)
-            block.append((part, data[at : at + size]))
+            block.append((part, view[at : at + size]))
             at += size
             if size == now.size:
                 self._now = next(self._coming, None)
@@ -207,18 +208,22 @@ class _Segments:
         return block, data[at:]
 
 
-async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
+async def _lively(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Pass the stream on; raise `TimeoutError` when nothing comes for `STALL` seconds."""
     try:
-        return await asyncio.wait_for(anext(stream), STALL)
+        while True:
+            async with asyncio.timeout(STALL):
+                data = await anext(stream)
+            yield data
     except StopAsyncIteration:
-        return None
+        return
     except CachedError as error:
         raise _BrokenStreamError(error.message) from error
 
 
 async def _settle(writing: asyncio.Task[int] | None) -> None:
     if writing is not None:
-        await writing
+        await asyncio.shield(writing)
 
 
 def _choose(work: _Work, holders: Holders, prefer: str) -> str | None:

@@ -46,7 +46,7 @@ def _missing(data: Path, segment: Segment, leaves: bytes) -> Iterator[Range]:
         yield at, segment.end
 
 
-def write_block(data: Path, block: list[tuple[Segment, bytes]], leaves: bytes) -> None:
+def write_block(data: Path, block: list[tuple[Segment, memoryview]], leaves: bytes) -> None:
     """Check the bytes of each segment and write them; raise `IntegrityFailed` at the first wrong file."""
     for segment, content in block:
         if hash_leaves(content) != leaves[segment.leaf * DIGEST : segment.end * DIGEST]:
@@ -57,10 +57,10 @@ def write_block(data: Path, block: list[tuple[Segment, bytes]], leaves: bytes) -
             raise disk_error(error, f"writing {segment.path!r}") from error
 
 
-def _write(path: Path, offset: int, content: bytes) -> None:
+def _write(path: Path, offset: int, content: memoryview) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
-        view = memoryview(content)
+        view = content
         while view:
             done = os.pwrite(descriptor, view, offset)
             view, offset = view[done:], offset + done
