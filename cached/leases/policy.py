@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from cached.errors import LeaseRefused, QuotaExceeded
+from cached.units import format_duration, format_size
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +37,8 @@ def decide(*, asked: int | None, min_lease: int, max_lease: int, default: int, d
         )
     if grant.seconds < min_lease:
         raise LeaseRefused(
-            f"{grant.seconds} s is the longest lease possible here, {min_lease} s the least acceptable",
+            f"{format_duration(grant.seconds)} is the longest lease possible here,"
+            f" {format_duration(min_lease)} the least acceptable",
             hint="lower --min-lease, or ask for a longer lease"
             if not grant.shortened
             else "lower --min-lease",
@@ -64,7 +66,9 @@ def extension(left: float, asked: int, max_lease: int, *, draining: bool = False
         return grant
     kept = int(left)
     return Grant(
-        seconds=kept, shortened=kept < asked, reason=f"the lease already lasts {kept} s more, and is kept"
+        seconds=kept,
+        shortened=kept < asked,
+        reason=f"the lease already lasts {format_duration(kept)} more, and is kept",
     )
 
 
@@ -83,7 +87,8 @@ def quota(used: int, wanted: int, limit: int | None) -> None:
     """Raise `QuotaExceeded` if `wanted` more logical bytes would exceed a user's limit; None: no limit."""
     if limit is not None and used + wanted > limit:
         raise QuotaExceeded(
-            f"{wanted} bytes more would exceed the quota of {limit} bytes on this node, {used} are used",
+            f"{format_size(wanted)} more would exceed the quota of {format_size(limit)} on this node,"
+            f" {format_size(used)} are used",
             hint="delete sets or let their leases end, or ask the administrator for a larger [policy] quota",
             bytes_wanted=wanted,
             bytes_used=used,
@@ -97,7 +102,7 @@ def _capped(wanted: int, max_lease: int) -> Grant:
     return Grant(
         seconds=max_lease,
         shortened=True,
-        reason=f"this node grants at most {max_lease} s, {wanted} s were asked for",
+        reason=f"this node grants at most {format_duration(max_lease)}, {format_duration(wanted)} were asked for",
     )
 
 

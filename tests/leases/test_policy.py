@@ -7,7 +7,7 @@ from cached.errors import LeaseRefused, QuotaExceeded
 from cached.leases.deadline import Moment, advance
 from cached.leases.lease import granted
 from cached.leases.policy import Grant, decide, extension, quota, renewal_due
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 DAY = 86_400
@@ -26,8 +26,8 @@ def test_a_lease_within_the_limit_is_granted_as_asked():
 def test_a_lease_above_the_limit_is_shortened_and_says_why():
     grant = ask(60 * DAY)
     assert (grant.seconds, grant.shortened) == (30 * DAY, True)
-    assert str(30 * DAY) in grant.reason
-    assert str(60 * DAY) in grant.reason
+    assert "30d" in grant.reason
+    assert "60d" in grant.reason
 
 
 def test_a_lease_below_the_least_acceptable_is_refused_and_the_longest_is_named():
@@ -110,16 +110,20 @@ def test_a_grant_is_renewed_at_half_its_life_while_the_set_wants_it():
 
 
 @given(
-    left=st.floats(0, 1e6),
+    half=st.floats(0, 0.5),
     granted_seconds=st.integers(1, 10**6),
-    set_left=st.floats(0, 1e7),
-    max_lease=st.integers(1, 10**6),
+    longer=st.floats(1, 1e6),
+    more=st.integers(1, 10**6),
 )
 def test_a_renewal_is_longer_than_what_is_left_and_never_outlasts_the_set(
-    left, granted_seconds, set_left, max_lease
+    half, granted_seconds, longer, more
 ):
+    left = half * granted_seconds
+    set_left, max_lease = left + longer, int(left) + more
     wanted = renewal_due(left, granted_seconds, set_left, max_lease)
-    assume(wanted is not None)
+    if wanted is None:
+        assert int(min(set_left, max_lease)) <= left
+        return
     assert left < wanted <= min(set_left, max_lease)
     assert renewal_due(float(wanted), wanted, set_left, max_lease) is None
 
