@@ -20,7 +20,7 @@
   input=None, timeout=60, cwd=None, env=None, text=True)`, `spawn(*args, ...)` (a Popen that teardown ends), `http(method, path, body=None, headers=None, user=None)`,
   `client()` (a `cached.client.Client`), `show(ref)`, `status()`, `kill() stop() restart(**as start) pause() resume() wait_exit()`.
   `restart` keeps the settings that it is not given, except `env`'s CACHED_FAULT, which holds for one start only.
-- `cluster.root`: a directory that every user can enter (pytest's own tmp_path is closed to other users); `cluster.tree(name, files)` writes files into it.
+- `cluster.root`: a directory that every user can enter (pytest's own tmp_path is closed to other users); commands run in `cluster.work`; `cluster.tree(name, files)` writes files into it.
 - `cluster.wait_for(predicate, seconds=30, what="...")` polls, returns what the predicate returned, and fails with the daemons' logs.
 - The end of a test stops every node in order (SIGKILL for what does not end), and fails when a daemon ended with another code than 0 or has
   logged a traceback. A test that provokes one on purpose says so: `node.may_log = r"regular expression of the lines"`.
@@ -99,8 +99,7 @@ class Result:
     @property
     def error(self) -> dict[str, Any]:
         """Return the error on stderr (of a command that was given `--json`)."""
-        lines = [line for line in self.stderr.splitlines() if line.startswith("{")]
-        return json.loads(lines[-1])["error"]
+        return json.loads(self.stderr[self.stderr.index("{") :])["error"]
 
 
 @dataclass(frozen=True)
@@ -312,7 +311,7 @@ class Node:
         """Run `cached ARGS` against this node. `.json()` of the result needs no `--json`: it is added where a command may have it."""
         words = self._words(args, user)
         ended = subprocess.run(
-            words, check=False, capture_output=True, text=text, input=input, timeout=timeout, cwd=cwd or self.cluster.root,
+            words, check=False, capture_output=True, text=text, input=input, timeout=timeout, cwd=cwd or self.cluster.work,
             env=self._client_env(user, env), **({} if input is not None else {"stdin": subprocess.DEVNULL}), **identity(user),
         )  # fmt: skip
         result = Result(tuple(map(str, args)), ended.returncode, ended.stdout, ended.stderr)
@@ -328,7 +327,7 @@ class Node:
         """Start `cached ARGS` and leave it running, with pipes to it; the end of the test ends it."""
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         running: subprocess.Popen[str] = subprocess.Popen(
-            self._words(args, user), cwd=cwd or self.cluster.root, env=self._client_env(user, more.pop("env", None)),
+            self._words(args, user), cwd=cwd or self.cluster.work, env=self._client_env(user, more.pop("env", None)),
             **(pipes | more), **identity(user),
         )  # fmt: skip
         self.cluster.children.append(running)
@@ -386,6 +385,10 @@ class Cluster:
         self.config_file.write_text(CONFIG.format(root=root, memory=self.memory))
         self.key_file = root / "cluster.key"
         self._seed = ""
+        #: Where commands run: empty, and open to all.
+        self.work = root / "work"
+        self.work.mkdir()
+        self.work.chmod(0o1777)
         (root / "logs").mkdir()
         (root / "nodes").mkdir()
         self.memory.mkdir(mode=0o755)
@@ -479,7 +482,7 @@ class Cluster:
             "PATH": os.environ["PATH"],
             "LANG": "C.UTF-8",
             "PYTHONDONTWRITEBYTECODE": "1",
-        }
+        } | program(user)[1]
 
     def logs(self, lines: int = 60) -> str:
         """Return the ends of all logs."""
