@@ -1,8 +1,9 @@
 """Which set a name stands for, and what a caller may do with it.
 
 A caller sees a set that is the caller's own, shared with the caller, or any set when the caller is an administrator
-of this node. Administrators may manage every set; only owners and those shared with may read its bytes. What a
-caller may not see is `not_found`, in the same words as what does not exist.
+of this node. Administrators may delete, verify and replicate every set; its owner alone changes what it is (or an
+administrator could share it with himself), and only the owner and those shared with may read its bytes. What a caller
+may not see is `not_found`, in the same words as what does not exist.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def may_see(caller: Caller, record: SetRecord) -> bool:
 
 
 def may_manage(caller: Caller, record: SetRecord) -> bool:
-    """Tell whether the caller may change, extend or delete the set."""
+    """Tell whether the caller may delete, verify or replicate the set."""
     return caller.admin or record.owner == caller.user
 
 
@@ -41,6 +42,12 @@ def check_manage(caller: Caller, known: Known, verb: str) -> None:
             f"only {known.record.owner} may {verb} {known.record.name}",
             hint="ask its owner, or an administrator of this node",
         )
+
+
+def check_own(caller: Caller, known: Known, verb: str) -> None:
+    """Raise `Forbidden` unless the set is the caller's."""
+    if known.record.owner != caller.user:
+        raise Forbidden(f"only {known.record.owner} may {verb} {known.record.name}", hint="ask its owner")
 
 
 def check_read(caller: Caller, known: Known) -> None:

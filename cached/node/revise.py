@@ -15,7 +15,7 @@ from cached.catalog.rows import ReplicaRow
 from cached.errors import Busy, CachedError, LeaseRefused, NotFound, UsageError
 from cached.leases import policy
 from cached.node import announce, book, consent, memory, options, retire, views
-from cached.node.access import check_manage, resolve
+from cached.node.access import check_manage, check_own, resolve
 from cached.node.caller import Caller
 from cached.node.critical import to_the_end
 from cached.node.node import Node
@@ -37,7 +37,7 @@ async def update(node: Node, caller: Caller, ref: SetRef, changes: dict[str, Any
     `Forbidden`.
     """
     known = resolve(node.shelf, caller, ref)
-    check_manage(caller, known, "update")
+    check_own(caller, known, "update")
     checked = await _checked(node, changes)
     if checked.get("tier") == "memory" and known.record.id in node.shelf.replicas:
         await memory.ensure(node, known.record.content, known.record.owner)
@@ -79,7 +79,7 @@ async def extend(node: Node, caller: Caller, ref: SetRef, seconds: int, everywhe
     Raises `LeaseRefused` when this node can promise nothing and is the only one asked.
     """
     known = resolve(node.shelf, caller, ref)
-    check_manage(caller, known, "extend")
+    check_own(caller, known, "extend")
     if seconds <= 0:
         raise UsageError("a lease is extended by a second at least")
     set_id = known.record.id
