@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from cached import wire
-from cached.errors import CachedError, NotFound, RequirementsRefused
+from cached.errors import CachedError, NoSource, NotFound, Refused, RequirementsRefused
 from cached.node import announce, book, consent, drive, options
 from cached.node.access import check_manage, resolve
 from cached.node.caller import Caller
@@ -54,7 +54,8 @@ async def replicate(
     for target in targets:
         await _send(node, known, target)
     node.stirred.set()
-    named = frozenset(target.record.id for target in targets)
+    # Who names nodes and no number waits for those nodes alone.
+    named = frozenset(target.record.id for target in targets) if replicas is None else frozenset()
     if not wait:
         return await _reply(node, known, named)
     return await _wait(node, known, named, time.monotonic() + timeout, progress)
@@ -69,18 +70,28 @@ def _node(node: Node, name: str) -> NodeEntry:
 
 async def _send(node: Node, known: Known, target: NodeEntry) -> None:
     """Have some holder offer the set to one node, as its owner wishes."""
-    if target.record.id == node.id:
-        raise RequirementsRefused("that is this node", hint="cached get or cached exec bring a set here")
     row = node.shelf.replicas.get(known.record.id)
     if row is not None and row.state == "COMMITTED":
-        await push(node, known, target)
+        if target.record.id != node.id:
+            await push(node, known, target)
         return
     body = {"set": known.record.id, "to": target.record.id}
+    failure: CachedError = NoSource(f"no live node holds {known.record.name}")
     for entry in node.directory.holders(known.record.id):
-        if entry.node.alive and entry.holding.state == "COMMITTED":
-            await node.link.call(entry.node.record.id, "offer.push", body, 20.0)
-            return
-    raise NotFound(f"no live node holds {known.record.name}")
+        if (
+            entry.node.alive
+            and entry.holding.state in ("COMMITTED", "EXPIRED")
+            and entry.node.record.id != node.id
+        ):
+            try:
+                await node.link.call(entry.node.record.id, "offer.push", body, 20.0)
+            except Refused:
+                raise
+            except CachedError as error:
+                failure = error
+            else:
+                return
+    raise failure
 
 
 async def push(node: Node, known: Known, target: NodeEntry) -> None:
@@ -102,11 +113,12 @@ async def push(node: Node, known: Known, target: NodeEntry) -> None:
         raise refusal
 
 
-async def serve_push(node: Node, _peer: Peer, set_id: str, to: str) -> None:
+async def serve_push(node: Node, peer: Peer, set_id: str, to: str) -> None:
     """Answer a peer whose user wants a set held here to be offered to a third node."""
     known, target = node.shelf.known.get(set_id), node.directory.node(to)
     if known is None or target is None or set_id not in node.shelf.replicas:
         raise NotFound("this node does not hold that set, or does not know that node")
+    consent.check_speaks(peer.domains, known, f"node {peer.node_id[:8]}")
     await push(node, known, target)
 
 
@@ -145,8 +157,9 @@ async def _reply(node: Node, known: Known, named: frozenset[str]) -> wire.Replic
                     node_id=node_id,
                 )
             )
-    there = {item.node_id for item in items if item.state == "COMMITTED"} - {known.record.originator}
-    wanted = await _wanted(node, known, set(refusals)) | named
+    there = {item.node_id for item in items if item.state == "COMMITTED"}
+    there -= {known.record.originator} - named
+    wanted = named or await _wanted(node, known, set(refusals))
     count = len(wanted) if known.record.replicas == ALL or named else min(known.record.replicas, len(wanted))
     have = len(there & wanted)
     return wire.ReplicateReply(items=items, complete=have >= count, wanted=count, have=have)

@@ -10,6 +10,7 @@ from cached.node.access import may_manage
 from cached.node.caller import Caller
 from cached.node.node import Node
 from cached.replication.transfer import Traffic
+from cached.sets.set import SetRecord
 
 
 async def traffic(node: Node, caller: Caller) -> list[dict[str, Any]]:
@@ -26,27 +27,35 @@ async def traffic(node: Node, caller: Caller) -> list[dict[str, Any]]:
     moved = dict(
         zip(contents, await asyncio.gather(*(of_content(node, each) for each in contents)), strict=True)
     )
-    return [
-        {
-            "set": record.id,
-            "name": record.name,
-            "content": record.content,
-            "bytes_sent": moved[record.content].uploaded,
-            "bytes_received": moved[record.content].downloaded,
-            "bytes_redundant": moved[record.content].redundant,
-        }
-        for record in sets
-        if moved[record.content] != Traffic()
-    ]
+    return [line for record in sets if (line := _line(record, moved[record.content]))]
 
 
-async def of_content(node: Node, content: str) -> Traffic:
-    """Return what one content has moved by both methods; what a busy session does not tell in time is left out."""
+def _line(record: SetRecord, moved: dict[str, Traffic]) -> dict[str, Any] | None:
+    both = sum(moved.values(), Traffic())
+    if both == Traffic():
+        return None
+    return {
+        "set": record.id,
+        "name": record.name,
+        "content": record.content,
+        "bytes_sent": both.uploaded,
+        "bytes_received": both.downloaded,
+        "bytes_redundant": both.redundant,
+        "methods": {
+            method: {"bytes_sent": one.uploaded, "bytes_received": one.downloaded}
+            for method, one in moved.items()
+            if one != Traffic()
+        },
+    }
+
+
+async def of_content(node: Node, content: str) -> dict[str, Traffic]:
+    """Return what one content has moved, by method; what a busy session does not tell in time is left out."""
     direct = Traffic(
         uploaded=node.direct_server.sent.get(content, 0), downloaded=node.direct.received.get(content, 0)
     )
     try:
-        return direct + await node.swarm.stats(content)
+        return {"direct": direct, "bittorrent": await node.swarm.stats(content)}
     except CachedError:
         node.counters.add("traffic.unknown")
-        return direct
+        return {"direct": direct}

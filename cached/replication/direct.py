@@ -270,9 +270,16 @@ class DirectServer:
         *,
         lookup: Callable[[str], Awaitable[Served | None]],
         allowed: Allowed = lambda _peer, _content: True,
+        upload_limit: int | None = None,
     ) -> None:
+        """`upload_limit` is in bytes per second, for all streams together; None: no limit."""
         self._lookup = lookup
         self._allowed = allowed
+        self._limit = upload_limit
+        #: A receiver takes two silent seconds for a stall: a slow stream goes in small blocks.
+        self._block = min(_BLOCK, max(LEAF, upload_limit // 8)) if upload_limit else _BLOCK
+        #: When what was sent so far will have been paid for, by the loop's clock.
+        self._paid_at = 0.0
         #: Payload bytes sent, by content.
         self.sent: dict[str, int] = {}
 
@@ -283,19 +290,28 @@ class DirectServer:
         if served is None:
             raise NotFound("no such content here")
         segments = await asyncio.to_thread(_segments, served.manifest, ranges)
-        blocks = read_blocks(served.open_dir, segments, _BLOCK)
+        blocks = read_blocks(served.open_dir, segments, self._block)
         reading: asyncio.Task[bytes] | None = None
         try:
             while True:
                 reading = asyncio.create_task(asyncio.to_thread(next, blocks, b""))
                 if not (block := await asyncio.shield(reading)):
                     break
+                await self._wait_turn(len(block))
                 await writer.write(block)
                 self.sent[content] = self.sent.get(content, 0) + len(block)
         finally:
             if reading is not None:
                 await asyncio.wait([reading])
             blocks.close()
+
+    async def _wait_turn(self, size: int) -> None:
+        """Wait until `size` more bytes keep within the limit."""
+        if self._limit:
+            now = asyncio.get_running_loop().time()
+            begin = max(now, self._paid_at)
+            self._paid_at = begin + size / self._limit
+            await asyncio.sleep(begin - now)
 
 
 def _segments(manifest: Manifest, ranges: list[Range]) -> list[Segment]:

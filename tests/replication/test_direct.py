@@ -112,6 +112,21 @@ def test_a_fetch_of_some_files_alone_asks_for_no_others(tmp_path):
     assert one.sent[content.id] == job.progress.bytes_present == job.progress.bytes_wanted == MIXED["exact"]
 
 
+def test_a_limited_holder_sends_small_blocks_in_their_time(tmp_path):
+    content = make_content(tmp_path / "src", {"f": 1_500_000})
+    limited = server(content, upload_limit=1_000_000)
+    job = job_for(content, tmp_path / "dst", 0)
+
+    async def run() -> float:
+        begin = asyncio.get_running_loop().time()
+        await Direct(fetch_stream=Pipe({"one": limited}).fetch).fetch(job, holders("one"))
+        return asyncio.get_running_loop().time() - begin
+
+    # A limit is a lower bound of the time, whatever the machine does; the last block is not waited out.
+    assert asyncio.run(run()) >= 1.3
+    assert same(content, job.data)
+
+
 def test_another_holder_takes_over_when_one_breaks_off(tmp_path):
     content = make_content(tmp_path / "src", MIXED)
     one, two = server(content), server(content)
