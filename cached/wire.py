@@ -7,7 +7,7 @@ added, never changed. A receiver ignores fields that it does not know.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -19,6 +19,13 @@ Seconds = int | float
 Kind = Literal["file", "dir", "link"]
 SetState = Literal["UNCOMMITTED", "UPLOADING", "COMMITTED", "WITHDRAWN"]
 ReplicaState = Literal["REQUESTED", "TRANSFERRING", "COMMITTED", "REJECTED", "EXPIRED", "GOING"]
+
+#: What decoding raises for bytes that are no value of the kind wanted; nested too deeply is among it.
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+#: Nanoseconds since 1970, as the store keeps them.
+Nanoseconds = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+#: Longest duration that anybody may ask for, in seconds.
+MAX_SECONDS: Final = 2**50
 
 _encoder = msgspec.json.Encoder()
 
@@ -32,7 +39,7 @@ def decode(data: bytes | bytearray | memoryview | str, kind: type[Value]) -> Val
     """Read JSON as a value of `kind`; raises `UsageError` that names the first field which does not fit."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise UsageError(f"the message is not well formed: {error}") from error
 
 
@@ -40,7 +47,7 @@ def convert(value: Any, kind: type[Value]) -> Value:
     """Read an already parsed JSON value as a value of `kind`; raises `UsageError` as `decode` does."""
     try:
         return msgspec.convert(value, type=kind)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:
         raise UsageError(f"the message is not well formed: {error}") from error
 
 
@@ -179,7 +186,7 @@ class CreateOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the creator of a set may ask for; null leaves the choice to the node."""
 
     lease_seconds: int | None = None
-    min_lease_seconds: int = 0
+    min_lease_seconds: Annotated[int, msgspec.Meta(ge=0, le=MAX_SECONDS)] = 0
     requirements: str = ""
     #: Copies besides the originator's; -1 for every node that matches.
     replicas: int | None = None
@@ -203,7 +210,7 @@ class NewEntry(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     size: int = 0
     executable: bool = False
-    mtime_ns: int = 0
+    mtime_ns: Nanoseconds = 0
     target: str = ""
 
 

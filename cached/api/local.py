@@ -55,7 +55,7 @@ class Changes(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_def
 class ExtendBody(msgspec.Struct, kw_only=True):
     """Body of POST extend."""
 
-    lease_seconds: Annotated[int, msgspec.Meta(ge=0)]
+    lease_seconds: Annotated[int, msgspec.Meta(ge=0, le=wire.MAX_SECONDS)]
     everywhere: bool = False
 
 

@@ -48,7 +48,7 @@ def decode(data: bytes) -> Request:
     """Read one packet; raises `UsageError` that says what does not fit."""
     try:
         request = _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except wire.UNREADABLE as error:
         raise UsageError(f"the request is not well formed: {error}", hint="see docs/wire.md") from error
     if request.v != VERSION:
         raise UsageError(

@@ -13,7 +13,7 @@ from cached.node.critical import to_the_end
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
 from cached.peers.records import digest
-from cached.sets.names import check_owner, check_set_name
+from cached.sets.bounds import MAX_SECONDS
 from cached.sets.set import SetRecord, SignedRecord, newer
 
 BOOK_TAKEN = faults.declare("book.taken")
@@ -72,14 +72,13 @@ class Book:
 
 
 async def learn(node: Node, signed: SignedRecord, *, verified: bool = False) -> Known:
-    """Take in a record from another node and return what holds now. Raises `IntegrityFailed`, `Forbidden` or
-    `BadName`.
+    """Take in a record from another node and return what holds now. Raises `IntegrityFailed` or
+    `Forbidden`.
     """
     if not verified:
         node.identity.verify(signed)
+    signed = msgspec.structs.replace(signed, age_seconds=min(max(signed.age_seconds, 0.0), MAX_SECONDS))
     record = signed.record()
-    check_set_name(record.name)
-    check_owner(record.owner)
     async with node.locks(f"record {record.id}"):
         present = node.shelf.known.get(record.id)
         if present is not None:
@@ -121,7 +120,7 @@ async def _keep(node: Node, known: Known) -> None:
 
 def revise(node: Node, known: Known, **changes: object) -> Known:
     """Return the next revision of a set, signed by this node. Nothing is kept yet. Raises `Forbidden`."""
-    consent.check_speaks(node.identity.domains, known, "this node")
+    consent.check_speaks(node.identity.domains, known.record.owner, "this node")
     record = known.record
     left = int(node.left(known.lease))
     fresh: SetRecord = msgspec.structs.replace(

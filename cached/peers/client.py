@@ -162,7 +162,7 @@ async def _answer(node_id: str, response: aiohttp.ClientResponse) -> Any:
         parts.append(chunk)
     try:
         value = msgspec.json.decode(b"".join(parts))
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise PeerUnreachable(f"the answer of node {node_id[:8]} is not JSON", node=node_id) from None
     if response.status != 200:
         raise CachedError.from_wire(value if isinstance(value, dict) else {})

@@ -299,10 +299,12 @@ class Directory:
     async def _swap(self, node_id: str) -> bool:
         try:
             await self._gossip.swap(node_id)
+            return True
         except CachedError as error:
             log.debug("swap with node %s: %s", node_id[:8], error)
-            return False
-        return True
+        except Exception:  # whatever one peer says, the round goes on with the others
+            log.exception("swap with node %s", node_id[:8])
+        return False
 
     def _some(self, count: int) -> list[str]:
         able = [one for one in self._members.living(_now()) if self._link.can_call(one)]

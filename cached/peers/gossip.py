@@ -206,7 +206,7 @@ class Gossip:
             peer = self._identity.verify_node(signed)
             if peer.node_id != record.id:
                 raise IntegrityFailed(f"node {peer.node_id[:8]} signed a record of node {record.id[:8]}")
-        except (CachedError, msgspec.MsgspecError) as error:
+        except (CachedError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             log.debug("node %s passed on a bad record: %s", from_node[:8], error)
             return None
         return signed, record, peer
@@ -214,7 +214,8 @@ class Gossip:
     def _take_beats(self, beats: list[AgedBeat], from_node: str) -> set[str]:
         now = asyncio.get_running_loop().time()
         turned: set[str] = set()
-        for beat, age in beats:
+        newest = {beat.node_id: (beat, age) for beat, age in beats}  # one check a node, however many beats are told
+        for beat, age in newest.values():
             member = self._members.get(beat.node_id)
             if member is None or not self._members.wants_beat(beat):
                 continue

@@ -28,7 +28,8 @@ from cached.peers.keyfile import (
     write_private,
 )
 from cached.peers.records import Beat, Peer, SignedNode, SignedRevocations
-from cached.sets.set import SignedRecord
+from cached.sets import bounds
+from cached.sets.set import SetRecord, SignedRecord
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -150,10 +151,7 @@ class Identity:
         """
         signer = self.check_certificate(signed.certificate)
         signing.check(signed.certificate, signing.SET_RECORD, signed.payload, signed.signature)
-        try:
-            owner = signed.record().owner
-        except msgspec.MsgspecError as error:
-            raise IntegrityFailed(f"a set record cannot be read: {error}") from None
+        owner = _readable(signed).owner
         domain = owner.partition("@")[2]
         if domain not in signer.domains:
             raise Forbidden(
@@ -262,6 +260,18 @@ class Identity:
         found = authority.check_revocations(kept, self.cluster_id, self._anchors)
         if found.number > self._number:
             self._number, self._revoked, self.revocations = found.number, frozenset(found.nodes), kept
+
+
+def _readable(signed: SignedRecord) -> SetRecord:
+    """Return the record that was signed, all of its values within their bounds."""
+    if len(signed.payload) > bounds.MAX_PAYLOAD:
+        raise IntegrityFailed(f"a set record of {len(signed.payload)} bytes is too large")
+    try:
+        record = signed.record()
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise IntegrityFailed(f"a set record cannot be read: {error}") from None
+    bounds.check_record(record)
+    return record
 
 
 def _credentials(folder: Path, content: KeyFile, user_domain: str) -> tuple[EllipticCurvePrivateKey, str]:

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Final, Literal, Protocol
 
 import msgspec
 
 from cached.sets.set import SignedRecord, Tier
+
+#: Bounds of what nodes say of themselves: a record that goes beyond is not taken.
+_MOST: Final = 2**60
+Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
+Duration = Annotated[float, msgspec.Meta(ge=-_MOST, le=_MOST)]
+Label = Annotated[str, msgspec.Meta(max_length=512)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 HoldingState = Literal["REQUESTED", "TRANSFERRING", "COMMITTED", "REJECTED", "EXPIRED", "GOING"]
 
@@ -28,16 +35,16 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
 class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One replica as its holder describes it, at the moment of signing."""
 
-    set_id: str
-    revision: int
-    content: str
+    set_id: Label
+    revision: Count
+    content: Label
     state: HoldingState
     tier: Tier = "disk"
-    bytes_present: int = 0
+    bytes_present: Count = 0
     #: Seconds left of the holder's grant.
-    lease_seconds_left: float = 0.0
+    lease_seconds_left: Duration = 0.0
     #: Seconds left of the set's own lease, as the holder knows it.
-    set_lease_seconds_left: float = 0.0
+    set_lease_seconds_left: Duration = 0.0
     reason: str = ""
     #: A memory copy that ends with the boot and never counts as durable.
     volatile: bool = False
@@ -60,23 +67,23 @@ class NodeContents(msgspec.Struct, frozen=True, kw_only=True):
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One version of what a node says about itself."""
 
-    id: str
+    id: Label
     #: A label, unique among live nodes once they have met.
-    name: str
+    name: Label
     #: `host:port` of the control port, as peers are to dial it.
-    address: str
+    address: Label
     #: False: nobody can dial the node; it keeps polls open instead.
     reachable: bool = True
     #: Grows with each start of the daemon; `version` with each change within one.
-    incarnation: int
-    version: int
+    incarnation: Count
+    version: Count
     #: Seconds since the daemon started, at signing.
-    uptime_seconds: float = 0.0
-    host: str = ""
-    bittorrent_port: int = 0
+    uptime_seconds: Duration = 0.0
+    host: Label = ""
+    bittorrent_port: Port = 0
     ad: dict[str, Any] = {}
-    capacity_bytes: int = 0
-    free_bytes: int = 0
+    capacity_bytes: Count = 0
+    free_bytes: Count = 0
     replicas: tuple[Holding, ...] = ()
     tombstones: tuple[str, ...] = ()
 
@@ -88,7 +95,7 @@ class SignedNode(msgspec.Struct, frozen=True, kw_only=True):
     certificate: bytes
     signature: bytes
     #: Seconds since signing, counted up by each node that keeps or passes on the record.
-    age_seconds: float = 0.0
+    age_seconds: Duration = 0.0
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

@@ -215,7 +215,7 @@ async def json_body(request: web.Request) -> dict[str, Any]:
     """Read a request's JSON object."""
     try:
         return msgspec.json.decode(await request.read(), type=dict[str, Any])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"the request's body is not a JSON object: {error}") from None
 
 

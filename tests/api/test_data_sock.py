@@ -162,6 +162,9 @@ def test_pins_are_not_given_back_when_the_daemon_stops(tmp_path):
         (b'{"v":1,"op":"seal"}', "usage"),
         (b'{"v":1,"op":"open","name":"nr","path":"explode"}', "failed"),
         (b"\xff\xfe", "usage"),
+        (b'{"op":"open","unknown":' + b"[" * 150_000, "usage"),
+        (b'{"op":"add","entries":[{"path":"a","kind":"dir","mtime_ns":9223372036854775808}]}', "usage"),
+        (b'{"op":"create","name":"x","options":{"min_lease_seconds":1' + b"0" * 400 + b"}}", "usage"),
     ],
 )
 def test_nonsense_gets_an_error_and_the_connection_goes_on(daemon, packet, code):
@@ -179,6 +182,8 @@ def test_descriptors_that_nobody_asked_for_are_closed(daemon):
         fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(50)]
         for op in ("open", "add", "close", "fly"):
             packets.close_all(raw.ask(fds, op=op, name="nr")[1])
+        packets.send(raw.socket, b'{"op":"add","deep":' + b"[" * 150_000, fds)
+        assert raw.receive()[0]["error"]["code"] == "usage"
         packets.close_all(fds)
     daemon.until(lambda: len(os.listdir("/proc/self/fd")) <= before)
 

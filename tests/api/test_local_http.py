@@ -73,6 +73,8 @@ def test_lists_are_items_and_sets_have_all_fields(http_):
         ("GET", "/v1/sets?local=perhaps", None, 400, "usage"),
         ("PATCH", "/v1/sets/nr", {"colour": "red"}, 400, "usage"),
         ("PATCH", "/v1/sets/nr", "{", 400, "usage"),
+        ("PATCH", "/v1/sets/nr", '{"deep":' + "[" * 150_000, 400, "usage"),
+        ("POST", "/v1/sets/nr/extend", {"lease_seconds": 10**30}, 400, "usage"),
         ("POST", "/v1/sets/nr/extend", {}, 400, "usage"),
         ("POST", "/v1/sets/nr/extend", {"lease_seconds": -1}, 400, "usage"),
         ("POST", "/v1/sets/nothing/replicate", {}, 404, "not_found"),
@@ -126,7 +128,7 @@ def test_content_comes_whole_with_the_root_as_entity_tag(http_, daemon):
     assert (response.headers["Content-Length"], data) == ("13", b"")
     response, data = http_.ask("GET", "/v1/sets/nr/content/sub/empty")
     assert (response.status, data, response.headers["ETag"]) == (200, b"", '"empty"')
-    assert +daemon.node.pins == {}
+    daemon.until(lambda: +daemon.node.pins == {})
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from cached.peers.records import Beat
 from cached.sets.set import SetRecord, SignedRecord
 
 
-def payload(owner: str = "ada") -> bytes:
+def payload(owner: str = "ada", **values: object) -> bytes:
     record = SetRecord(
         id="ab" * 16,
         name="nr",
@@ -25,7 +25,7 @@ def payload(owner: str = "ada") -> bytes:
         originator="x",
         lease_seconds=60,
     )
-    return msgspec.json.encode(record)
+    return msgspec.json.encode(msgspec.structs.replace(record, **values))
 
 
 @pytest.fixture
@@ -75,6 +75,41 @@ def test_a_record_of_another_cluster_is_not_believed(tmp_path, key_file):
     stranger = Identity.open(tmp_path / "2", key_file=None)
     with pytest.raises(Forbidden, match="not issued"):
         lab.verify(stranger.sign(payload()))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"id": "../../../../../../tmp/written-by-a-peer"},
+        {"id": ""},
+        {"content": "../" * 20},
+        {"name": "a/b"},
+        {"owner": "a:b"},
+        {"share": "everybody"},
+        {"bytes": -1},
+        {"bytes": 2**63},
+        {"files": -(10**15)},
+        {"files": 10**400},
+        {"revision": 2**63},
+        {"revision": 0},
+        {"replicas": -2},
+        {"lease_seconds": 10**30},
+        {"min_lease_seconds": -(10**30)},
+        {"scope": "x" * 100_000},
+    ],
+    ids="-".join,
+)
+def test_a_record_with_values_that_cannot_be_is_not_believed_whoever_signed_it(tmp_path, key_file, values):
+    member = Identity.open(tmp_path / "1", key_file=key_file)
+    with pytest.raises(IntegrityFailed):
+        member.verify(member.sign(payload(**values)))
+
+
+def test_a_record_nested_without_end_is_not_believed(tmp_path, key_file):
+    member = Identity.open(tmp_path / "1", key_file=key_file)
+    deep = payload()[:-1] + b',"more":' + b"[" * 30_000
+    with pytest.raises(IntegrityFailed, match="cannot be read"):
+        member.verify(member.sign(deep))
 
 
 def test_a_changed_record_and_a_signature_for_another_kind_are_found_out(tmp_path, key_file):
