@@ -6,9 +6,11 @@ import os
 import platform
 import pwd
 import socket
+import stat
 import time
 from pathlib import Path
 
+from cached.errors import BadConfig
 from cached.leases.deadline import Moment
 
 #: Users below this uid are services, not people.
@@ -84,3 +86,18 @@ def filesystem_of(path: Path) -> str:
         if inside and len(place) >= len(best):
             best, kind = place, words[2]
     return kind
+
+
+def make_runtime_dir(folder: Path) -> None:
+    """Make the directory of the local sockets. Raises `BadConfig` when others could put theirs there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+        facts = folder.stat()
+    except OSError as error:
+        raise BadConfig(
+            f"runtime_dir {folder} cannot be used: {error.strerror}", hint="set [node] runtime_dir"
+        ) from error
+    if facts.st_uid not in (os.geteuid(), 0):
+        raise BadConfig(f"runtime_dir {folder} belongs to user {facts.st_uid}", hint="set [node] runtime_dir")
+    if facts.st_mode & 0o022 and not facts.st_mode & stat.S_ISVTX:
+        raise BadConfig(f"others may write to runtime_dir {folder}", hint=f"chmod go-w {folder}")

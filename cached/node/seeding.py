@@ -8,9 +8,11 @@ import os
 from cached.errors import CachedError
 from cached.node import metadata
 from cached.node.node import Node
+from cached.peers.identity import Identity
 from cached.replication import layout
-from cached.replication.bittorrent import Seedable
 from cached.replication.direct import Served
+from cached.replication.membership import Seedable
+from cached.replication.transfer import TlsMaterial
 
 #: Receivers that a piece size is chosen for when nobody has said how many there are.
 USUAL_RECEIVERS = 8
@@ -49,3 +51,27 @@ async def refresh(node: Node, content: str) -> None:
         await node.swarm.seed(content, found.manifest, found.leaves, found.data, int(running["piece_size"]))
     except CachedError as error:
         node.counters.note("seed.failed", error.message, content=content[:8])
+
+
+async def encrypt_with(node: Node) -> None:
+    """Let the swarm be encrypted as soon as one live node insists: the stricter side wins."""
+    if node.swarm.encrypted:
+        return
+    strict = [
+        entry
+        for entry in node.directory.nodes()
+        if entry.alive and entry.record.ad.get("Encryption") != "off"
+    ]
+    if strict:
+        await node.swarm.encrypt()
+
+
+def material(identity: Identity) -> TlsMaterial:
+    """Return what the swarm's TLS needs from this node's identity."""
+    material = identity.torrent_material()
+    return TlsMaterial(
+        root=material.root_certificate.decode(),
+        certificate=material.certificate.decode(),
+        key=material.private_key.decode(),
+        dh=material.dh_params.decode(),
+    )

@@ -13,17 +13,24 @@ import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cached.errors import Busy, CachedError, NoSource, NotFound, TimedOut, UsageError
+from cached.errors import Busy, NoSource, NotFound, UsageError
 from cached.replication import layout as layouts
 from cached.replication import pack as packs
 from cached.replication.claims import ClaimDesk
 from cached.replication.fetching import Fetch
-from cached.replication.layout import Layout, Pack
-from cached.replication.membership import Member, agreement, is_piece_size
+from cached.replication.layout import Layout
+from cached.replication.membership import (
+    Ledger,
+    Lookup,
+    Member,
+    agree,
+    complete_first,
+    cut_long_files,
+    is_piece_size,
+)
 from cached.replication.session import QUEUE, Session, check_port
 from cached.replication.torrent import Torrent
 from cached.replication.transfer import Allowed, Call, FetchJob, Holders, Peer, TlsMaterial, Traffic
@@ -32,35 +39,10 @@ from cached.sets.manifest import Manifest
 log = logging.getLogger(__name__)
 
 _PACK_SUFFIX = ".pack"
-_ASK_AGAIN = 0.5
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Seedable:
-    """A committed content of this node, as the swarm needs it."""
-
-    manifest: Manifest
-    leaves: bytes
-    data: Path
-    #: To use when the content is not in the swarm yet and nobody asks for another.
-    piece_size: int
-
-
-#: `lookup(content)`: a committed content that the swarm may seed, or None.
-Lookup = Callable[[str], Awaitable[Seedable | None]]
 #: `damaged(content, reason)`: a seed's files do not hold what they should; it is out of the swarm already.
 Damaged = Callable[[str, str], None]
-
-
-@dataclass(slots=True)
-class _Ledger:
-    """Traffic of torrents that are gone."""
-
-    past: dict[str, Traffic] = field(default_factory=dict)
-
-    async def close(self, content: str, torrent: Torrent) -> None:
-        with contextlib.suppress(TimedOut):
-            self.past[content] = self.past.get(content, Traffic()) + await torrent.traffic()
 
 
 class Swarm:
@@ -77,6 +59,7 @@ class Swarm:
         lookup: Lookup | None = None,
         damaged: Damaged | None = None,
         tls: TlsMaterial | None = None,
+        encrypted: bool = True,
         upload_limit: int | None = None,
         reachable: Callable[[], bool] = lambda: True,
         host_of: Callable[[str], str] = lambda _peer: "",
@@ -93,13 +76,17 @@ class Swarm:
         #: The host at which a peer can be dialled; empty when it cannot.
         self._host_of = host_of
         self._patience = patience
-        self._session = Session(listen=listen, node_id=node_id, tls=tls, upload_limit=upload_limit)
+        self._tls = tls
+        #: Whether members meet over TLS; see `encrypt`.
+        self.encrypted = encrypted and tls is not None
+        self._upload_limit = upload_limit
+        self._session = self._new_session(listen)
         self._opened = False
         self._opening = asyncio.Lock()
         self._members: dict[str, Member] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._claims = ClaimDesk()
-        self._ledger = _Ledger()
+        self._ledger = Ledger()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, resuming: Collection[str] = ()) -> int:
@@ -135,6 +122,48 @@ class Swarm:
             if not self._opened:
                 await self._session.open()
                 self._opened = True
+
+    def _new_session(self, listen: str) -> Session:
+        return Session(
+            listen=listen,
+            node_id=self._node_id,
+            tls=self._tls if self.encrypted else None,
+            upload_limit=self._upload_limit,
+        )
+
+    async def encrypt(self) -> None:
+        """Meet over TLS from now on: a member that insists on it has come. Nothing happens when it is so already.
+
+        A torrent is either encrypted or not, for all its members; so the whole session is exchanged for
+        another on the same port. Fetches end with `NoSource`, to be tried again; seeds return when they are
+        asked for.
+        """
+        async with self._opening:
+            if self.encrypted or self._tls is None:
+                return
+            log.info("the swarm is encrypted from now on: a member insists on it")
+            await self._interrupt()
+            old, opened, self.encrypted = self._session, self._opened, True
+            port = old.port or self._listen.rpartition(":")[2]
+            self._session, self._opened = (
+                self._new_session(f"{self._listen.rpartition(':')[0]}:{port}"),
+                False,
+            )
+            if opened:
+                await old.close()
+                await self._session.open()
+                self._opened = True
+
+    async def _interrupt(self) -> None:
+        fetches = []
+        for member in self._members.values():
+            if member.fetch is not None:
+                member.interrupted = True
+                member.fetch.cancel()
+                fetches.append(member.fetch)
+        await asyncio.gather(*fetches, return_exceptions=True)
+        for content in list(self._members):
+            await self._remove(content)
 
     # Seeding
 
@@ -231,26 +260,37 @@ class Swarm:
                 layout=Layout(content=job.content, piece_size=job.piece_size, files=()),
                 torrent=None,
                 data=job.data,
-                fetching=True,
             )
+            member.fetch = asyncio.ensure_future(self._fetch(member, job, holders, source))
             self._members[job.content] = member
         try:
-            await self._fetch(member, job, holders, source)
-        except BaseException:
+            await member.fetch
+        except BaseException as error:
             await self._remove(job.content)
+            if member.interrupted and isinstance(error, asyncio.CancelledError):
+                raise NoSource("the swarm begins again, encrypted", content=job.content) from None
             raise
         finally:
-            member.fetching = False
+            member.fetch = None
 
     async def _fetch(self, member: Member, job: FetchJob, holders: Holders, source: str) -> None:
         progress = job.progress
         progress.bytes_wanted = sum(entry.size for entry in job.manifest.files())
-        piece, pack = await self._agree(job, holders, source)
+        piece, pack = await agree(
+            job,
+            lambda: [
+                source,
+                *(one.node_id for one in complete_first(holders()) if one.node_id != self._node_id),
+            ],
+            lambda node_id, body: self._call(node_id, "swarm.join", body),
+            port=self._session.port,
+            patience=self._patience,
+        )
         layout = await asyncio.to_thread(layouts.build, job.content, job.manifest, job.leaves, piece, pack)
         member.layout = layout
         if layout.files:
             progress.state = "checking"
-            await asyncio.to_thread(_cut_long_files, job)
+            await asyncio.to_thread(cut_long_files, job)
             member.directory = os.open(job.data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             torrent = member.torrent = Torrent(layout)
             await self._session.add(
@@ -280,29 +320,6 @@ class Swarm:
                 await asyncio.to_thread(packs.unpack, self._pack(job.content), job.data, job.manifest)
             torrent.on_damage = self._damage_reporter(job.content)
         progress.state = "done"
-
-    async def _agree(self, job: FetchJob, holders: Holders, source: str) -> tuple[int, Pack | None]:
-        """Ask the members for piece size and pack; a poisoned pack is found when it is taken apart.
-
-        A content without pack can be fetched even if nobody answers.
-        """
-        deadline = asyncio.get_running_loop().time() + self._patience
-        body = {"content": job.content, "piece_size": job.piece_size, "port": self._session.port}
-        reason = "none is known"
-        while True:
-            complete_first = sorted(holders(), key=lambda holder: not holder.complete)
-            for node_id in dict.fromkeys([source, *(holder.node_id for holder in complete_first)]):
-                if node_id != self._node_id:
-                    try:
-                        return agreement(await self._call(node_id, "swarm.join", body))
-                    except CachedError as error:
-                        reason = error.message
-            if not layouts.pack_bytes(job.manifest) and is_piece_size(job.piece_size):
-                return job.piece_size, None
-            job.progress.reason = f"no holder describes the swarm: {reason}"
-            if asyncio.get_running_loop().time() > deadline:
-                raise NoSource(job.progress.reason, hint="check that a holder is alive", content=job.content)
-            await asyncio.sleep(_ASK_AGAIN)
 
     # What others ask
 
@@ -381,12 +398,3 @@ class Swarm:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _cut_long_files(job: FetchJob) -> None:
-    """libtorrent never shortens a file, so what an earlier attempt left too long is cut here."""
-    for entry in job.manifest.files():
-        path = job.data / entry.path
-        with contextlib.suppress(FileNotFoundError):
-            if path.lstat().st_size > entry.size:
-                os.truncate(path, entry.size)

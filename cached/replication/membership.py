@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import os
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cached.errors import IntegrityFailed
+from cached.errors import CachedError, IntegrityFailed, NoSource, TimedOut
+from cached.replication import layout as layouts
 from cached.replication.layout import Layout, Pack
 from cached.replication.torrent import Torrent
+from cached.replication.transfer import FetchJob, Holder, Traffic
+from cached.sets.manifest import Manifest
+
+_ASK_AGAIN = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seedable:
+    """A committed content of this node, as the swarm needs it."""
+
+    manifest: Manifest
+    leaves: bytes
+    data: Path
+    #: To use when the content is not in the swarm yet and nobody asks for another.
+    piece_size: int
+
+
+#: `lookup(content)`: a committed content that the swarm may seed, or None.
+Lookup = Callable[[str], Awaitable[Seedable | None]]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -23,7 +46,15 @@ class Member:
     data: Path
     #: Descriptor of the staging directory, until storage has said where the content went.
     directory: int | None = None
-    fetching: bool = False
+    #: The task that fetches it, while one does.
+    fetch: asyncio.Task[None] | None = None
+    #: The session is to be exchanged for another: the fetch ends, to begin again.
+    interrupted: bool = False
+
+    @property
+    def fetching(self) -> bool:
+        """Whether a fetch is under way."""
+        return self.fetch is not None
 
     @property
     def running(self) -> Torrent | None:
@@ -49,6 +80,18 @@ class Member:
             self.directory = None
 
 
+@dataclass(slots=True)
+class Ledger:
+    """Traffic of torrents that are gone, by content."""
+
+    past: dict[str, Traffic] = field(default_factory=dict)
+
+    async def close(self, content: str, torrent: Torrent) -> None:
+        """Take up what a torrent has moved, before it goes."""
+        with contextlib.suppress(TimedOut):
+            self.past[content] = self.past.get(content, Traffic()) + await torrent.traffic()
+
+
 def agreement(description: dict[str, Any]) -> tuple[int, Pack | None]:
     """Return piece size and pack from a peer's `Member.description`; raise `IntegrityFailed` for nonsense."""
     try:
@@ -63,6 +106,49 @@ def agreement(description: dict[str, Any]) -> tuple[int, Pack | None]:
         raise IntegrityFailed(f"a peer describes its swarm in a way that makes no sense: {error}") from None
 
 
+def complete_first(holders: Sequence[Holder]) -> list[Holder]:
+    """Return the holders, those of all bytes first."""
+    return sorted(holders, key=lambda holder: not holder.complete)
+
+
+async def agree(
+    job: FetchJob,
+    members: Callable[[], list[str]],
+    join: Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]],
+    *,
+    port: int,
+    patience: float,
+) -> tuple[int, Pack | None]:
+    """Ask the members, in their order, for piece size and pack; a poisoned pack is found when it is taken apart.
+
+    A content without pack can be fetched even if nobody answers. Raises `NoSource`.
+    """
+    deadline = asyncio.get_running_loop().time() + patience
+    body = {"content": job.content, "piece_size": job.piece_size, "port": port}
+    reason = "none is known"
+    while True:
+        for node_id in dict.fromkeys(filter(None, members())):
+            try:
+                return agreement(await join(node_id, body))
+            except CachedError as error:
+                reason = error.message
+        if not layouts.pack_bytes(job.manifest) and is_piece_size(job.piece_size):
+            return job.piece_size, None
+        job.progress.reason = f"no holder describes the swarm: {reason}"
+        if asyncio.get_running_loop().time() > deadline:
+            raise NoSource(job.progress.reason, hint="check that a holder is alive", content=job.content)
+        await asyncio.sleep(_ASK_AGAIN)
+
+
 def is_piece_size(piece: object) -> bool:
     """Say whether BitTorrent v2 knows such pieces, here at most 128 MiB."""
     return isinstance(piece, int) and 16 * 1024 <= piece <= 128 * 1024 * 1024 and piece & (piece - 1) == 0
+
+
+def cut_long_files(job: FetchJob) -> None:
+    """libtorrent never shortens a file, so what an earlier attempt left too long is cut here."""
+    for entry in job.manifest.files():
+        path = job.data / entry.path
+        with contextlib.suppress(FileNotFoundError):
+            if path.lstat().st_size > entry.size:
+                os.truncate(path, entry.size)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 from cached.errors import Busy, CachedError, IntegrityFailed, NoSource, NoSpace, NotFound
-from cached.replication.bittorrent import Seedable
+from cached.replication.membership import Seedable
 from cached.replication.transfer import FetchJob, TlsMaterial
 from tests.replication.swarm_kit import Caller, Content, Net, job_for, make_content, same
 from tests.replication.tls_kit import Authority
@@ -360,6 +360,35 @@ def test_a_port_that_is_taken_is_an_error_at_the_start(tmp_path):
         other = Swarm(node_id="two", listen=taken, scratch=tmp_path / "two", call=None)
         with pytest.raises(CachedError, match="cannot listen"):
             await other.start()
+        await net.close()
+
+    asyncio.run(run())
+
+
+def test_a_plain_swarm_turns_to_encryption_and_a_fetch_under_way_goes_on_after_another_try(tmp_path):
+    async def run() -> None:
+        authority = Authority()
+        net, content = Net(), make_content(tmp_path / "src", {"a": 3_000_000})
+        source = await net.add(
+            tmp_path, "source", tls=authority.issue(), encrypted=False, upload_limit=1_000_000
+        )
+        await source.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
+        net.complete.add("source")
+        one = await net.add(tmp_path, "one", tls=authority.issue(), encrypted=False)
+        job = job_for(content, tmp_path / "dst", PIECE)
+        fetching = asyncio.create_task(one.fetch(job, net.holders, "source"))
+        while not job.progress.bytes_present:
+            await asyncio.sleep(0.02)
+        ports = dict(net.ports)
+        await asyncio.gather(source.encrypt(), one.encrypt())
+        with pytest.raises(NoSource, match="encrypted"):
+            await fetching
+        assert job.progress.bytes_present < 3_000_000
+        source.set_upload_limit(None)
+        await source.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
+        await one.fetch(job, net.holders, "source")
+        assert same(content, job.data)
+        assert net.ports == ports
         await net.close()
 
     asyncio.run(run())
