@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, Self
 
+import msgspec
+from cached.client import Client
+from cached.errors import CachedError
+
 #: The command line that belongs to this Python.
 CACHED: Final = str(Path(sys.executable).with_name("cached"))
 #: Seconds that a node gets to become ready, and to stop.
@@ -103,8 +107,8 @@ class Cluster:
         return made
 
     def start(self, plan: Plan) -> Running:
-        """Start one node and wait until it answers. Raises `CommandFailed` with its log when it does not."""
-        peers = [node.address for node in self.nodes.values()]
+        """Start one node; `ready` waits for it."""
+        peers = [node.address for node in self.nodes.values() if node.address]
         config = self.work / f"{plan.name}.toml"
         config.write_text(
             _CONFIG.format(
@@ -127,13 +131,17 @@ class Cluster:
                 start_new_session=True,
             )
         node = self.nodes[plan.name] = Running(plan=plan, process=process, log=log)
+        return node
+
+    def ready(self, node: Running) -> None:
+        """Wait until a node answers. Raises `CommandFailed` with its log when it does not."""
         until = time.monotonic() + PATIENCE
-        while time.monotonic() < until and process.poll() is None:
-            if " ready " in log.read_text(errors="replace"):
-                node.address = str(self.json(plan.name, "status")["address"])
-                return node
+        while time.monotonic() < until and node.process.poll() is None:
+            if " ready " in node.log.read_text(errors="replace"):
+                node.address = str(self.ask(node.plan.name, "status")["address"])
+                return
             time.sleep(0.05)
-        raise CommandFailed(f"node {plan.name} did not start:\n{log.read_text(errors='replace')}")
+        raise CommandFailed(f"node {node.plan.name} did not start:\n{node.log.read_text(errors='replace')}")
 
     def kill(self, name: str) -> None:
         """End a node as a power cut would: SIGKILL, no goodbye."""
@@ -161,14 +169,15 @@ class Cluster:
             check=False,
         )
 
-    def json(self, name: str, *words: str) -> Any:
-        """Return the JSON that a command answers on one node."""
-        done = self.run_on(name, CACHED, *words, "--json")
-        if done.returncode:
-            raise CommandFailed(
-                f"cached {' '.join(words)} on {name}: {done.stderr.decode(errors='replace').strip()}"
-            )
-        return json.loads(done.stdout)
+    def ask(self, name: str, verb: str, *arguments: Any) -> Any:
+        """Return what a node answers on its socket, as the JSON that `cached VERB --json` would print."""
+        client = Client(runtime_dir=self.run / name)
+        try:
+            return msgspec.to_builtins(getattr(client, verb)(*arguments))
+        except CachedError as error:
+            raise CommandFailed(f"cached {verb} on {name}: {error.message}") from error
+        finally:
+            client.close()
 
     def wait(self, what: str, done: Callable[[], bool], *, patience: float, pause: float = 0.3) -> float:
         """Ask again until it is so; return the seconds it took. Raises `CommandFailed` when it takes too long."""

@@ -76,7 +76,7 @@ class Stage:
         shown: dict[str, int] = {}
 
         def look() -> bool:
-            found = self.cluster.json(name, "show", ref)
+            found = self.cluster.ask(name, "show", ref)
             replicas = {replica["node"]: replica for replica in found["replicas"]}
             wanted = [replicas[node] for node in nodes if node in replicas]
             if any(_tenth(one, found["bytes"]) > shown.get(one["node"], -1) for one in wanted):

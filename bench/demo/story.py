@@ -10,13 +10,13 @@ from typing import Any, Final
 from cached.units import format_duration, format_size
 
 from bench.demo.files import collect
-from bench.demo.nodes import CACHED, CommandFailed, Plan
+from bench.demo.nodes import CommandFailed, Plan
 from bench.demo.stage import Stage
 
 #: Bytes of the set, at least.
 BYTES: Final = 200_000_000
-#: Free space that all of it needs: the files, a copy on each node, and room to breathe.
-SPACE: Final = 8 * BYTES
+#: Free space that all of it needs: the files, a copy on each node, and what the nodes leave free.
+SPACE: Final = 8 * BYTES + (1 << 30)
 
 #: alpha has the files; delta is elsewhere, takes only sets below 1 GiB, and promises less.
 PLANS: Final = (
@@ -50,10 +50,15 @@ def _start(stage: Stage, files: Path) -> None:
         stage.say("One key file makes a cluster. Each node has its own directory, policy and attributes.")
         stage.run("alpha", "cluster", "init", "--key-file", str(stage.cluster.work / "cluster.key"))
         for plan in PLANS:
-            stage.cluster.start(plan)
+            node = stage.cluster.start(plan)
             stage.show(
                 plan.name, "cached", "daemon", "--config", f"{plan.name}.toml", "--instance", plan.name
             )
+            if plan is PLANS[0]:
+                stage.cluster.ready(node)  # the others dial it
+        count, size = collect(files, BYTES)
+        for node in stage.cluster.nodes.values():
+            stage.cluster.ready(node)
         stage.cluster.wait(
             "four nodes that know each other",
             lambda: all(
@@ -62,7 +67,6 @@ def _start(stage: Stage, files: Path) -> None:
             patience=20,
         )
         stage.run("alpha", "nodes")
-        count, size = collect(files, BYTES)
         stage.say(f"Real files of this machine to play with: {count} files, {format_size(size)}.")
         outcome.append(f"{len(PLANS)} nodes alive; {count} files, {format_size(size)}")
 
@@ -78,7 +82,7 @@ def _leases(stage: Stage, files: Path) -> None:
         _, said = stage.run("alpha", "create", "notes", str(small), "--lease", "30d", "--replicas", "0")
         if "shortened" not in said:
             raise CommandFailed("the lease was not shortened")
-        left = stage.cluster.json("alpha", "show", "notes")["lease"]["seconds_left"]
+        left = stage.cluster.ask("alpha", "show", "notes")["lease"]["seconds_left"]
         outcome.append(
             f"30d with at least 7d refused; 30d shortened to {format_duration(round(left / 60) * 60)}"
         )
@@ -113,7 +117,7 @@ def _match(stage: Stage) -> None:
             "The set's requirements and each node's must both hold. delta refuses, and the reason is named."
         )
         stage.run("alpha", "match", "pylib")
-        verdicts = {one["node"]: one for one in stage.cluster.json("alpha", "match", "pylib")["items"]}
+        verdicts = {one["node"]: one for one in stage.cluster.ask("alpha", "match", "pylib")}
         if verdicts["delta"]["matches"] or not verdicts["beta"]["matches"]:
             raise CommandFailed(f"unexpected verdicts: {verdicts}")
         outcome.append(f"delta refused: {'; '.join(verdicts['delta']['reasons'])}")
@@ -133,7 +137,7 @@ def _traffic(stage: Stage) -> None:
         stage.show("*", "cached", "status", "--json")
         rows, sent = [], {}
         for name in ("alpha", "beta", "gamma"):
-            moved = [one for one in stage.cluster.json(name, "status")["traffic"] if one["name"] == "pylib"]
+            moved = [one for one in stage.cluster.ask(name, "status")["traffic"] if one["name"] == "pylib"]
             sent[name] = sum(one["bytes_sent"] for one in moved)
             received = sum(one["bytes_received"] for one in moved)
             rows.append((name, format_size(sent[name]), format_size(received), f"{sent[name] / size:.2f}"))
@@ -202,7 +206,7 @@ def _delete(stage: Stage) -> None:
         stage.cluster.wait(
             "the set gone everywhere", lambda: not any(_holds(stage, name) for name in living), patience=20
         )
-        stage.cluster.start(next(plan for plan in PLANS if plan.name == "gamma"))
+        stage.cluster.ready(stage.cluster.start(next(plan for plan in PLANS if plan.name == "gamma")))
         stage.say(
             "gamma is back, with its copy on disk: it learns of the deletion before it says what it holds."
         )
@@ -212,18 +216,18 @@ def _delete(stage: Stage) -> None:
 
 
 def _holds(stage: Stage, name: str) -> bool:
-    disk = stage.cluster.json(name, "status")["tiers"]["disk"]
-    known = stage.cluster.run_on(name, CACHED, "show", "pylib").returncode == 0
+    disk = stage.cluster.ask(name, "status")["tiers"]["disk"]
+    known = any(one["name"] == "pylib" for one in stage.cluster.ask(name, "list"))
     return known or disk["committed_bytes"] + disk["going_bytes"] > BYTES
 
 
 def _nodes(stage: Stage, name: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = stage.cluster.json(name, "nodes")["items"]
+    found: list[dict[str, Any]] = stage.cluster.ask(name, "nodes")
     return found
 
 
 def _show(stage: Stage, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = stage.cluster.json(name, "show", "pylib")
+    found: dict[str, Any] = stage.cluster.ask(name, "show", "pylib")
     return found
 
 
