@@ -14,7 +14,7 @@ from cached import faults
 from cached.catalog.rows import ContentRow, ReplicaRow, ReservationRow, TransferRow
 from cached.errors import Busy, CachedError, NotFound, RequirementsRefused
 from cached.leases import capacity, policy
-from cached.node import announce, book, consent, receive
+from cached.node import announce, book, consent, receive, sources
 from cached.node.critical import to_the_end
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
@@ -199,5 +199,6 @@ async def requested(node: Node, peer: Peer, set_id: str, ad: dict[str, object]) 
     held = node.shelf.replicas.get(set_id)
     if known is None or known.record.status != "live" or held is None or held.state == "GOING":
         raise NotFound("this node does not hold that set")
+    sources.check_proven(node, known)
     await consent.agree(node, peer, known, ad, requested=True)
     return await make(node, known, requested=True)

@@ -159,6 +159,8 @@ async def _receive(node: Node, flight: Flight) -> None:
         await _fit(node, flight, metadata)
         await _transfer(node, flight, metadata)
         faults.point(RECEIVE_TRANSFERRED)
+    elif not sources.proven(node, node.shelf.known[flight.set_id]):
+        await obtain(node, node.shelf.known[flight.set_id], flight.progress)  # whoever offers it must have it
     await to_the_end(_commit(node, flight))
     node.counters.add("replicas_received")
     announce.publish(node, flight.set_id)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from cached.errors import CachedError, NotFound
+from cached.errors import Busy, CachedError, NotFound
 from cached.node import announce, consent
 from cached.node.node import Node
+from cached.node.shelf import Known
 from cached.peers.records import NodeEntry, Peer
 from cached.replication.transfer import Holder
 
@@ -51,7 +52,7 @@ class Introduced:
 
         Between a node that encrypts and one that does not, the stricter side wins: they use `direct`, always encrypted.
         """
-        mine = self.node.config.replication.encryption
+        mine = _encryption(self.node)
         return [
             holder for holder in self._giving("bittorrent") if self.answers[holder.node_id].encryption == mine
         ]
@@ -132,6 +133,10 @@ class Introduced:
         self.agreed[record.id] = (holder, now)
 
 
+def _encryption(node: Node) -> str:
+    return "tls" if node.swarm.encrypted else "off"
+
+
 @asynccontextmanager
 async def introduced(node: Node, set_id: str) -> AsyncIterator[Introduced]:
     """Meet the holders of a set, and go on meeting new ones while the block runs."""
@@ -163,11 +168,33 @@ async def join(node: Node, peer: Peer, set_id: str, ad: dict[str, object]) -> Jo
     known, held = node.shelf.known.get(set_id), node.shelf.replicas.get(set_id)
     if known is None or held is None or held.state == "GOING":
         raise NotFound("this node does not hold that set")
+    check_proven(node, known)
     if not node.consents.allowed(peer.node_id, known.record.content):
         await consent.agree(node, peer, known, ad, requested=True)
     return Joined(
         complete=held.state == "COMMITTED",
         bittorrent_port=node.bittorrent_port,
         methods=node.config.replication.methods,
-        encryption=node.config.replication.encryption,
+        encryption=_encryption(node),
     )
+
+
+def proven(node: Node, known: Known) -> bool:
+    """Tell whether the bytes of the set's content that are here may be counted as the set's own.
+
+    Knowing a content id is no right to the bytes: a set that names the content of another domain's private set gets
+    it only once a node that speaks for the new set has shown that it has it. What is committed was shown.
+    """
+    set_id, content = known.record.id, known.record.content
+    held = node.shelf.replicas.get(set_id)
+    if held is not None and held.state == "COMMITTED":
+        return True
+    others = [node.shelf.known[other].record for other in node.shelf.sets_of_content(content) - {set_id}]
+    domain = known.record.owner.partition("@")[2]
+    return all(other.share == "public" or other.owner.partition("@")[2] == domain for other in others)
+
+
+def check_proven(node: Node, known: Known) -> None:
+    """Raise `Busy` while nobody has shown that the bytes here are the set's own."""
+    if not proven(node, known):
+        raise Busy("this node has not received that set yet")
