@@ -68,7 +68,6 @@ from cached.peers.link import Link
 from cached.peers.mdns import Mdns
 from cached.replication.bittorrent import Swarm
 from cached.replication.direct import Direct, DirectServer
-from cached.replication.transfer import TlsMaterial
 from cached.sets.set import Tier
 from cached.storage.disk import Store
 from cached.storage.pinlog import PinLog
@@ -110,6 +109,8 @@ class Daemon:
         counters, consents, records = Counters(), Consents(), book.Book()
         matchmaker = Matchmaker()
         self._undo.push_async_callback(matchmaker.close)
+        checked = asyncio.create_task(announce.check(config, matchmaker))
+        self._undo.push_async_callback(_end, checked)
         link = Link(identity)
         self._undo.push_async_callback(link.close)
         port = await link.start(config.node.listen)
@@ -131,7 +132,8 @@ class Daemon:
             allowed=consents.allowed,
             lookup=lambda content: seeding.lookup(node, content),
             damaged=lambda content, reason: counters.note("seed.damaged", reason, content=content[:8]),
-            tls=_torrent_tls(identity) if config.replication.encryption == "tls" else None,
+            tls=seeding.material(identity),
+            encrypted=config.replication.encryption == "tls",
             upload_limit=config.replication.upload_limit,
             reachable=lambda: directory.reachable,
             host_of=directory.host_of,
@@ -158,7 +160,9 @@ class Daemon:
             swarm=swarm,
             direct=Direct(fetch_stream=link.fetch),
             direct_server=DirectServer(
-                lookup=lambda content: seeding.served(node, content), allowed=consents.allowed
+                lookup=lambda content: seeding.served(node, content),
+                allowed=consents.allowed,
+                upload_limit=config.replication.upload_limit,
             ),
             counters=counters,
             facts=_facts(config, identity),
@@ -168,8 +172,10 @@ class Daemon:
         )
         self._undo.callback(node.roots.close)
         self._undo.callback(node.copiers.shutdown)
+        shelf.held_elsewhere = partial(announce.held_elsewhere, node)
         records.bind(node)
         node.space.make_room = partial(sweep.make_room, node)
+        node.space.leased = lambda row: node.left(row.grant) > 0
         pins.on_free = partial(retire.reap_soon, node)
         findings = await recover.at_start(node)
         node.space.load()
@@ -180,7 +186,9 @@ class Daemon:
         await directory.start()
         self._undo.push_async_callback(directory.close)
         await acquaintances.meet(node)
-        directory.on_change(lambda _: node.stirred.set())
+        await seeding.encrypt_with(node)
+        directory.on_change(partial(_changed, node))
+        await checked
         await receive.resume_all(node, findings.transfers)
         await self._open_sockets(node)
         self._start_mdns(node)
@@ -239,7 +247,7 @@ class Daemon:
 
     async def _open_sockets(self, node: Node) -> None:
         folder, counted = self.config.node.runtime_dir, ApiMetrics()
-        _make_runtime_dir(folder)
+        machine.make_runtime_dir(folder)
         callers = Callers(admins=self.config.policy.admins, user_domain=self.config.cluster.user_domain)
         verbs = _verbs(node)
         given = notify.inherited()
@@ -294,26 +302,17 @@ class Daemon:
         await self._undo.aclose()
 
 
-def _make_runtime_dir(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-        facts = folder.stat()
-    except OSError as error:
-        raise BadConfig(
-            f"runtime_dir {folder} cannot be used: {error.strerror}", hint="set [node] runtime_dir"
-        ) from error
-    if facts.st_uid not in (os.geteuid(), 0):
-        raise BadConfig(f"runtime_dir {folder} belongs to user {facts.st_uid}", hint="set [node] runtime_dir")
+def _changed(node: Node, _node_ids: frozenset[str]) -> None:
+    node.stirred.set()
+    if not node.swarm.encrypted:
+        node.fly("encrypt", lambda: seeding.encrypt_with(node))
 
 
-def _torrent_tls(identity: Identity) -> TlsMaterial:
-    material = identity.torrent_material()
-    return TlsMaterial(
-        root=material.root_certificate.decode(),
-        certificate=material.certificate.decode(),
-        key=material.private_key.decode(),
-        dh=material.dh_params.decode(),
-    )
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
 
 
 def _facts(config: Config, identity: Identity) -> partial[NodeFacts]:

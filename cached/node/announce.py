@@ -5,7 +5,10 @@ carried out.
 from __future__ import annotations
 
 from cached.catalog.rows import ReplicaRow
+from cached.config import Config
+from cached.errors import BadExpression
 from cached.matching.ads import NodeFacts, coarse, node_ad
+from cached.matchmaker.pool import Matchmaker
 from cached.node.node import Node
 from cached.peers.records import Holding, HoldingState, NodeContents
 from cached.sets.set import Tier
@@ -24,7 +27,7 @@ def contents(node: Node) -> NodeContents:
         host=node.host,
         bittorrent_port=node.bittorrent_port,
         ad=ad(node),
-        capacity_bytes=node.space.capacity("disk"),
+        capacity_bytes=_capacity(node),
         free_bytes=coarse(node.space.free("disk")),
         replicas=tuple(holding(node, row) for row in node.shelf.replicas.values()) if node.introduced else (),
         tombstones=tuple(
@@ -38,11 +41,38 @@ def ad(node: Node) -> dict[str, object]:
     facts: NodeFacts = node.facts(
         name=node.directory.name,
         total_disk_bytes=node.space.free("disk"),
-        capacity_bytes=node.space.capacity("disk"),
+        capacity_bytes=_capacity(node),
         memory_tier_bytes=node.space.free("memory") if "memory" in node.stores else 0,
         reachable=node.directory.reachable,
     )
-    return node_ad(facts, node.config.policy.requirements, node.config.attributes)
+    described = node_ad(facts, node.config.policy.requirements, node.config.attributes)
+    return described | {"Encryption": node.config.replication.encryption}
+
+
+async def check(config: Config, matchmaker: Matchmaker) -> None:
+    """Refuse to start with an expression of the configuration that could never hold. Raises `BadExpression`."""
+    texts = {"[policy] requirements": config.policy.requirements}
+    texts |= {f"[attributes] {name}": text for name, text in config.attributes.items()}
+    for where, text in texts.items():
+        if text.strip():
+            try:
+                await matchmaker.check(text)
+            except BadExpression as error:
+                raise BadExpression(f"{where}: {error.message}", hint=error.hint, **error.details) from None
+
+
+def _capacity(node: Node) -> int:
+    """Return what the disk tier can hold: in coarse steps where the partition decides, for that changes all the time."""
+    limit = node.space.capacity("disk")
+    return limit if limit == node.config.store.capacity else coarse(limit)
+
+
+def held_elsewhere(node: Node, set_id: str) -> bool:
+    """Tell whether another node is known to have a copy of a set."""
+    return any(
+        entry.node.record.id != node.id and entry.holding.state in ("COMMITTED", "EXPIRED")
+        for entry in node.directory.holders(set_id)
+    )
 
 
 def holding(node: Node, row: ReplicaRow) -> Holding:

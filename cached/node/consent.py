@@ -43,20 +43,20 @@ async def own_verdict(node: Node, known: Known, *, requested: bool) -> Verdict:
 
 def trusted_with(node: NodeEntry | Peer, known: Known) -> bool:
     """Tell whether a node may hold a set at all: private ones go only where the owner's domain is spoken for."""
-    return known.record.share == "public" or _domain(known) in node.domains
+    return known.record.share == "public" or _domain(known.record.owner) in node.domains
 
 
-def check_speaks(domains: Collection[str], known: Known, who: str) -> None:
-    """Raise `Forbidden` unless `who`, whose certificate names these domains, may act for the owner of the set."""
-    if _domain(known) not in domains:
+def check_speaks(domains: Collection[str], owner: str, who: str) -> None:
+    """Raise `Forbidden` unless `who`, whose certificate names these domains, may act for the owner of a set."""
+    if _domain(owner) not in domains:
         raise Forbidden(
-            f"{who} may not speak for {known.record.owner}",
+            f"{who} may not speak for {owner}",
             hint="the node's certificate names the user domains that it speaks for: cached cluster admit",
         )
 
 
-def _domain(known: Known) -> str:
-    return known.record.owner.partition("@")[2]
+def _domain(owner: str) -> str:
+    return owner.partition("@")[2]
 
 
 async def agree(node: Node, peer: Peer, known: Known, ad: dict[str, object], *, requested: bool) -> None:

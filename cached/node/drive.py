@@ -44,9 +44,12 @@ async def run(node: Node) -> None:
                 await node.stirred.wait()
         await asyncio.sleep(GATHER)
         node.stirred.clear()
-        for known in list(node.shelf.known.values()):
-            if drives(node, known):
-                _look_soon(node, known.record.id)
+        try:
+            for known in list(node.shelf.known.values()):
+                if drives(node, known):
+                    _look_soon(node, known.record.id)
+        except Exception as error:  # noqa: BLE001 - whatever it is, replicas are looked after again in the next round
+            node.counters.background_failed("drive", error)
 
 
 def _look_soon(node: Node, set_id: str) -> None:

@@ -41,6 +41,14 @@ class Abortable(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Trouble:
+    """Something that an operator should look at, in words, and the sets that it is about: not everybody may know them."""
+
+    words: str
+    sets: tuple[str, ...] = ()
+
+
 @dataclass(kw_only=True)
 class Node:
     """One running node. Only `cached.daemon` makes it; use cases take it as their first argument."""
@@ -88,8 +96,8 @@ class Node:
     owed: set[str] = field(default_factory=set)
     #: Monotonic time of the last open, by set id.
     last_read: dict[str, float] = field(default_factory=dict)
-    #: What an operator should look at, in words.
-    troubles: list[str] = field(default_factory=list)
+    #: What an operator should look at.
+    troubles: list[Trouble] = field(default_factory=list)
     bittorrent_port: int = 0
     #: Set once the node stops: no new work.
     draining: bool = False

@@ -7,23 +7,23 @@ again, and when the database was lost the sets are adopted from the records that
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
 from cached import faults
 from cached.catalog.rows import ContentRow, ReplicaRow, TransferRow
 from cached.errors import CachedError
 from cached.leases import capacity
 from cached.node import receive
-from cached.node.node import Node
+from cached.node.node import Node, Trouble
 from cached.node.shelf import Changes, Known
+from cached.node.verify import heal, scan
 from cached.sets.set import Tier
 from cached.storage import reconcile as rules
-from cached.storage import scrub
 from cached.storage.disk import Store
 from cached.storage.survey import survey
 
@@ -32,6 +32,8 @@ RECOVER_ADOPTED = faults.declare("recover.adopted")
 
 #: Lease of an adopted set, in seconds.
 STARTER = 86_400
+#: Bytes a second that are read to verify what an earlier boot has left: jobs read at the same time.
+RATE = 256 << 20
 
 
 @dataclass(kw_only=True)
@@ -61,10 +63,27 @@ async def at_start(node: Node) -> Findings:
             if isinstance(action, rules.Adopt) and not lost and action.content in unspoken:
                 todo = rules.RemoveOrphan(content=action.content)
             await _act(node, tier, store, todo, findings)
+    await _without_tiers(node)
+    boot = node.now().boot_id
+    seen = {content for _, content in findings.verify} | {content for content, _, _ in findings.broken}
+    for row in node.shelf.replicas.values():
+        if row.state == "COMMITTED" and row.verified_boot != boot and row.content not in seen:
+            seen.add(row.content)
+            findings.verify.append((node.stores[row.tier], row.content))
     faults.point(RECOVER_CLEANED)
     if not lost or not findings.adopt:
         await node.catalog.write(lambda tx: tx.mark_reconciled())
     return findings
+
+
+async def _without_tiers(node: Node) -> None:
+    """Forget what lay in a tier that this node does not have any more: a memory tier that was switched off, or failed."""
+    for tier in {tier for _, tier in node.shelf.contents} - node.stores.keys():
+        for content in [content for content, its_tier in node.shelf.contents if its_tier == tier]:
+            await _drop_rows(node, tier, content)
+    for row in node.catalog.read_now(lambda tx: tx.reservations()):
+        if row.tier not in node.stores:
+            await node.catalog.write(lambda tx, txid=row.txid: tx.delete_reservation(txid))  # type: ignore[misc]
 
 
 def _facts(node: Node, tier: Tier, transfers: Iterable[TransferRow], *, lost: bool) -> rules.CatalogFacts:
@@ -143,28 +162,48 @@ async def _drop_rows(node: Node, tier: Tier, content: str) -> None:
 
 
 async def afterwards(node: Node, findings: Findings) -> None:
-    """Finish in the background what the start did not need to wait for."""
+    """Finish in the background what the start did not need to wait for; one failure keeps nothing else from being done."""
     for store, trashed in findings.trash:
-        await asyncio.to_thread(store.empty, trashed)
+        await _attempt(node, asyncio.to_thread(store.empty, trashed))
     for store, content in findings.adopt:
-        await _adopt(node, store, content)
+        await _attempt(node, _adopt(node, store, content))
     if findings.adopt:
-        await node.catalog.write(lambda tx: tx.mark_reconciled())
+        await _attempt(node, node.catalog.write(lambda tx: tx.mark_reconciled()))
     for content, missing, reason in findings.broken:
-        await _broken(node, content, missing, reason)
+        await _attempt(node, _broken(node, content, missing, reason))
     for store, content in findings.verify:
-        damages = await asyncio.to_thread(scrub.verify, store, content) if store.has(content) else []
-        if any(damage.needs_bytes for damage in damages):
-            await _broken(node, content, False, "its files do not match its manifest")
+        await _attempt(node, _look_closer(node, store, content))
+
+
+async def _attempt(node: Node, work: Coroutine[Any, Any, object]) -> None:
+    try:
+        await work
+    except CachedError as error:
+        node.counters.note("recover.failed", error.message)
+
+
+async def _look_closer(node: Node, store: Store, content: str) -> None:
+    """Compare a content with its manifest: after an unclean end of the machine, or where the start had no time for it."""
+    if not store.has(content):
+        return
+    if any(damage.needs_bytes for damage in await scan(node, store, content, rate=RATE)):
+        await _broken(node, content, False, "its files do not match its manifest")
+        return
+    boot = node.now().boot_id
+    rows = [node.shelf.replicas[set_id] for set_id in node.shelf.sets_of_content(content)]
+    verified = tuple(
+        (row.set_id, lambda stored: replace(stored, verified_boot=boot))
+        for row in rows
+        if row.state == "COMMITTED" and row.tier == store.tier
+    )
+    await node.shelf.keep(Changes(edits=verified))
 
 
 async def _adopt(node: Node, store: Store, content: str) -> None:
     """Take the sets of a content back after the database was lost, once its bytes are verified."""
-    damages = await asyncio.to_thread(scrub.verify, store, content)
-    if any(damage.needs_bytes for damage in damages):
-        node.troubles.append(
-            f"content {content[:12]} was found without a database and is damaged; it is kept aside"
-        )
+    if any(damage.needs_bytes for damage in await scan(node, store, content)):
+        words = f"content {content[:12]} was found without a database and is damaged; it is kept aside"
+        node.troubles.append(Trouble(words))
         node.counters.add("adopt.damaged")
         return
     for signed in store.get_records(content):
@@ -181,7 +220,7 @@ async def _adopt(node: Node, store: Store, content: str) -> None:
 async def _take_back(node: Node, store: Store, known: Known) -> None:
     record, now = known.record, node.now()
     newest = node.shelf.known.get(record.id)
-    if newest is not None and newest.record.status == "deleted":
+    if record.id in node.shelf.replicas or (newest is not None and newest.record.status == "deleted"):
         return
     physical = capacity.physical(await asyncio.to_thread(store.manifest, record.content))
     await node.shelf.keep(
@@ -217,18 +256,24 @@ async def _take_back(node: Node, store: Store, known: Known) -> None:
 
 
 async def _broken(node: Node, content: str, missing: bool, reason: str) -> None:
-    """A promise is broken: say so, and get the bytes from somebody else, or wait until somebody has them."""
-    names = [node.shelf.known[set_id].record.name for set_id in node.shelf.sets_of_content(content)]
-    node.troubles.append(f"{', '.join(names) or content[:12]}: {reason}")
-    node.counters.note("bytes_lost" if missing else "bytes_damaged", ", ".join(names), content=content[:12])
-    store = node.stores["disk"]
-    for set_id in node.shelf.sets_of_content(content):
-        row = node.shelf.replicas[set_id]
-        if row.state != "COMMITTED":
-            continue
-        with contextlib.suppress(CachedError):
-            if not missing:
-                trashed = await asyncio.to_thread(store.retire, content)
-                if trashed is not None:
-                    await asyncio.to_thread(store.empty, trashed)
-            await receive.refetch(node, msgspec.structs.replace(row, reason=reason))
+    """A promise is broken: say so, and get what is lost from somebody else, or wait until somebody has it."""
+    set_ids = tuple(sorted(node.shelf.sets_of_content(content)))
+    trouble = Trouble(reason, set_ids)
+    node.troubles.append(trouble)
+    names = ", ".join(node.shelf.known[set_id].record.name for set_id in set_ids)
+    node.counters.note("bytes_lost" if missing else "bytes_damaged", names, content=content[:12])
+    rows = [node.shelf.replicas[set_id] for set_id in set_ids]
+    for row in [row for row in rows if row.state == "COMMITTED"]:
+        if missing:
+            node.roots.drop(node.stores[row.tier], content)
+            await receive.refetch(node, replace(row, reason=reason))
+        elif await _mended(node, row):
+            node.troubles.remove(trouble)
+            return
+
+
+async def _mended(node: Node, row: ReplicaRow) -> bool:
+    """Repair the damaged files alone; the others are served meanwhile, and nothing is thrown away before it is replaced."""
+    store, known = node.stores[row.tier], node.shelf.known[row.set_id]
+    left = await heal(node, store, known, await scan(node, store, row.content))
+    return not any(damage.needs_bytes for damage in left)

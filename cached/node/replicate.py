@@ -118,7 +118,7 @@ async def serve_push(node: Node, peer: Peer, set_id: str, to: str) -> None:
     known, target = node.shelf.known.get(set_id), node.directory.node(to)
     if known is None or target is None or set_id not in node.shelf.replicas:
         raise NotFound("this node does not hold that set, or does not know that node")
-    consent.check_speaks(peer.domains, known, f"node {peer.node_id[:8]}")
+    consent.check_speaks(peer.domains, known.record.owner, f"node {peer.node_id[:8]}")
     await push(node, known, target)
 
 

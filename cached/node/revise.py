@@ -175,7 +175,7 @@ async def _ask_all(node: Node, known: Known, seconds: int) -> list[wire.GrantVie
 async def serve_extend(node: Node, peer: Peer, signed: SignedRecord, seconds: int) -> wire.GrantView:
     """Answer a peer whose user extends a set held here: by this node's policy, for no longer than the owner signed."""
     known = await book.learn(node, signed)
-    consent.check_speaks(peer.domains, known, f"node {peer.node_id[:8]}")
+    consent.check_speaks(peer.domains, known.record.owner, f"node {peer.node_id[:8]}")
     seconds = min(seconds, known.record.lease_seconds)
     if known.record.id not in node.shelf.replicas:
         raise NotFound("this node does not hold that set")
@@ -201,7 +201,7 @@ async def delete(
         raise NotFound(
             f"this node has no replica of {record.name}", hint="--everywhere deletes the set on all nodes"
         )
-    state = "DELETED" if everywhere else ("WITHDRAWN" if withdraw else record.status.upper())
+    state = "DELETED" if everywhere else ("WITHDRAWN" if withdraw else views.state_of(record))
     items = [_own_item(node, here)] if here is not None else []
     if everywhere:
         items += [_other_item(entry) for entry in _others(node, record.id)]

@@ -156,10 +156,6 @@ class Shelf:
         live = [k for k in self.named(name) if k.record.owner == owner and k.record.status == "live"]
         return max(live, key=lambda known: (known.local, known.record.id), default=None)
 
-    def logical_bytes(self, owner: str) -> int:
-        """Return the bytes of an owner's replicas here, as counted against the quota."""
-        return sum(row.bytes for row in self.replicas.values() if row.owner == owner and row.state != "GOING")
-
     def _apply(self, changes: Changes) -> None:
         for known in changes.sets:
             self.known[known.record.id] = known

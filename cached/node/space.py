@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from cached.catalog.rows import ReservationRow
+from cached.catalog.rows import ReplicaRow, ReservationRow
 from cached.catalog.sqlite import Catalog
 from cached.errors import CachedError, NoSpace
 from cached.leases import policy
@@ -54,6 +54,8 @@ class Space:
         self._covered: dict[str, int] = {}
         #: Reclaims at least so many bytes of a tier where it may; set by the composition root.
         self.make_room: Callable[[Tier, int], Awaitable[None]] = _no_room
+        #: Whether a replica's grant holds: what has expired goes when space is wanted, and counts against no quota.
+        self.leased: Callable[[ReplicaRow], bool] = lambda _row: True
 
     def load(self) -> None:
         """Take over the reservations of transfers that go on after a restart."""
@@ -75,11 +77,14 @@ class Space:
         return sum(row.bytes for row in self._reserved.values() if row.tier == tier)
 
     def logical(self, owner: str) -> int:
-        """Return what counts against an owner's quota: replicas here and on their way."""
+        """Return what counts against an owner's quota: leased replicas here, and those on their way."""
         coming = sum(
             row.logical for row in self._reserved.values() if row.owner == owner and row.purpose != "memory"
         )
-        return self._shelf.logical_bytes(owner) + coming
+        rows = [
+            row for row in self._shelf.replicas.values() if row.owner == owner and row.state == "COMMITTED"
+        ]
+        return sum(row.bytes for row in rows if self.leased(row)) + coming
 
     async def reserve(self, row: ReservationRow) -> None:
         """Set space aside, durably. Raises `NoSpace` or `QuotaExceeded`; then, or when cancelled, nothing is reserved."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from cached import wire
 from cached.node import views
-from cached.node.access import may_manage
+from cached.node.access import may_manage, may_see
 from cached.node.caller import Caller
-from cached.node.node import Node
+from cached.node.node import Node, Trouble
 from cached.node.traffic import traffic
 
 
@@ -31,7 +31,7 @@ async def status(node: Node, caller: Caller) -> dict[str, Any]:
         "bittorrent_port": node.bittorrent_port,
         "reachable": node.directory.reachable,
         "state": "draining" if node.draining else "running",
-        "health": _health(node),
+        "health": _health(node, caller),
         "uptime_seconds": round(node.now().boottime - node.started.boottime, 3),
         "directory_age_seconds": round(node.directory.age_seconds(), 3),
         "nodes": {"known": len(entries), "alive": sum(entry.alive for entry in entries)},
@@ -68,9 +68,9 @@ def _tier(node: Node, tier: Any) -> dict[str, int]:
     }
 
 
-def _health(node: Node) -> list[str]:
+def _health(node: Node, caller: Caller) -> list[str]:
     """Return in words what an operator should look at; empty when all is well."""
-    words = list(node.troubles)
+    words = [_in_words(node, caller, trouble) for trouble in node.troubles]
     if not node.catalog.clock_trusted:
         words.append("after the last boot the wall clock was not believed: leases are held until it can be")
     if not node.directory.reachable:
@@ -78,6 +78,15 @@ def _health(node: Node) -> list[str]:
     if node.space.free("disk") == 0:
         words.append("the disk tier is full: nothing new is accepted until leases end or sets are deleted")
     return words
+
+
+def _in_words(node: Node, caller: Caller, trouble: Trouble) -> str:
+    """Return what is wrong; the names of sets only as far as the caller may know them."""
+    if not trouble.sets:
+        return trouble.words
+    sets = [node.shelf.known[set_id].record for set_id in trouble.sets if set_id in node.shelf.known]
+    names = [record.name for record in sets if may_see(caller, record)]
+    return f"{', '.join(names) or 'a set'}: {trouble.words}"
 
 
 async def usage(node: Node, caller: Caller) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from cached import wire
 from cached.leases.deadline import Deadline
 from cached.matching.ads import plain
@@ -11,6 +13,7 @@ from cached.node.caller import Caller
 from cached.node.node import Node
 from cached.node.shelf import Known
 from cached.peers.records import HolderEntry, NodeEntry
+from cached.sets.set import SetRecord
 from cached.units import rfc3339
 
 
@@ -25,7 +28,7 @@ def set_view(node: Node, known: Known) -> wire.SetView:
         revision=record.revision,
         bytes=record.bytes,
         files=record.files,
-        state="COMMITTED" if record.status == "live" else "WITHDRAWN",
+        state=state_of(record),
         requirements=record.requirements,
         methods=record.methods,
         share=record.share,
@@ -36,6 +39,11 @@ def set_view(node: Node, known: Known) -> wire.SetView:
         replicas=replica_views(node, known),
         scope=record.scope,
     )
+
+
+def state_of(record: SetRecord) -> Literal["COMMITTED", "WITHDRAWN"]:
+    """Return the state of a set that is not deleted, as the contracts name it."""
+    return "COMMITTED" if record.status == "live" else "WITHDRAWN"
 
 
 def lease_view(node: Node, known: Known) -> wire.LeaseView | None:

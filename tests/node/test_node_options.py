@@ -1,0 +1,73 @@
+"""What the creator of a set may ask for."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from cached import wire
+from cached.errors import Refused, UsageError
+from cached.node import options
+from cached.sets.set import ALL
+from tests.node.fakes import FakeMatchmaker, configured
+
+
+def node_with(tmp_path, *, memory=False, **config):
+    stores = {"disk": None} | ({"memory": None} if memory else {})
+    return SimpleNamespace(config=configured(tmp_path, **config), matchmaker=FakeMatchmaker(), stores=stores)
+
+
+def wanted(node, **asked):
+    return asyncio.run(options.wanted(node, wire.CreateOptions(**asked)))
+
+
+def test_what_is_not_said_is_what_the_node_is_configured_for(tmp_path):
+    node = node_with(tmp_path, replicas=3, methods=("direct",))
+    asked = wanted(node)
+    assert (asked.replicas, asked.methods, asked.tier, asked.share) == (3, ("direct",), "disk", "private")
+    assert node.matchmaker.checked == []
+
+
+def test_requirements_are_checked_and_kept_without_their_margins(tmp_path):
+    node = node_with(tmp_path)
+    assert wanted(node, requirements="  TARGET.Memory > 1 ").requirements == "TARGET.Memory > 1"
+    assert node.matchmaker.checked == ["  TARGET.Memory > 1 "]
+
+
+@pytest.mark.parametrize("share", ["private", "public", "group:lab", "group:domain-users$"])
+def test_sets_are_shared_with_nobody_a_group_or_everybody(share):
+    assert options.share(share) == share
+
+
+@pytest.mark.parametrize(
+    "share", ["", "group:", "group: lab", "user:bob", "Public", "group:a\nb", "private "]
+)
+def test_other_ways_to_share_are_refused(share):
+    with pytest.raises(UsageError):
+        options.share(share)
+
+
+def test_a_number_of_replicas_is_zero_or_more_or_all():
+    assert [options.replica_count(value) for value in (0, 5, ALL)] == [0, 5, ALL]
+    for value in (-2, 10**7):
+        with pytest.raises(UsageError):
+            options.replica_count(value)
+
+
+def test_methods_are_known_ones_each_once():
+    assert options.methods(("direct", "bittorrent", "direct")) == ("direct", "bittorrent")
+    for values in ((), ("carrier-pigeon",)):
+        with pytest.raises(UsageError):
+            options.methods(values)
+
+
+def test_memory_is_refused_where_there_is_none(tmp_path):
+    assert wanted(node_with(tmp_path, memory=True), tier="memory").tier == "memory"
+    with pytest.raises(Refused):
+        wanted(node_with(tmp_path), tier="memory")
+
+
+def test_an_origin_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UsageError):
+        wanted(node_with(tmp_path), origin="gs://bucket/prefix")
