@@ -21,7 +21,11 @@ def main() -> int:
     try:
         with cluster:
             stage = Stage(cluster=cluster)
-            tell(stage)
+            try:
+                tell(stage)
+            except CommandFailed:
+                stage.logs()
+                raise
             stage.finish()
             code = 0
     except KeyboardInterrupt:

@@ -103,6 +103,12 @@ class Stage:
         )
         print(f"\n   {_GREEN}all of it worked{_OFF}, in {time.monotonic() - self.began:.0f} s")
 
+    def logs(self) -> None:
+        """Print how each node's log ends, to tell why something did not work."""
+        for name, node in self.cluster.nodes.items():
+            print(f"\n{_BOLD}== the log of {name} ends:{_OFF}")
+            print("\n".join(node.log.read_text(errors="replace").splitlines()[-40:]))
+
     def _short(self, line: str) -> str:
         """Leave out what says nothing to a reader: the long temporary directory."""
         for folder in sorted({str(self.cluster.work), str(self.cluster.run)} - {str(Path())}, key=len):
