@@ -12,8 +12,9 @@ from typing import Any, Final, Self
 import msgspec
 
 from cached import packets, wire
-from cached.client.channel import Channel, Watcher
+from cached.client.channel import Channel, LostError, Watcher
 from cached.client.walk import Found, Source
+from cached.errors import DaemonUnreachable
 
 #: Entries, and so descriptors, in one packet.
 _MOST_ENTRIES: Final = 100
@@ -54,6 +55,11 @@ def hand_over(
         value, descriptors = channel.answer(watcher)
         packets.close_all(descriptors)
         return wire.convert(value.get("set"), wire.SetView)
+    except LostError as error:
+        raise DaemonUnreachable(
+            f"the daemon went away before it had confirmed {name}",
+            hint="once it runs, create the set again: if it was stored after all, nothing is stored twice",
+        ) from error
     finally:
         channel.close(abort=True)
 

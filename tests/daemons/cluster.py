@@ -482,6 +482,7 @@ class Cluster:
             "PATH": os.environ["PATH"],
             "LANG": "C.UTF-8",
             "PYTHONDONTWRITEBYTECODE": "1",
+            **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
         } | program(user)[1]
 
     def logs(self, lines: int = 60) -> str:
@@ -526,7 +527,7 @@ class Cluster:
                     wrong.append(f"{node.name} ended with {code}")
         lines = node.log.splitlines()
         if any(WRONG.search(line) and not (node.may_log and re.search(node.may_log, line)) for line in lines):
-            wrong.append(f"{node.name} logged what a healthy node does not:\n{node.log}")
+            wrong.append(f"{node.name} logged what a healthy node does not:\n" + "\n".join(lines[-80:]))
         return wrong
 
 

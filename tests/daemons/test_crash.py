@@ -1,0 +1,419 @@
+"""Crash safety: `kill -9`, I/O errors and full disks at every step of what one node does, and nothing acknowledged is lost.
+
+One walk visits every fault point that a node by itself can reach; it fails when a point is declared and not walked, and when
+an operation no longer comes by the point that it is to die at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import pkgutil
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cached
+import pytest
+from cached import faults, wire
+from cached.client import CreateOptions
+from cached.errors import NotFound
+from tests.daemons.cluster import Cluster, Node, Result
+
+pytestmark = [pytest.mark.daemon, pytest.mark.crash]
+
+CREATE = [
+    "create.reserved", "ingest.file", "create.copied", "stage.sealed", "ingest.sealed", "create.sealed", "store.record", "store.settled",
+    "store.synced", "store.renamed", "store.published", "create.published", "create.committed",
+]  # fmt: skip
+MEMORY = ["copy.file", "memory.copied"]
+DELETE = [
+    "delete.kept", "retire.going", "trash.renamed", "retire.trashed", "trash.unlinked", "trash.emptied", "retire.emptied", "retire.forgotten",
+]  # fmt: skip
+#: Points that take a second node, or that no daemon comes by: where they are walked instead.
+ELSEWHERE = {
+    "tests/cluster": {
+        "book.taken", "drive.offered", "offer.accepted", "offer.reserved", "receive.committed", "receive.metadata", "receive.prepared",
+        "receive.published", "receive.transferred", "stage.prepared", "sweep.renewed",
+    },
+    "tests/storage": {"reconcile.step"},
+}  # fmt: skip
+
+
+@dataclass
+class Walk:
+    """One node, its sets, and what they must hold."""
+
+    cluster: Cluster
+    node: Node
+    #: Acknowledged for good at the beginning.
+    kept: Path = field(init=False)
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        self.kept = self.source("kept")
+        self.node.cli("create", "kept", self.kept)
+
+    def source(self, name: str) -> Path:
+        """Return a new directory with new bytes."""
+        self.count += 1
+        files = {f"{index}": os.urandom(20_000) for index in range(3)}
+        return self.cluster.tree(f"{name}-{self.count}", {**files, "sub/deep": b"deep", "empty": b""})
+
+    def intact(self, name: str, source: Path) -> None:
+        """Assert that the set has exactly the bytes of its source."""
+        with self.node.client() as client:
+            assert client.verify(name).ok
+            for path in (path for path in source.rglob("*") if path.is_file()):
+                with client.open(f"{name}/{path.relative_to(source)}") as opened:
+                    assert opened.read() == path.read_bytes()
+
+    def show(self, name: str) -> wire.SetView | None:
+        """Return the set, None when there is none."""
+        with self.node.client() as client, contextlib.suppress(NotFound):
+            return client.show(name)
+        return None
+
+    def create(self, name: str, source: Path, **options: Any) -> None:
+        """Create a set, without a process of its own."""
+        with self.node.client() as client:
+            client.create(name, [source], CreateOptions(**options))
+
+    def absent_or_whole(self, name: str, source: Path) -> bool:
+        """Assert that the set is one or the other, and return whether it is there."""
+        there = self.show(name) is not None
+        if there:
+            self.intact(name, source)
+        return there
+
+    def settled(self) -> None:
+        """Assert that catalog and disk agree, soon, and that nothing is left over."""
+        self.cluster.wait_for(lambda: not self.disagreement(), what=f"a tidy node: {self.disagreement()}")
+        self.intact("kept", self.kept)
+
+    def disagreement(self) -> str:
+        """Return what is wrong; empty when catalog and directories say the same, and nothing is on its way."""
+        with sqlite3.connect(f"file:{self.node.state}/catalog.db?mode=ro", uri=True) as catalog:
+            rows = {
+                name: catalog.execute(f"SELECT * FROM {name}").fetchall()
+                for name in ("reservations", "transfers")
+            }
+            contents = set(catalog.execute("SELECT content, tier, state FROM contents"))
+            replicas = set(catalog.execute("SELECT content, state FROM replicas"))
+        catalog.close()
+        left = {name: found for name, found in rows.items() if found}
+        for root, tier in ((self.node.disk, "disk"), (self.node.memory, "memory")):
+            left |= {
+                f"{tier} {part}": names
+                for part in ("incoming", "trash")
+                if (names := os.listdir(root / part))
+            }
+            on_disk = {(name, tier, "STABLE") for name in os.listdir(root / "contents")}
+            if on_disk != {row for row in contents if row[1] == tier}:
+                left[f"{tier} contents"] = f"{on_disk} on disk, {contents} in the catalog"
+        if {(content, "COMMITTED") for content, tier, _ in contents if tier == "disk"} != replicas:
+            left["replicas"] = f"{replicas}, contents {contents}"
+        tiers = self.node.status()["tiers"]
+        left |= {
+            f"{name} {key}": tier[key]
+            for name, tier in tiers.items()
+            for key in ("reserved_bytes", "going_bytes")
+            if tier[key]
+        }
+        return "; ".join(f"{key}: {value}" for key, value in left.items())
+
+    def forget(self, name: str) -> None:
+        """Delete a set, and what an earlier one of the name has left, and wait until nothing is left of it."""
+        with self.node.client() as client:
+            while self.show(name) is not None:
+                client.delete(name, everywhere=True)
+        self.settled()
+
+
+#: An operation: prepares, returns what to call while the fault is armed, and a check to be made afterwards.
+Operation = Callable[[Walk], tuple[Callable[[], Result], Callable[[bool], None]]]
+
+
+def create(walk: Walk, *options: str) -> Any:
+    source = walk.source("subject")
+
+    def check(acknowledged: bool) -> None:
+        assert walk.absent_or_whole("subject", source) or not acknowledged
+
+    return lambda: walk.node.cli("create", "subject", source, *options, check=False), check
+
+
+def replace(walk: Walk) -> Any:
+    old, new = walk.source("old"), walk.source("new")
+    walk.create("subject", old)
+
+    def check(acknowledged: bool) -> None:
+        with walk.node.client() as client, client.open("subject/0") as opened:
+            moved = opened.read() == (new / "0").read_bytes()
+        walk.intact("subject", new if acknowledged or moved else old)
+
+    return lambda: walk.node.cli("create", "subject", new, "--replace", check=False), check
+
+
+def create_in_memory(walk: Walk) -> Any:
+    return create(walk, "--tier", "memory")
+
+
+def update(walk: Walk) -> Any:
+    source = walk.source("subject")
+    walk.create("subject", source)
+
+    def check(acknowledged: bool) -> None:
+        walk.intact("subject", source)
+        assert walk.show("subject").share in ({"public"} if acknowledged else {"private", "public"})
+
+    return lambda: walk.node.cli("update", "subject", "--share", "public", check=False), check
+
+
+def extend(walk: Walk) -> Any:
+    source = walk.source("subject")
+    walk.create("subject", source, lease_seconds=86_400)
+
+    def check(acknowledged: bool) -> None:
+        walk.intact("subject", source)
+        assert walk.show("subject").lease.seconds_left > (9.9 if acknowledged else 0.9) * 86_400
+
+    return lambda: walk.node.cli("extend", "subject", "10d", check=False), check
+
+
+def delete(walk: Walk) -> Any:
+    source = walk.source("subject")
+    walk.create("subject", source)
+
+    def check(acknowledged: bool) -> None:
+        assert not (walk.absent_or_whole("subject", source) and acknowledged)
+
+    return lambda: walk.node.cli("delete", "subject", "--everywhere", check=False), check
+
+
+def reclaim(walk: Walk) -> Any:
+    """Space for one set only: the second takes that of the first, whose lease is over."""
+    old, new = walk.source("expired"), walk.source("subject")
+    for source in (old, new):
+        (source / "big").write_bytes(os.urandom(30_000_000))
+    walk.node.cli("create", "expired", old, "--lease", "1s")
+    walk.cluster.wait_for(
+        lambda: walk.node.show("expired")["lease"]["seconds_left"] == 0, what="a lease to end"
+    )
+
+    def check(acknowledged: bool) -> None:
+        assert walk.absent_or_whole("subject", new) or not acknowledged
+        if acknowledged:
+            assert walk.show("expired").lease is None
+        walk.forget("expired")
+
+    return lambda: walk.node.cli("create", "subject", new, check=False), check
+
+
+WALK: list[tuple[str, Operation]] = [
+    *((point, create) for point in CREATE),
+    ("create.committed", replace),
+    *((point, create_in_memory) for point in MEMORY),
+    ("update.kept", update),
+    ("extend.kept", extend),
+    *((point, delete) for point in DELETE),
+    ("reclaim.chosen", reclaim),
+]
+AT_START = {"recover.cleaned", "recover.adopted"}
+
+
+@pytest.fixture
+def walk(cluster: Cluster) -> Walk:
+    return Walk(cluster, cluster.start("a", store_capacity="50MB"))
+
+
+def test_every_declared_fault_point_is_walked_somewhere():
+    for module in pkgutil.walk_packages(cached.__path__, "cached."):
+        if "classad" not in module.name and module.name not in (
+            "cached.matching.engine",
+            "cached.matchmaker.child",
+        ):
+            importlib.import_module(module.name)
+    walked = {point for point, _ in WALK} | AT_START | {"repair.renamed"}
+    assert faults.registered() == walked | set().union(*ELSEWHERE.values())
+    assert not walked & set().union(*ELSEWHERE.values())
+
+
+@pytest.mark.timeout(600)
+def test_killed_at_any_step_a_node_loses_nothing_acknowledged_and_leaves_nothing_behind(walk):
+    node = walk.node
+    for point, operation in WALK:
+        armed = {"CACHED_FAULT": f"{point}:kill"}
+        if operation in (
+            create,
+            create_in_memory,
+            update,
+            extend,
+        ):  # what prepares them does not come by the point
+            node.restart(env=armed)
+            operate, check = operation(walk)
+        else:
+            node.restart()
+            operate, check = operation(walk)
+            node.restart(env=armed)
+        result = operate()
+        assert node.wait_exit() == -9, f"{operation.__name__} does not come by {point}: {result}"
+        assert result.returncode in (0, 6), (point, result)  # done, or the daemon is not reachable
+        assert "Traceback" not in result.stderr
+        node.restart()
+        check(result.returncode == 0)
+        walk.forget("subject")
+
+
+def test_killed_while_it_starts_a_node_starts_again(walk):
+    node = walk.node
+    source = walk.source("orphan")
+    node.restart(env={"CACHED_FAULT": "store.published:kill"})
+    node.cli("create", "orphan", source, check=False)
+    assert node.wait_exit() == -9
+    node.restart(wait=False, env={"CACHED_FAULT": "recover.cleaned:kill"})
+    assert node.wait_exit() == -9
+    node.restart()
+    walk.settled()
+    assert node.show("orphan") == {}
+    node.stop()
+    for path in node.state.glob("catalog.db*"):
+        path.unlink()
+    node.restart(wait=False, env={"CACHED_FAULT": "recover.adopted:kill"})
+    assert node.wait_exit() == -9
+    node.restart()
+    walk.cluster.wait_for(lambda: node.show("kept"), what="the set to be adopted")
+    walk.settled()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("action", ["error", "full"])
+def test_at_every_step_an_error_of_the_disk_is_told_in_words_and_the_node_goes_on(walk, action):
+    """Each point fails at its first hit, so that one daemon comes by all of them, one attempt after the other."""
+    node = walk.node
+    node.may_log = "fault point|Traceback"
+    for operation in (create, create_in_memory, update, extend, delete, reclaim):
+        points = list(dict.fromkeys(point for point, each in WALK if each is operation))
+        operate, check = operation(walk)
+        node.restart(env={"CACHED_FAULT": ",".join(f"{point}@1:{action}" for point in points)})
+        results = [operate()]
+        while results[-1].returncode != 0 and len(results) <= len(points):
+            results.append(operate())
+        for result in results[:-1]:
+            assert "Traceback" not in result.stderr
+            assert result.returncode in (1, 3, 5), result
+            assert result.error["message"], result
+            assert action == "error" or result.error["code"] in ("no_space", "not_found"), result
+        assert results[-1].returncode == 0, f"{operation.__name__} never succeeds: {results[-1]}"
+        check(True)
+        walk.forget("subject")
+        missed = [
+            point
+            for point in points
+            if f"(fault point {point})" not in node.last_log + "".join(each.stderr for each in results)
+        ]
+        assert not missed, f"{operation.__name__} does not come by {missed}"
+        node.restart()
+
+
+def test_a_lost_database_costs_no_set_no_owner_and_no_sharing(walk):
+    node, cluster = walk.node, walk.cluster
+    users: list[str | None] = [None]
+    if os.geteuid() == 0:
+        users.append("games")
+    sources = {}
+    for user in users:
+        for share in ("private", "public", "group:mail"):
+            name = f"{user or 'root'}-{share.partition(':')[0]}"
+            sources[name] = (walk.source(name), user, share)
+            node.cli("create", name, sources[name][0], "--share", share, "--lease", "9d", user=user)
+    node.cli("create", "gone", walk.source("gone"))
+    node.cli("delete", "gone", "--everywhere")
+    walk.settled()
+    before = {name: node.show(name, user=user) for name, (_, user, _) in sources.items()}
+    node.kill()
+    for path in node.state.glob("catalog.db*"):
+        path.unlink()
+    node.restart()
+    for name, (source, user, share) in sources.items():
+        found = cluster.wait_for(
+            lambda name=name, user=user: node.show(name, user=user), what=f"{name} to be adopted"
+        )
+        for key in ("id", "owner", "content", "share", "revision", "requirements", "bytes", "files"):
+            assert found[key] == before[name][key]
+        assert found["share"] == share
+        assert 0 < found["lease"]["seconds_left"] <= 86_400
+        assert node.cli("cat", f"{name}/0", text=False, user=user).stdout == (source / "0").read_bytes()
+    assert node.show("gone") == {}
+    if os.geteuid() == 0:
+        assert {item["name"] for item in node.cli("list", user="mail").items()} == {
+            f"{who}-{share}" for who in ("root", "games") for share in ("public", "group")
+        }
+    walk.settled()
+
+
+def test_a_damaged_database_is_kept_aside_and_the_sets_come_back(walk):
+    node = walk.node
+    node.stop()
+    path = node.state / "catalog.db"
+    path.write_bytes(os.urandom(path.stat().st_size))
+    for extra in ("-wal", "-shm"):
+        path.with_name(path.name + extra).unlink(missing_ok=True)
+    node.restart()
+    walk.cluster.wait_for(lambda: node.show("kept"), what="the set to be adopted")
+    walk.settled()
+    assert "catalog.lost" in node.last_log
+    assert len(list(node.state.glob("catalog.db*"))) > 1
+
+
+def test_damage_is_found_named_and_mended_also_across_a_crash(cluster):
+    a, b = cluster.start("a"), cluster.start("b")
+    cluster.together()
+    walk = Walk(cluster, a)
+    made = a.cli("replicate", "kept", "--to", "b", "--wait", check=False)
+    assert made.returncode == 0, made
+    broken = a.disk / "contents" / a.show("kept")["content"] / "data" / "1"
+    a.restart(env={"CACHED_FAULT": "repair.renamed:kill"})
+    cluster.together()
+    broken.chmod(0o644)
+    broken.write_bytes(bytes(20_000))
+    broken.chmod(0o444)
+    found = a.cli("verify", "kept", check=False)
+    assert found.returncode == 7
+    assert [damage["path"] for damage in found.json()["damaged"]] == ["1"]
+    a.cli("verify", "kept", "--repair", check=False)
+    assert a.wait_exit() == -9
+    a.restart()
+    assert a.cli("verify", "kept", check=False).returncode in (0, 7)
+    cluster.together()
+    a.cli("verify", "kept", "--repair")
+    walk.settled()
+    assert b.cli("verify", "kept").json()["ok"]
+
+
+def test_what_was_acknowledged_survives_many_kills_at_random(walk):
+    node = walk.node
+    acknowledged: dict[str, Path] = {}
+    for turn in range(4):
+        sources = [walk.source(f"turn{turn}") for _ in range(6)]
+        running = [node.spawn("create", f"s{turn}-{index}", source) for index, source in enumerate(sources)]
+        time.sleep(0.25 + 0.15 * turn)  # anywhere in the middle: every moment must be safe
+        node.kill()
+        for index, (child, source) in enumerate(zip(running, sources, strict=True)):
+            out, error = child.communicate(timeout=30)
+            assert child.returncode in (0, 6), error
+            if child.returncode == 0:
+                assert out
+                acknowledged[f"s{turn}-{index}"] = source
+        node.restart()
+        for name, source in acknowledged.items():
+            walk.intact(name, source)
+        for index, source in enumerate(sources):
+            walk.absent_or_whole(f"s{turn}-{index}", source)
+    walk.settled()
+    shutil.rmtree(walk.cluster.work, ignore_errors=True)
