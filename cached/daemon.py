@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from cached import administration, machine, notify
-from cached.api import sockets
+from cached.api import door, sockets
 from cached.api.auth import Callers
 from cached.api.handles import HandleServer
 from cached.api.local import LocalServer
@@ -113,7 +113,8 @@ class Daemon:
         self._undo.push_async_callback(_end, checked)
         link = Link(identity)
         self._undo.push_async_callback(link.close)
-        port = await link.start(config.node.listen)
+        port = await link.start(acquaintances.usual_address(catalog, config.node.listen))
+        await acquaintances.settle(catalog, port)
         listen = f"{config.node.listen.rpartition(':')[0]}:{port}"
         directory = Directory(
             identity,
@@ -392,5 +393,6 @@ def main(path: Path | None, instance: str, flags: Mapping[str, str]) -> int:
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     os.umask(0o022)
+    door.raise_limit()
     asyncio.run(run(config))
     return 0

@@ -99,6 +99,12 @@ class Callers:
         return name
 
 
+def uid_of(connection: PeerSocket) -> int:
+    """Return the uid behind a connection, as the kernel has it."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(raw)[1]) & 0xFFFFFFFF
+
+
 def user_name(uid: int) -> str:
     """Return the user's name on this node; `uid-N` when there is none, or none that could stand in an owner's
     name.

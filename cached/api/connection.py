@@ -48,12 +48,15 @@ class Connection:
         *,
         metrics: ApiMetrics,
         left: Callable[[Connection], None],
+        hold: Callable[[int], None],
     ) -> None:
         self.caller = caller
         self._socket = connection
         self._verbs = verbs
         self._metrics = metrics
         self._left = left
+        #: Counts descriptors for all connections of the user; raises `Busy` above the user's share.
+        self._hold = hold
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox(connection, self._regulate, self.close)
         self._waiting: deque[tuple[Request | CachedError, list[int]]] = deque()
@@ -84,6 +87,8 @@ class Connection:
         for _, descriptors in self._waiting:
             packets.close_all(descriptors)
         self._waiting.clear()
+        self._hold(-self._held)
+        self._held = 0
         self._left(self)
 
     async def settle(self, *, keep_pins: bool) -> None:
@@ -140,6 +145,11 @@ class Connection:
             if self._answered_now(request, started):
                 return
             descriptors = []
+        try:
+            self._hold(len(descriptors))
+        except CachedError as error:
+            packets.close_all(descriptors)
+            request, descriptors = error, []
         self._waiting.append((request, descriptors))
         self._held += len(descriptors)
         if self._worker is None:
@@ -171,6 +181,7 @@ class Connection:
             await self._outbox.drained()
             request, descriptors = self._waiting.popleft()
             self._held -= len(descriptors)
+            self._hold(-len(descriptors))
             self._regulate()
             started = time.perf_counter()
             op = request.op if isinstance(request, Request) and request.op in _OPERATIONS else "other"

@@ -10,11 +10,12 @@ import contextlib
 import logging
 import socket
 from collections import Counter
-from typing import Final
 
 from cached import packets, wire
+from cached.api import door
 from cached.api.auth import Callers
 from cached.api.connection import Connection
+from cached.api.door import Door
 from cached.api.metrics import ApiMetrics
 from cached.api.verbs import Verbs
 from cached.errors import Busy, CachedError
@@ -22,23 +23,26 @@ from cached.node.caller import Caller
 
 log = logging.getLogger(__name__)
 
-#: Connections taken in one go before other clients have their turn.
-_ACCEPT_AT_ONCE: Final = 32
-#: Pause after the daemon ran out of descriptors, in seconds.
-_BREATHER: Final = 0.2
-
 
 class HandleServer:
     """Serves one listening socket; every connected user may hold a limited number of connections."""
 
     def __init__(
-        self, verbs: Verbs, callers: Callers, *, metrics: ApiMetrics, connections_per_user: int = 1024
+        self,
+        verbs: Verbs,
+        callers: Callers,
+        *,
+        metrics: ApiMetrics,
+        connections_per_user: int | None = None,
+        descriptors_per_user: int | None = None,
     ) -> None:
         self._verbs = verbs
         self._callers = callers
         self._metrics = metrics
-        self._limit = connections_per_user
-        self._listener: socket.socket | None = None
+        self._limit = connections_per_user or door.connections_per_user()
+        self._most_held = descriptors_per_user or door.descriptors_per_user()
+        self._held: Counter[int] = Counter()
+        self._door: Door | None = None
         self._connections: set[Connection] = set()
         self._by_user: Counter[int] = Counter()
         self._settling: set[asyncio.Task[None]] = set()
@@ -46,45 +50,17 @@ class HandleServer:
 
     def start(self, listener: socket.socket) -> None:
         """Accept clients on a listening, non-blocking socket; it stays the caller's."""
-        self._listener = listener
-        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
+        self._door = Door(listener, self._welcome)
 
     async def close(self) -> None:
         """Stop: creations are cancelled, seals run to their end, pins stay recorded for the next daemon."""
         self._stopping = True
-        if self._listener is not None:
-            asyncio.get_running_loop().remove_reader(self._listener.fileno())
-            self._listener = None
+        if self._door is not None:
+            self._door.close()
         for connection in tuple(self._connections):
             connection.close()
         while self._settling:
             await asyncio.wait(set(self._settling))
-
-    def _accept(self) -> None:
-        listener = self._listener
-        for _ in range(_ACCEPT_AT_ONCE):
-            if listener is None:
-                return
-            try:
-                connection, _ = listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self._pause(listener, error)
-                return
-            connection.setblocking(False)
-            self._welcome(connection)
-
-    def _pause(self, listener: socket.socket, error: OSError) -> None:
-        """Out of descriptors: without a pause the loop would spin on a socket that stays readable."""
-        log.warning("data_sock.accept_failed reason=%s", error.strerror)
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(listener.fileno())
-        loop.call_later(_BREATHER, self._resume, listener)
-
-    def _resume(self, listener: socket.socket) -> None:
-        if self._listener is listener:
-            asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
 
     def _welcome(self, connection: socket.socket) -> None:
         try:
@@ -92,7 +68,14 @@ class HandleServer:
         except (CachedError, OSError) as error:
             self._turn_away(connection, error)
             return
-        client = Connection(connection, caller, self._verbs, metrics=self._metrics, left=self._left)
+        client = Connection(
+            connection,
+            caller,
+            self._verbs,
+            metrics=self._metrics,
+            left=self._left,
+            hold=lambda count: self._hold(caller, count),
+        )
         self._connections.add(client)
         self._by_user[caller.uid] += 1
         self._metrics.connections["data"] += 1
@@ -106,6 +89,17 @@ class HandleServer:
                 hint="close some; one connection serves many requests",
             )
         return caller
+
+    def _hold(self, caller: Caller, count: int) -> None:
+        """Count descriptors that wait with a user's requests, or no longer do. Raises `Busy` above the user's share."""
+        if count > 0 and self._held[caller.uid] + count > self._most_held:
+            raise Busy(
+                f"requests of user {caller.user} hold {self._held[caller.uid]} descriptors already",
+                hint="create fewer sets at a time",
+            )
+        self._held[caller.uid] += count
+        if not self._held[caller.uid]:
+            del self._held[caller.uid]
 
     def _turn_away(self, connection: socket.socket, error: CachedError | OSError) -> None:
         with contextlib.suppress(OSError):

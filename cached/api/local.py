@@ -23,6 +23,8 @@ from prometheus_client import CollectorRegistry
 from cached import wire
 from cached.api import content, metrics, stream
 from cached.api.auth import Callers
+from cached.api.door import Door
+from cached.api.guests import Guests
 from cached.api.requests import target
 from cached.api.verbs import Opened, Verbs
 from cached.errors import Busy, CachedError, NotFound, UsageError
@@ -78,7 +80,13 @@ class LocalServer:
     """Serves one listening socket."""
 
     def __init__(
-        self, verbs: Verbs, callers: Callers, *, counted: metrics.ApiMetrics, registry: CollectorRegistry
+        self,
+        verbs: Verbs,
+        callers: Callers,
+        *,
+        counted: metrics.ApiMetrics,
+        registry: CollectorRegistry,
+        connections_per_user: int | None = None,
     ) -> None:
         self._verbs = verbs
         self._callers = callers
@@ -87,7 +95,9 @@ class LocalServer:
         self._works = stream.Works()
         self._known: WeakKeyDictionary[asyncio.Transport, Caller] = WeakKeyDictionary()
         self._at_work: Counter[int] = Counter()
+        self._limit = connections_per_user
         self._runner: web.AppRunner | None = None
+        self._door: Door | None = None
 
     async def start(self, listener: socket.socket) -> None:
         """Serve clients of a listening socket, which stays the caller's."""
@@ -95,10 +105,13 @@ class LocalServer:
         app.router.add_routes(self.routes())
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=_KEEPALIVE, shutdown_timeout=2.0)
         await self._runner.setup()
-        await web.SockSite(self._runner, listener.dup()).start()
+        assert self._runner.server is not None
+        self._door = Door(listener, Guests(self._runner.server, limit=self._limit).welcome)
 
     async def close(self) -> None:
         """Stop serving; work that clients began is cancelled."""
+        if self._door is not None:
+            self._door.close()
         await self._works.close()
         if self._runner is not None:
             await self._runner.cleanup()

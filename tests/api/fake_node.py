@@ -335,13 +335,16 @@ def root_of(data: bytes) -> str:
 class Daemon:
     """The real socket servers over a fake node, in a thread with an event loop of its own."""
 
-    def __init__(self, folder: Path, *, admins: Sequence[str] = ("root",), **limits: int) -> None:
+    def __init__(
+        self, folder: Path, *, admins: Sequence[str] = ("root",), http_connections: int = 64, **limits: int
+    ) -> None:
         self.runtime = folder / "run"
         self.runtime.mkdir(parents=True, exist_ok=True)
         self.root = folder / "store"
         self.root.mkdir(exist_ok=True)
         self._admins = admins
         self._limits = limits
+        self._http_connections = http_connections
         self._started = threading.Event()
         self.node: FakeNode
         self.loop: asyncio.AbstractEventLoop
@@ -368,7 +371,13 @@ class Daemon:
         data = sockets.listen(self.runtime / "data.sock", sockets.PACKETS)
         api = sockets.listen(self.runtime / "api.sock", sockets.STREAM)
         self.handles = HandleServer(self.node.verbs(), callers, metrics=counted, **self._limits)
-        local = LocalServer(self.node.verbs(), callers, counted=counted, registry=registry)
+        local = LocalServer(
+            self.node.verbs(),
+            callers,
+            counted=counted,
+            registry=registry,
+            connections_per_user=self._http_connections,
+        )
         self.handles.start(data)
         await local.start(api)
         self._started.set()

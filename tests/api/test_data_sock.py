@@ -228,6 +228,28 @@ def test_a_user_has_a_limited_number_of_connections(daemon):
         assert raw.code(op="open", name="nr") == "ok"
 
 
+def test_descriptors_that_wait_with_the_requests_of_one_user_are_limited_over_all_connections(tmp_path):
+    with running(tmp_path, descriptors_per_user=100) as daemon:
+        daemon.node.put("nr", plant(tmp_path / "source"))
+        next(iter(daemon.node.sets.values())).here = False
+        daemon.hold()
+        fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(60)]
+        with Raw(daemon) as one, Raw(daemon) as two:
+            for raw in (one, two):
+                raw.send(op="open", name="nr", path="a.txt")
+                raw.send(fds, op="add", entries=[])
+                daemon.settle()
+            daemon.until(lambda: daemon.handles._held.total() == 60)
+            daemon.go_on()
+            codes = []
+            for raw in (one, two):
+                packets.close_all(raw.receive()[1])
+                codes.append(raw.receive()[0]["error"]["code"])
+            assert sorted(codes) == ["busy", "usage"]
+            daemon.until(lambda: not daemon.handles._held)
+        packets.close_all(fds)
+
+
 def create(raw, tmp_path, *, files=1, **more):
     (tmp_path / "in").mkdir(exist_ok=True)
     value, _ = raw.ask(op="create", name="made", bytes=4 * files, files=files, **more)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cached.errors import Busy
 from tests.api.fake_node import Daemon, plant, root_of, running
 
 HELLO = b"hello, world\n"
@@ -212,3 +214,21 @@ def test_metrics_speak_prometheus_and_name_no_sets(http_):
     assert 'cached_request_seconds_count{op="GET /v1/sets/{ref}"} 2.0' in text
     assert 'cached_request_errors_total{code="not_found",op="GET /v1/sets/{ref}"} 1.0' in text
     assert "nothing" not in text
+
+
+def test_a_user_has_a_limited_number_of_connections_and_the_next_is_told_so(tmp_path):
+    with running(tmp_path, http_connections=4) as daemon:
+        held = [Http(daemon) for _ in range(4)]
+        for one in held:
+            assert one.json("GET", "/v1/sets")[0] == 200
+        fifth = Http(daemon)
+        status, value = fifth.json("GET", "/v1/sets")
+        assert (status, value["error"]["code"]) == (Busy.status, "busy")
+        fifth.close()
+        held.pop().close()
+        deadline = time.monotonic() + 20
+        while (again := Http(daemon)).json("GET", "/v1/sets")[0] != 200:
+            again.close()
+            assert time.monotonic() < deadline
+        for one in (again, *held):
+            one.close()
