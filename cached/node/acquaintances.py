@@ -1,10 +1,12 @@
-"""Acquaintances: the addresses of live peers, remembered over a restart.
+"""Acquaintances: the addresses of live peers, and our own port, remembered over a restart.
 
 A node that was away must hear what it missed, deletions above all, before it speaks: it asks those whom it knew, although
 its own configuration may name no seed that still lives, or only itself.
 """
 
 from __future__ import annotations
+
+import socket
 
 import msgspec
 
@@ -14,6 +16,7 @@ from cached.node import announce
 from cached.node.node import Node
 
 KEY = "acquaintances"
+PORT = "port"
 #: So many are remembered.
 MOST = 32
 #: Seconds that peers have at a start to tell what was missed, above all what was deleted.
@@ -27,6 +30,28 @@ def remembered(catalog: Catalog) -> tuple[str, ...]:
         return msgspec.json.decode(found or "[]", type=tuple[str, ...])
     except msgspec.MsgspecError:
         return ()
+
+
+def usual_address(catalog: Catalog, listen: str) -> str:
+    """Return where to listen: with port 0 the port of this node's earlier life, if it is free, so that others find it again."""
+    host, _, port = listen.rpartition(":")
+    earlier = catalog.read_now(lambda tx: tx.get_meta(PORT))
+    if port != "0" or not earlier or not earlier.isdecimal():
+        return listen
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(earlier)))
+        except (OSError, OverflowError):
+            return listen
+    return f"{host}:{earlier}"
+
+
+async def settle(catalog: Catalog, port: int) -> None:
+    """Remember the port that this node listens on."""
+    if catalog.read_now(lambda tx: tx.get_meta(PORT)) != str(port):
+        await catalog.write(lambda tx: tx.put_meta(PORT, str(port)))
 
 
 async def meet(node: Node) -> None:

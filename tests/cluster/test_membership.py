@@ -63,6 +63,18 @@ def test_the_first_node_finds_the_others_again_although_its_own_seeds_name_nobod
     assert alive(b, a)
 
 
+def test_a_cluster_that_was_down_as_a_whole_finds_together_again(cluster):
+    a, b = start(cluster, "ab")
+    cluster.wait_for(lambda: alive(a, b), what="a to know b")
+    before = (a.address, b.address)
+    b.stop()
+    a.kill()
+    a.restart()
+    b.restart()
+    assert (a.address, b.address) == before, "the ports that were picked once are kept"
+    cluster.together()
+
+
 def test_clusters_with_different_keys_never_mix_though_they_name_each_other(cluster):
     a = cluster.start("a", node_listen=f"127.0.0.1:{free_port()}")
     other = cluster.root / "other.key"
