@@ -10,28 +10,22 @@ import contextlib
 import os
 from collections.abc import Sequence
 
-import msgspec
-
 from cached import faults, wire
-from cached.catalog.rows import ContentRow, ReplicaRow, ReservationRow
-from cached.errors import Busy, CachedError, NameTaken, SourceChanged, UsageError
+from cached.catalog.rows import ReservationRow
+from cached.errors import Busy, CachedError, SourceChanged, UsageError
 from cached.leases import capacity, policy
-from cached.node import announce, book, consent, memory, retire, views
+from cached.node import commit, consent, memory, views
 from cached.node.caller import Caller
 from cached.node.critical import to_the_end
 from cached.node.node import Node
-from cached.node.options import Wanted, wanted
-from cached.node.shelf import Changes, Edit, Known
-from cached.sets.manifest import Manifest
+from cached.node.options import wanted
+from cached.node.shelf import Known
 from cached.sets.names import check_set_name
-from cached.sets.set import SetRecord
 from cached.storage.ingest import Ingest
 
 CREATE_RESERVED = faults.declare("create.reserved")
 CREATE_COPIED = faults.declare("create.copied")
 CREATE_SEALED = faults.declare("create.sealed")
-CREATE_PUBLISHED = faults.declare("create.published")
-CREATE_COMMITTED = faults.declare("create.committed")
 
 #: Files of one packet are copied by at most so many threads, and by one when they are this small together, in bytes.
 COPIERS = 4
@@ -62,19 +56,20 @@ async def begin(
         default=node.config.policy.default_lease,
         draining=False,
     )
-    _check_name_early(node, caller, name, terms, total_bytes, total_files)
-    txid = node.new_id()
+    order = commit.Order(owner=caller.user, name=name, terms=terms, grant=grant, txid=node.new_id())
+    logical = commit.check_early(node, order, total_bytes, total_files)
+    txid = order.txid
     await node.space.reserve(
         ReservationRow(
             txid=txid,
             purpose="create",
             tier="disk",
             bytes=capacity.estimate(total_bytes, total_files),
-            logical=total_bytes,
+            logical=logical,
             owner=caller.user,
         )
     )
-    creation = Creation(node, caller, name, terms, grant, txid, total_bytes, total_files)
+    creation = Creation(node, order, total_bytes, total_files)
     try:
         faults.point(CREATE_RESERVED)
         if terms.tier == "memory":
@@ -90,23 +85,11 @@ async def begin(
 class Creation:
     """One set on its way in. Ends with `seal` or `abort`; both may be called once more without harm."""
 
-    def __init__(
-        self,
-        node: Node,
-        caller: Caller,
-        name: str,
-        terms: Wanted,
-        grant: policy.Grant,
-        txid: str,
-        total_bytes: int,
-        total_files: int,
-    ) -> None:
+    def __init__(self, node: Node, order: commit.Order, total_bytes: int, total_files: int) -> None:
         self.node = node
-        self.caller = caller
-        self.name = name
-        self.terms = terms
-        self.grant = grant
-        self.txid = txid
+        self.order = order
+        self.grant = order.grant
+        self.txid = order.txid
         self._total_bytes = total_bytes
         self._total_files = total_files
         self._ingest: Ingest | None = None
@@ -221,57 +204,10 @@ class Creation:
         await self.node.space.grow(self.txid, capacity.physical(manifest))
         await self.node.space.name(self.txid, content)
         faults.point(CREATE_SEALED)
-        async with self.node.locks(f"name {self.caller.user} {self.name}"):
-            return await self._commit(ingest, manifest, content)
-
-    async def _commit(self, ingest: Ingest, manifest: Manifest, content: str) -> Known:
-        node = self.node
-        present = node.shelf.current(self.caller.user, self.name)
-        async with contextlib.AsyncExitStack() as stack:
-            if present is not None:
-                await stack.enter_async_context(node.locks(f"record {present.record.id}"))
-            existing = node.shelf.current(self.caller.user, self.name)
-            known = self._chosen(existing, manifest, content)
-            await asyncio.to_thread(ingest.staging.put_record, known.aged(node.now()))
-            await self._publish(known, existing, manifest)
-        node.space.settle(self.txid)
-        if self.terms.tier == "memory":
+        known = await commit.commit(self.node, self.order, ingest.staging, manifest, content)
+        if self.order.terms.tier == "memory":
             await self._fill_memory(content)
-        announce.publish(node, known.record.id, *([existing.record.id] if existing else []))
         return known
-
-    def _chosen(self, existing: Known | None, manifest: Manifest, content: str) -> Known:
-        """Return the set to commit: the one that is there when it is the same, else a new one. Raises `NameTaken`."""
-        if existing is None:
-            return self._new(manifest, content)
-        if existing.record.content == content and self.terms.same(existing.record):
-            held = self.node.shelf.replicas.get(existing.record.id)
-            if held is not None and held.state == "GOING":
-                raise Busy("your set of that name is just being deleted here", hint="try again")
-            return existing
-        if not self.terms.replace:
-            raise _taken(existing)
-        return self._new(manifest, content)
-
-    async def _publish(self, known: Known, existing: Known | None, manifest: Manifest) -> None:
-        """Make the content visible and durable, then commit; what was published in vain is taken back."""
-        node, store, content = self.node, self.node.stores["disk"], known.record.content
-        if _is_going(node, content):
-            await retire.reap(node, content)
-        async with node.locks(f"content {content}"):
-            if _is_going(node, content):
-                raise Busy("the same files are just being deleted here", hint="try again")
-            was_there = (content, "disk") in node.shelf.contents
-            await asyncio.to_thread(store.publish, self.txid, content)
-            faults.point(CREATE_PUBLISHED)
-            try:
-                await node.shelf.keep(self._changes(known, existing, manifest))
-            except CachedError:
-                trashed = None if was_there else await asyncio.to_thread(store.retire, content)
-                if trashed is not None:
-                    await asyncio.to_thread(store.empty, trashed)
-                raise
-            faults.point(CREATE_COMMITTED)
 
     async def _fill_memory(self, content: str) -> None:
         """Make the memory copy. The set is committed by now: when that fails, readers use the durable copy."""
@@ -279,81 +215,6 @@ class Creation:
             await memory.fill(self.node, self.txid, content)
         except CachedError as error:
             self.node.counters.note("memory.not_filled", error.message, content=content[:8])
-
-    def _new(self, manifest: Manifest, content: str) -> Known:
-        node, terms = self.node, self.terms
-        record = SetRecord(
-            id=node.new_id(),
-            name=self.name,
-            owner=self.caller.user,
-            content=content,
-            bytes=manifest.total_bytes,
-            files=manifest.file_count,
-            requirements=terms.requirements,
-            share=terms.share,
-            replicas=terms.replicas,
-            methods=terms.methods,
-            tier=terms.tier,
-            originator=node.id,
-            originator_name=node.directory.name,
-            originator_host=node.host,
-            lease_seconds=self.grant.seconds,
-            min_lease_seconds=terms.min_lease_seconds,
-            scope=terms.scope,
-        )
-        return Known.heard(node.identity.sign(msgspec.json.encode(record)), node.now(), local=True)
-
-    def _changes(self, known: Known, existing: Known | None, manifest: Manifest) -> Changes:
-        node, record, now = self.node, known.record, self.node.now()
-        grant = node.after(self.grant.seconds)
-        held = node.shelf.replicas.get(record.id)
-
-        def kept(stored: ReplicaRow) -> ReplicaRow:
-            later = node.later(stored.grant, grant)
-            return msgspec.structs.replace(stored, state="COMMITTED", tier="disk", grant=later)
-
-        at_once = node.after(0.0)
-
-        def over(stored: ReplicaRow) -> ReplicaRow:
-            return msgspec.structs.replace(stored, grant=at_once)
-
-        withdrawn: tuple[Known, ...] = ()
-        edits: list[tuple[str, Edit]] = [(record.id, kept)] if held is not None else []
-        if existing is not None and existing is not known:
-            withdrawn = (book.revise(node, existing, status="withdrawn"),)
-            if existing.record.id in node.shelf.replicas:  # readable as long as nobody wants its space
-                edits.append((existing.record.id, over))
-        return Changes(
-            sets=(known, *withdrawn),
-            contents=(
-                ContentRow(
-                    content=record.content,
-                    tier="disk",
-                    bytes=record.bytes,
-                    physical=capacity.physical(manifest),
-                    state="STABLE",
-                ),
-            ),
-            edits=tuple(edits),
-            replicas=()
-            if held is not None
-            else (
-                ReplicaRow(
-                    set_id=record.id,
-                    content=record.content,
-                    tier="disk",
-                    state="COMMITTED",
-                    grant=grant,
-                    granted_seconds=self.grant.seconds,
-                    bytes=record.bytes,
-                    owner=record.owner,
-                    created_wall=now.wall,
-                    last_read_wall=now.wall,
-                    verified_boot=now.boot_id,
-                ),
-            ),
-            also=lambda tx: tx.delete_reservation(self.txid),
-        )
 
     async def abort(self) -> None:
         """Leave nothing behind of a creation that was not committed. One that is being sealed comes to its own end."""
@@ -373,28 +234,3 @@ class Creation:
         await memory.release(self.node, self.txid)
         if trashed is not None:
             await asyncio.to_thread(store.empty, trashed)
-
-
-def _is_going(node: Node, content: str) -> bool:
-    row = node.shelf.contents.get((content, "disk"))
-    return row is not None and row.state == "GOING"
-
-
-def _check_name_early(
-    node: Node, caller: Caller, name: str, terms: Wanted, total_bytes: int, total_files: int
-) -> None:
-    """Refuse before a byte is copied what could only end as `NameTaken`."""
-    existing = node.shelf.current(caller.user, name)
-    if existing is None or terms.replace:
-        return
-    if (existing.record.bytes, existing.record.files) != (total_bytes, total_files):
-        raise _taken(existing)
-
-
-def _taken(existing: Known) -> NameTaken:
-    return NameTaken(
-        f"you already have a set {existing.record.name} with other content or options",
-        hint="--replace moves the name to the new content; cached update changes options",
-        id=existing.record.id,
-        content=existing.record.content,
-    )

@@ -313,3 +313,19 @@ def test_a_set_for_memory_is_durable_even_when_its_memory_copy_fails(tmp_path, m
             assert node.stores["memory"].list_incoming() == []
 
     asyncio.run(story())
+
+
+def test_creating_the_same_again_fits_a_quota_that_is_used_up_and_revives_a_lease_that_is_over(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            node = await w.node("a", quota=14)
+            one = await create_set(node, ALICE, "nr", FILES, lease_seconds=100)
+            two = await create_set(node, ALICE, "nr", FILES, lease_seconds=100)
+            assert (two.id, two.revision) == (one.id, 1)
+            w.clock.pass_(200)
+            three = await create_set(node, ALICE, "nr", FILES, lease_seconds=300)
+            assert (three.id, three.revision) == (one.id, 2)
+            assert three.lease.seconds_left == 300
+            assert node.left(node.shelf.known[one.id].lease) == 300
+
+    asyncio.run(story())

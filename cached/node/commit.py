@@ -1,0 +1,189 @@
+"""Commit: how what a user has handed over becomes a set of that user's: visible and durable at once, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+import msgspec
+
+from cached import faults
+from cached.catalog.rows import ContentRow, ReplicaRow
+from cached.errors import Busy, CachedError, NameTaken
+from cached.leases import capacity, policy
+from cached.node import announce, book, retire
+from cached.node.node import Node
+from cached.node.options import Wanted
+from cached.node.shelf import Changes, Edit, Known
+from cached.sets.manifest import Manifest
+from cached.sets.set import SetRecord
+from cached.storage.staging import Staging
+
+CREATE_PUBLISHED = faults.declare("create.published")
+CREATE_COMMITTED = faults.declare("create.committed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a user asked for, and what was promised."""
+
+    owner: str
+    name: str
+    terms: Wanted
+    grant: policy.Grant
+    #: Of the reservation and the staging area.
+    txid: str
+
+
+def check_early(node: Node, order: Order, total_bytes: int, total_files: int) -> int:
+    """Refuse before a byte is copied what could only end as `NameTaken`; return the bytes that the quota must have left."""
+    existing = node.shelf.current(order.owner, order.name)
+    if existing is None or order.terms.replace:
+        return total_bytes
+    if (existing.record.bytes, existing.record.files) != (total_bytes, total_files):
+        raise _taken(existing)
+    held = node.shelf.replicas.get(existing.record.id)
+    return total_bytes if held is None or node.left(held.grant) <= 0 else 0
+
+
+async def commit(node: Node, order: Order, staging: Staging, manifest: Manifest, content: str) -> Known:
+    """Publish a sealed staging area under the name ordered. Raises `NameTaken`, `NoSpace`, `Busy`, `IntegrityFailed`."""
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(node.locks(f"name {order.owner} {order.name}"))
+        present = node.shelf.current(order.owner, order.name)
+        if present is not None:  # not to be revised by anybody else meanwhile
+            await stack.enter_async_context(node.locks(f"record {present.record.id}"))
+        existing = node.shelf.current(order.owner, order.name)
+        known = _chosen(node, order, existing, manifest, content)
+        replaced = existing if existing is not None and existing.record.id != known.record.id else None
+        await asyncio.to_thread(staging.put_record, known.aged(node.now()))
+        await _publish(node, order, known, replaced, manifest)
+    node.space.settle(order.txid)
+    announce.publish(node, known.record.id, *([replaced.record.id] if replaced else []))
+    return known
+
+
+def _chosen(node: Node, order: Order, existing: Known | None, manifest: Manifest, content: str) -> Known:
+    """Return the set to commit: the one that is there when it is the same, else a new one. Raises `NameTaken`."""
+    if existing is None:
+        return _new(node, order, manifest, content)
+    if existing.record.content == content and order.terms.same(existing.record):
+        held = node.shelf.replicas.get(existing.record.id)
+        if held is not None and held.state == "GOING":
+            raise Busy("your set of that name is just being deleted here", hint="try again")
+        over = node.left(existing.lease) <= 0
+        return book.revise(node, existing, lease_seconds=order.grant.seconds) if over else existing
+    if not order.terms.replace:
+        raise _taken(existing)
+    return _new(node, order, manifest, content)
+
+
+def _new(node: Node, order: Order, manifest: Manifest, content: str) -> Known:
+    terms = order.terms
+    record = SetRecord(
+        id=node.new_id(),
+        name=order.name,
+        owner=order.owner,
+        content=content,
+        bytes=manifest.total_bytes,
+        files=manifest.file_count,
+        requirements=terms.requirements,
+        share=terms.share,
+        replicas=terms.replicas,
+        methods=terms.methods,
+        tier=terms.tier,
+        originator=node.id,
+        originator_name=node.directory.name,
+        originator_host=node.host,
+        lease_seconds=order.grant.seconds,
+        min_lease_seconds=terms.min_lease_seconds,
+        scope=terms.scope,
+    )
+    return Known.heard(node.identity.sign(msgspec.json.encode(record)), node.now(), local=True)
+
+
+async def _publish(
+    node: Node, order: Order, known: Known, replaced: Known | None, manifest: Manifest
+) -> None:
+    """Make the content visible and durable, then commit; what was published in vain is taken back."""
+    store, content = node.stores["disk"], known.record.content
+    if _is_going(node, content):
+        await retire.reap(node, content)
+    async with node.locks(f"content {content}"):
+        if _is_going(node, content):
+            raise Busy("the same files are just being deleted here", hint="try again")
+        was_there = (content, "disk") in node.shelf.contents
+        await asyncio.to_thread(store.publish, order.txid, content)
+        faults.point(CREATE_PUBLISHED)
+        try:
+            await node.shelf.keep(_changes(node, order, known, replaced, manifest))
+        except CachedError:
+            trashed = None if was_there else await asyncio.to_thread(store.retire, content)
+            if trashed is not None:
+                await asyncio.to_thread(store.empty, trashed)
+            raise
+        faults.point(CREATE_COMMITTED)
+
+
+def _is_going(node: Node, content: str) -> bool:
+    row = node.shelf.contents.get((content, "disk"))
+    return row is not None and row.state == "GOING"
+
+
+def _changes(node: Node, order: Order, known: Known, replaced: Known | None, manifest: Manifest) -> Changes:
+    record, at_once, grant = known.record, node.after(0.0), node.after(order.grant.seconds)
+
+    def kept(stored: ReplicaRow) -> ReplicaRow:
+        later = node.later(stored.grant, grant)
+        return msgspec.structs.replace(stored, state="COMMITTED", tier="disk", grant=later)
+
+    def over(stored: ReplicaRow) -> ReplicaRow:  # readable as long as nobody wants its space
+        return msgspec.structs.replace(stored, grant=at_once)
+
+    edits: list[tuple[str, Edit]] = []
+    if replaced is not None and replaced.record.id in node.shelf.replicas:
+        edits.append((replaced.record.id, over))
+    if record.id in node.shelf.replicas:
+        edits.append((record.id, kept))
+    return Changes(
+        sets=(known, *([book.revise(node, replaced, status="withdrawn")] if replaced else [])),
+        contents=(
+            ContentRow(
+                content=record.content,
+                tier="disk",
+                bytes=record.bytes,
+                physical=capacity.physical(manifest),
+                state="STABLE",
+            ),
+        ),
+        replicas=() if record.id in node.shelf.replicas else (_row(node, order, known),),
+        edits=tuple(edits),
+        also=lambda tx: tx.delete_reservation(order.txid),
+    )
+
+
+def _row(node: Node, order: Order, known: Known) -> ReplicaRow:
+    record, now = known.record, node.now()
+    return ReplicaRow(
+        set_id=record.id,
+        content=record.content,
+        tier="disk",
+        state="COMMITTED",
+        grant=node.after(order.grant.seconds),
+        granted_seconds=order.grant.seconds,
+        bytes=record.bytes,
+        owner=record.owner,
+        created_wall=now.wall,
+        last_read_wall=now.wall,
+        verified_boot=now.boot_id,
+    )
+
+
+def _taken(existing: Known) -> NameTaken:
+    return NameTaken(
+        f"you already have a set {existing.record.name} with other content or options",
+        hint="--replace moves the name to the new content; cached update changes options",
+        id=existing.record.id,
+        content=existing.record.content,
+    )
