@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from cached.sets.paths import follow
 from cached.storage.disk import Store
 
 #: Contents whose roots are kept.
@@ -11,18 +12,23 @@ LIMIT = 16
 
 
 class Manifests:
-    """Path -> merkle root of a few contents."""
+    """Path -> merkle root, and path -> target of links, of a few contents."""
 
     def __init__(self) -> None:
-        self._roots: OrderedDict[str, dict[str, str]] = OrderedDict()
+        self._roots: OrderedDict[str, tuple[dict[str, str], dict[str, str]]] = OrderedDict()
 
     def root(self, store: Store, content: str, path: str) -> str:
-        """Return the hex root of a file; empty for directories, empty files, and what is not there."""
-        roots = self._roots.get(content)
-        if roots is None:
-            roots = {entry.path: entry.root.hex() for entry in store.manifest(content).files()}
-            self._roots[content] = roots
+        """Return the hex root of the file that a path leads to; empty for directories, empty files, and what is not
+        there.
+        """
+        found = self._roots.get(content)
+        if found is None:
+            manifest = store.manifest(content)
+            roots = {entry.path: entry.root.hex() for entry in manifest.files()}
+            links = {entry.path: entry.target for entry in manifest.entries if entry.kind == "link"}
+            found = self._roots[content] = roots, links
             if len(self._roots) > LIMIT:
                 self._roots.popitem(last=False)
         self._roots.move_to_end(content)
-        return roots.get(path, "")
+        roots, links = found
+        return roots.get(path if path in roots else follow(links, path) or "", "")

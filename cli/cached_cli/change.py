@@ -58,7 +58,9 @@ def extend(session: Session, name: str, duration: int, everywhere: bool) -> None
     for grant in (grant for grant in result["grants"] if grant["granted"] and grant["shortened"]):
         asked, given = format_duration(duration), left(grant["seconds"])
         warn(
-            f"{grant['node']} shortened the lease: {asked} asked, {given} granted {grant['reason']}".rstrip()
+            f"{grant['node']} shortened the lease: {asked} asked, {given} granted: {grant['reason']}".rstrip(
+                ": "
+            )
         )
     if refused := [grant for grant in result["grants"] if not grant["granted"]]:
         message = f"{len(refused)} of {len(result['grants'])} nodes refused to extend {name}"

@@ -1,13 +1,14 @@
 """Symbolic links to sets in the working directory: made where it is local, taken away at the end.
 
-What stands there already is judged first: a dead link of ours is replaced, anything else is left alone. On a
-network filesystem no link is made, because other nodes would see it and it would mean nothing to them.
+What stands there already is judged first: the caller's dead link is replaced, anything else is left alone. On
+a network filesystem no link is made, because other nodes would see it and it would mean nothing to them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -16,9 +17,12 @@ from typing import Final, Literal
 
 Verdict = Literal["make", "replace", "leave"]
 
-#: Directory names of the trees that `--view` makes; a link into one that is gone is dead.
+#: Directory names of the trees that `--view` makes.
 VIEW_PREFIX: Final = "cached-view-"
 _OURS: Final = re.compile(rf"/proc/\d+/fd/\d+(/.*)?|/.*/{VIEW_PREFIX}[^/]+/[^/]+(/.*)?")
+
+#: What stat(2) says of a link that leads nowhere.
+_GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 #: `f_type` of filesystems that other hosts see too, or may (linux/magic.h, the projects' own headers).
 NETWORK_FILESYSTEMS: Final = {
@@ -43,16 +47,18 @@ NETWORK_FILESYSTEMS: Final = {
 }
 
 
-def judge(existing: str | None, *, is_link: bool, alive: bool, ours: bool) -> Verdict:
+def judge(existing: str | None, *, is_link: bool, alive: bool | None, ours: bool) -> Verdict:
     """Decide about a name in the working directory.
 
     `existing` is the target of the link there, or None when nothing is there; `alive`: the target can be
-    reached; `ours`: the link belongs to the caller.
+    reached, None when that cannot be told; `ours`: the link belongs to the caller. What cannot be told of a
+    link that an earlier `exec` left means that its process is gone and the number is somebody else's.
     """
     if existing is None and not is_link:
         return "make"
-    dead = is_link and not alive and ours and existing is not None and _OURS.fullmatch(existing) is not None
-    return "replace" if dead else "leave"
+    if alive is None:
+        alive = existing is None or _OURS.fullmatch(existing) is None
+    return "replace" if is_link and ours and not alive else "leave"
 
 
 def inspect(path: Path) -> Verdict:
@@ -107,11 +113,11 @@ def remove(path: Path, target: str) -> None:
             path.unlink()
 
 
-def _reachable(path: Path) -> bool:
+def _reachable(path: Path) -> bool | None:
     try:
         path.stat()
-    except OSError:
-        return False
+    except OSError as error:
+        return False if error.errno in _GONE else None
     return True
 
 

@@ -59,6 +59,9 @@ class Root(CachedGroup):
             code = super().main(arguments, **settings)
         except click.Abort:
             code = _INTERRUPTED
+        except click.exceptions.NoArgsIsHelpError as problem:
+            click.echo(problem.ctx.get_help() if problem.ctx else problem.format_message(), err=True)
+            code = UsageError.exit_code
         except click.ClickException as problem:
             before_command = arguments[: arguments.index("--")] if "--" in arguments else arguments
             code = _fail(session, _usage(problem), as_json="--json" in before_command)
@@ -78,6 +81,10 @@ class Root(CachedGroup):
             _forget_stdout()
             return _CLOSED_PIPE
         except OSError as problem:
+            try:
+                sys.stdout.flush()
+            except OSError:
+                _forget_stdout()
             where = f"{problem.filename}: " if problem.filename else ""
             raise CachedError(f"{where}{problem.strerror or problem}") from problem
         return outcome
@@ -92,6 +99,20 @@ def _usage(problem: click.ClickException) -> UsageError:
     context = getattr(problem, "ctx", None)
     hint = f"see {context.command_path} --help" if context else "see cached --help"
     return UsageError(problem.format_message(), hint=hint)
+
+
+def _open_standard_streams() -> None:
+    """Give what the caller has closed a descriptor that only fails, so that no file or socket is mistaken for it."""
+    for number, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # the lowest number that is free is this one
+    missing: Any = None
+    if sys.stdout is missing:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is missing:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 def _forget_stdout() -> None:
@@ -124,4 +145,5 @@ def cached() -> None:
 
 def main() -> NoReturn:
     """Run the `cached` command."""
+    _open_standard_streams()
     cached.main()

@@ -132,7 +132,7 @@ def test_extend_tells_what_each_node_granted(run, client):
     ended = run("extend", "nr", "1d", "--everywhere")
     assert ended.code == 0
     assert client.last == ("extend", ("nr", 86_400), {"everywhere": True})
-    assert "n2 shortened the lease: 1d asked, 1h granted max_lease is 1h" in ended.err
+    assert "n2 shortened the lease: 1d asked, 1h granted: max_lease is 1h" in ended.err
     refused = wire.GrantView(node="n3", granted=False, reason="drains")
     client.answers["extend"] = wire.ExtendReply(set=set_view(), grants=[*grants, refused])
     ended = run("extend", "nr", "1d", "--everywhere", "--json")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from cached import wire
 from cached.errors import (
@@ -245,3 +248,22 @@ def test_a_node_s_libraries_may_be_absent(run, monkeypatch):
     ended = run("daemon")
     assert ended.code == 1
     assert "cachesets[daemon]" in ended.err
+
+
+@pytest.mark.parametrize("group", [(), ("cluster",), ("config",)])
+def test_without_a_command_the_help_is_shown_as_it_is(run, group):
+    ran = run(*group)
+    assert (ran.code, ran.out) == (2, "")
+    assert "\nOptions:\n" in ran.err
+    assert "\\n" not in ran.err
+
+
+def test_a_closed_stdout_is_a_failure_in_words():
+    command = [sys.executable, "-c", "from cached_cli.main import main; main()", "config", "show"]
+    for closed, code in (("1", 1), ("0", 0)):
+        ran = subprocess.run(
+            ["sh", "-c", f'"$@" {closed}>&-', "sh", *command], capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == code, ran.stderr
+        assert "Traceback" not in ran.stderr
+        assert ("Bad file descriptor" in ran.stderr) == (code == 1)

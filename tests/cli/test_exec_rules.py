@@ -83,8 +83,12 @@ def test_every_set_has_its_variable_and_the_rest_of_the_environment_stays():
         ("/tmp/cached-view-abc/nr", False, True, "replace"),
         ("/proc/77/fd/5", True, True, "leave"),
         ("/proc/77/fd/5", False, False, "leave"),
-        ("/data/nr", False, True, "leave"),
-        ("../proc/77/fd/5", False, True, "leave"),
+        ("/data/nr", False, True, "replace"),
+        ("/data/nr", True, True, "leave"),
+        ("/data/nr", False, False, "leave"),
+        ("/data/nr", None, True, "leave"),
+        ("/proc/77/fd/5", None, True, "replace"),
+        ("../proc/77/fd/5", None, True, "leave"),
     ],
 )
 def test_only_a_dead_link_of_ours_is_replaced(existing, alive, ours, verdict):

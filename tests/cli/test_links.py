@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from cached_cli.links import linked, network_filesystem
 
 
@@ -17,8 +19,11 @@ def test_a_link_is_there_for_a_while_and_gone_afterwards(tmp_path):
     assert said == []
 
 
-def test_a_dead_link_is_replaced(tmp_path):
-    (tmp_path / "nr").symlink_to("/proc/999999999/fd/3")
+@pytest.mark.parametrize(
+    "target", ["/proc/999999999/fd/3", "/nowhere/at/all", "../gone", "/etc/passwd/in", "nr"]
+)
+def test_a_dead_link_is_replaced(tmp_path, target):
+    (tmp_path / "nr").symlink_to(target)
     with linked(tmp_path, {"nr": str(tmp_path)}, print):
         assert os.readlink(tmp_path / "nr") == str(tmp_path)
     assert not os.path.lexists(tmp_path / "nr")
@@ -27,13 +32,13 @@ def test_a_dead_link_is_replaced(tmp_path):
 def test_a_foreign_file_directory_or_link_is_left_alone_and_said(tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "dir").mkdir()
-    (tmp_path / "link").symlink_to("/nowhere/at/all")
+    (tmp_path / "link").symlink_to("/sys")
     said = []
     with linked(tmp_path, dict.fromkeys(("file", "dir", "link"), "/proc"), said.append):
         assert (tmp_path / "file").read_text() == "mine"
     assert len(said) == 3
     assert all("NAME=LINK" in line for line in said)
-    assert os.readlink(tmp_path / "link") == "/nowhere/at/all"
+    assert os.readlink(tmp_path / "link") == "/sys"
 
 
 def test_a_link_that_somebody_else_put_there_meanwhile_is_not_removed(tmp_path):
