@@ -1,7 +1,7 @@
 """Acquaintances: the addresses of live peers, and our own port, remembered over a restart.
 
-A node that was away must hear what it missed, deletions above all, before it speaks: it asks those whom it knew, although
-its own configuration may name no seed that still lives, or only itself.
+A node that was away must hear what it missed, deletions above all, before it speaks: it asks those whom it
+knew, although its own configuration may name no seed that still lives, or only itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ def remembered(catalog: Catalog) -> tuple[str, ...]:
 
 
 def usual_address(catalog: Catalog, listen: str) -> str:
-    """Return where to listen: with port 0 the port of this node's earlier life, if it is free, so that others find it again."""
+    """Return where to listen.
+
+    With port 0 the port of this node's earlier life, if it is free, so that others find it again.
+    """
     host, _, port = listen.rpartition(":")
     earlier = catalog.read_now(lambda tx: tx.get_meta(PORT))
     if port != "0" or not earlier or not earlier.isdecimal():
@@ -55,7 +58,10 @@ async def settle(catalog: Catalog, port: int) -> None:
 
 
 async def meet(node: Node) -> None:
-    """At a start: hear what was missed, and only then speak of the replicas here; then keep the addresses up to date."""
+    """At a start: hear what was missed, and only then speak of the replicas here.
+
+    Then keep the addresses up to date.
+    """
     await node.directory.meet(MEET)
     node.introduced = True
     announce.publish(node)

@@ -62,7 +62,10 @@ async def check(config: Config, matchmaker: Matchmaker) -> None:
 
 
 def _capacity(node: Node) -> int:
-    """Return what the disk tier can hold: in coarse steps where the partition decides, for that changes all the time."""
+    """Return what the disk tier can hold.
+
+    In coarse steps where the partition decides, for that changes all the time.
+    """
     limit = node.space.capacity("disk")
     return limit if limit == node.config.store.capacity else coarse(limit)
 

@@ -37,7 +37,10 @@ class Order:
 
 
 def check_early(node: Node, order: Order, total_bytes: int, total_files: int) -> int:
-    """Refuse before a byte is copied what could only end as `NameTaken`; return the bytes that the quota must have left."""
+    """Refuse before a byte is copied what could only end as `NameTaken`.
+
+    Return the bytes that the quota must have left.
+    """
     existing = node.shelf.current(order.owner, order.name)
     if existing is None or order.terms.replace:
         return total_bytes
@@ -48,7 +51,10 @@ def check_early(node: Node, order: Order, total_bytes: int, total_files: int) ->
 
 
 async def commit(node: Node, order: Order, staging: Staging, manifest: Manifest, content: str) -> Known:
-    """Publish a sealed staging area under the name ordered. Raises `NameTaken`, `NoSpace`, `Busy`, `IntegrityFailed`."""
+    """Publish a sealed staging area under the name ordered.
+
+    Raises `NameTaken`, `NoSpace`, `Busy`, `IntegrityFailed`.
+    """
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(node.locks(f"name {order.owner} {order.name}"))
         present = node.shelf.current(order.owner, order.name)

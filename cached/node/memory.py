@@ -107,7 +107,10 @@ async def restore(node: Node) -> None:
 
 
 async def evict(node: Node, content: str) -> bool:
-    """Give up the memory copy of a content and tell whether it is gone: not while somebody reads. The disk copy stays."""
+    """Give up the memory copy of a content and tell whether it is gone: not while somebody reads.
+
+    The disk copy stays.
+    """
     async with node.locks(f"content {content}"):
         row, disk = (node.shelf.contents.get((content, tier)) for tier in ("memory", "disk"))
         if row is None or disk is None or disk.state != "STABLE" or node.pins.pinned(content):

@@ -43,7 +43,10 @@ class Abortable(Protocol):
 
 @dataclass(frozen=True)
 class Trouble:
-    """Something that an operator should look at, in words, and the sets that it is about: not everybody may know them."""
+    """Something that an operator should look at, in words, and the sets that it is about.
+
+    Not everybody may know them.
+    """
 
     words: str
     sets: tuple[str, ...] = ()

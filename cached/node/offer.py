@@ -95,7 +95,10 @@ async def _accept(node: Node, peer: Peer, known: Known, offer: Offer) -> float:
 
 
 def _held(node: Node, known: Known) -> ReplicaRow | None:
-    """Return this node's copy, when there is one to be kept. Raises `NotFound` for a set that is over, `Busy` while it goes."""
+    """Return this node's copy, when there is one to be kept.
+
+    Raises `NotFound` for a set that is over, `Busy` while it goes.
+    """
     if known.record.status != "live":
         raise NotFound(f"{known.record.name} has been {known.record.status}")
     held = node.shelf.replicas.get(known.record.id)
@@ -104,9 +107,7 @@ def _held(node: Node, known: Known) -> ReplicaRow | None:
     return held
 
 
-async def _promise_and_start(
-    node: Node, peer: Peer, known: Known, grant: policy.Grant, offer: Offer
-) -> None:
+async def _promise_and_start(node: Node, peer: Peer, known: Known, grant: policy.Grant, offer: Offer) -> None:
     await _promise(node, peer, known, grant)
     piece_size = offer.piece_size if is_piece_size(offer.piece_size) else 0
     receive.start(node, known.record.id, receivers=max(1, offer.receivers), piece_size=piece_size)

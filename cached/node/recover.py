@@ -77,7 +77,10 @@ async def at_start(node: Node) -> Findings:
 
 
 async def _without_tiers(node: Node) -> None:
-    """Forget what lay in a tier that this node does not have any more: a memory tier that was switched off, or failed."""
+    """Forget what lay in a tier that this node does not have any more.
+
+    A memory tier that was switched off, or failed.
+    """
     for tier in {tier for _, tier in node.shelf.contents} - node.stores.keys():
         for content in [content for content, its_tier in node.shelf.contents if its_tier == tier]:
             await _drop_rows(node, tier, content)
@@ -162,7 +165,10 @@ async def _drop_rows(node: Node, tier: Tier, content: str) -> None:
 
 
 async def afterwards(node: Node, findings: Findings) -> None:
-    """Finish in the background what the start did not need to wait for; one failure keeps nothing else from being done."""
+    """Finish in the background what the start did not need to wait for.
+
+    One failure keeps nothing else from being done.
+    """
     for store, trashed in findings.trash:
         await _attempt(node, asyncio.to_thread(store.empty, trashed))
     for store, content in findings.adopt:
@@ -183,7 +189,10 @@ async def _attempt(node: Node, work: Coroutine[Any, Any, object]) -> None:
 
 
 async def _look_closer(node: Node, store: Store, content: str) -> None:
-    """Compare a content with its manifest: after an unclean end of the machine, or where the start had no time for it."""
+    """Compare a content with its manifest.
+
+    After an unclean end of the machine, or where the start had no time for it.
+    """
     if not store.has(content):
         return
     if any(damage.needs_bytes for damage in await scan(node, store, content, rate=RATE)):
@@ -273,7 +282,10 @@ async def _broken(node: Node, content: str, missing: bool, reason: str) -> None:
 
 
 async def _mended(node: Node, row: ReplicaRow) -> bool:
-    """Repair the damaged files alone; the others are served meanwhile, and nothing is thrown away before it is replaced."""
+    """Repair the damaged files alone.
+
+    The others are served meanwhile, and nothing is thrown away before it is replaced.
+    """
     store, known = node.stores[row.tier], node.shelf.known[row.set_id]
     left = await heal(node, store, known, await scan(node, store, row.content))
     return not any(damage.needs_bytes for damage in left)

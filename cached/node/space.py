@@ -87,7 +87,10 @@ class Space:
         return sum(row.bytes for row in rows if self.leased(row)) + coming
 
     async def reserve(self, row: ReservationRow) -> None:
-        """Set space aside, durably. Raises `NoSpace` or `QuotaExceeded`; then, or when cancelled, nothing is reserved."""
+        """Set space aside, durably.
+
+        Raises `NoSpace` or `QuotaExceeded`; then, or when cancelled, nothing is reserved.
+        """
         try:
             await to_the_end(self._reserve(row))
         except asyncio.CancelledError:

@@ -79,7 +79,10 @@ async def scan(
     fresh: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[Damage]:
-    """Read a content against its manifest, at most `rate` bytes a second. Raises `Busy` when the node stops meanwhile."""
+    """Read a content against its manifest, at most `rate` bytes a second.
+
+    Raises `Busy` when the node stops meanwhile.
+    """
 
     def go_on(size: int) -> None:
         if node.draining:
