@@ -85,7 +85,7 @@ async def obtain(node: Node, known: Known, progress: Progress) -> Metadata:
     failure: CachedError = NoSource("no live node holds the set", hint="cached show lists its replicas")
     meeting = sources.Introduced(node=node, set_id=known.record.id)
     for attempt in range(ROUNDS):
-        if attempt:
+        if attempt and not (isinstance(failure, Forbidden) and meeting.agreed):
             await asyncio.sleep(PAUSE)
         for peer in _holders(node, known):
             try:

@@ -266,11 +266,7 @@ async def _commit(node: Node, flight: Flight) -> None:
     async with node.locks(f"content {flight.content}"):
         here = node.shelf.contents.get((flight.content, row.tier))
         published = here is None or here.state != "STABLE"
-        physical = await asyncio.to_thread(_publish, store, flight, node.shelf.known[set_id].aged(node.now()))
-        faults.point(RECEIVE_PUBLISHED)
-        there = ContentRow(
-            content=flight.content, tier=row.tier, bytes=row.bytes, physical=physical, state="STABLE"
-        )
+        record = node.shelf.known[set_id].aged(node.now())
 
         def landed(tx: Tx) -> None:
             tx.delete_transfer(txid)
@@ -280,8 +276,13 @@ async def _commit(node: Node, flight: Flight) -> None:
             return replace(stored, state="COMMITTED", verified_boot=boot, reason="")
 
         try:
+            physical = await asyncio.to_thread(_publish, store, flight, record)
+            faults.point(RECEIVE_PUBLISHED)
+            there = ContentRow(
+                content=flight.content, tier=row.tier, bytes=row.bytes, physical=physical, state="STABLE"
+            )
             await node.shelf.keep(Changes(contents=(there,), edits=((set_id, committed),), also=landed))
-        except CachedError:
+        except BaseException:
             if published:
                 await _take_back(store, flight.content)
             raise

@@ -87,8 +87,8 @@ def test_a_lease_longer_than_the_node_grants_is_shortened(tmp_path):
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("step", ["create.reserved", "create.copied", "create.sealed"])
-def test_a_fault_before_the_bytes_are_published_leaves_nothing(tmp_path, step):
+@pytest.mark.parametrize("step", ["create.reserved", "create.copied", "create.sealed", "create.published"])
+def test_a_fault_before_the_commit_leaves_nothing(tmp_path, step):
     async def story():
         async with world(tmp_path) as w:
             node = await w.node("a")
