@@ -73,9 +73,18 @@ __all__ = [
 _client: Client | None = None
 
 
-def open(ref_path: str, *, fetch: bool = True) -> io.BufferedReader:  # noqa: A001 - `cached.open` is the contract
-    """Open a file of a set, `[OWNER:]NAME[@NODE]/PATH`, for reading; see `Client.open`."""
+def open(  # noqa: A001 - `cached.open` is the contract
+    ref_path: str, mode: str = "rb", *, fetch: bool = True
+) -> io.BufferedReader:
+    """Open a file of a set, `[OWNER:]NAME[@NODE]/PATH`, for reading bytes; see `Client.open`.
+
+    `mode` is there for who is used to give one.
+    """
     global _client
+    if mode != "rb":
+        raise UsageError(
+            f"mode {mode!r}: sets are read as bytes", hint="io.TextIOWrapper(cached.open(PATH)) is text"
+        )
     if _client is None:
         from cached.client import Client
 

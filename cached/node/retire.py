@@ -13,7 +13,7 @@ import msgspec
 
 from cached import faults
 from cached.catalog.rows import ReplicaRow
-from cached.errors import Busy
+from cached.errors import Busy, CachedError
 from cached.leases.deadline import Deadline
 from cached.node import announce, receive
 from cached.node.node import Node
@@ -135,6 +135,11 @@ def refresh_record(node: Node, known: Known) -> None:
         async with node.locks(f"content {record.content}"):
             if store.has(record.content):
                 newest = node.shelf.known[record.id]
-                await asyncio.to_thread(store.put_record, record.content, newest.aged(node.now()))
+                try:
+                    await asyncio.to_thread(store.put_record, record.content, newest.aged(node.now()))
+                except (
+                    CachedError
+                ) as error:  # a full disk: the database has the record, and so have the peers
+                    node.counters.note("record.not_stored", error.message, set=record.id[:8])
 
     node.fly(f"record {record.id} {record.revision}", put)

@@ -90,6 +90,10 @@ def test_the_package_opens_files_and_names_its_errors(daemon, monkeypatch):
         assert file.read() == b"hello, world\n"
     with pytest.raises(cached.NotFound):
         cached.open("nr/none")
+    with cached.open("nr/a.txt", "rb") as file:
+        assert file.read(1)
+    with pytest.raises(cached.UsageError, match="bytes"):
+        cached.open("nr/a.txt", "w")
     assert cached.Client is Client
     with pytest.raises(AttributeError):
         _ = cached.nonsense

@@ -6,7 +6,7 @@ import asyncio
 import os
 
 import pytest
-from cached.errors import Forbidden, LeaseRefused, NotFound, UsageError
+from cached.errors import Forbidden, LeaseRefused, NoSpace, NotFound, UsageError
 from cached.leases.pin import Process
 from cached.node import drive, fetch, offer, read, receive, retire, revise
 from cached.sets.names import parse_ref
@@ -309,5 +309,22 @@ def test_a_deletion_that_meets_a_transfer_at_its_commit_takes_the_replica_away(t
             assert b.stores["disk"].list_contents() == []
             assert b.stores["disk"].list_incoming() == []
             assert b.space.reserved("disk") == 0
+
+    asyncio.run(story())
+
+
+def test_an_update_on_a_full_disk_holds_and_its_missing_copy_beside_the_bytes_is_told(tmp_path, monkeypatch):
+    async def story():
+        async with world(tmp_path) as w:
+            node = await w.node("a")
+            await create_set(node, ALICE, "nr", FILES)
+
+            def full(*_):
+                raise NoSpace("the partition is full")
+
+            monkeypatch.setattr(node.stores["disk"], "put_record", full)
+            assert (await revise.update(node, ALICE, NR, {"share": "public"})).share == "public"
+            await until(lambda: node.counters.snapshot().get("record.not_stored"))
+            assert "background_failed" not in node.counters.snapshot()
 
     asyncio.run(story())
