@@ -97,6 +97,8 @@ class Node:
     sources: dict[str, str] = field(default_factory=dict)
     #: Sets whose bytes were lost while their grant holds: fetched again until that ends.
     owed: set[str] = field(default_factory=set)
+    #: By content in the swarm: bytes sent, and the monotonic time since when it has been so many.
+    seeds: dict[str, tuple[int, float]] = field(default_factory=dict)
     #: Monotonic time of the last open, by set id.
     last_read: dict[str, float] = field(default_factory=dict)
     #: What an operator should look at.

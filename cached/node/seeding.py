@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+from collections.abc import Collection
+from pathlib import Path
 
 from cached.errors import CachedError
 from cached.node import metadata
@@ -16,6 +19,8 @@ from cached.replication.transfer import TlsMaterial
 
 #: Receivers that a piece size is chosen for when nobody has said how many there are.
 USUAL_RECEIVERS = 8
+#: Seconds after which a content that nobody has asked for leaves its swarm.
+IDLE = 900.0
 
 
 async def lookup(node: Node, content: str) -> Seedable | None:
@@ -51,6 +56,34 @@ async def refresh(node: Node, content: str) -> None:
         await node.swarm.seed(content, found.manifest, found.leaves, found.data, int(running["piece_size"]))
     except CachedError as error:
         node.counters.note("seed.failed", error.message, content=content[:8])
+
+
+async def rest(node: Node, now: float) -> None:
+    """Let contents leave their swarm that nobody has asked for lately, packs and all; whoever asks brings them back."""
+    given = node.swarm.given()
+    for content in [content for content in node.seeds if content not in given]:
+        del node.seeds[content]
+    for content in given:
+        try:
+            sent = (await node.swarm.stats(content)).uploaded
+            before, since = node.seeds.setdefault(content, (sent, now))
+            if sent != before:
+                node.seeds[content] = (sent, now)
+            elif now - since > IDLE:
+                await node.swarm.unseed(content)
+        except CachedError as error:
+            node.counters.note("seed.not_asked", error.message, content=content[:8])
+
+
+def packs(folder: Path, fetching: Collection[str]) -> int:
+    """Return the bytes of the packs that a swarm keeps besides contents; those being fetched are reserved already."""
+    total = 0
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
+        for entry in found:
+            if entry.name.partition(".")[0] not in fetching:
+                with contextlib.suppress(FileNotFoundError):
+                    total += entry.stat().st_blocks * 512
+    return total
 
 
 async def encrypt_with(node: Node) -> None:

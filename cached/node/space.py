@@ -54,6 +54,8 @@ class Space:
         self._covered: dict[str, int] = {}
         #: Reclaims at least so many bytes of a tier where it may; set by the composition root.
         self.make_room: Callable[[Tier, int], Awaitable[None]] = _no_room
+        #: Bytes on the disk tier besides contents and reservations: what swarms keep of small files.
+        self.packs = 0
         #: Whether a replica's grant holds: what has expired goes when space is wanted, and counts against no quota.
         self.leased: Callable[[ReplicaRow], bool] = lambda _row: True
 
@@ -197,7 +199,8 @@ class Space:
             floor=min(FLOOR_BYTES, int(size * FLOOR_SHARE)),
             partition_free=store.partition_free() - uncovered,
             reserved=reserved,
-            committed=sum(row.physical for row in contents if row.state == "STABLE"),
+            committed=sum(row.physical for row in contents if row.state == "STABLE")
+            + (self.packs if tier == "disk" else 0),
             going=sum(row.physical for row in contents if row.state == "GOING"),
         )
 

@@ -12,7 +12,7 @@ from cached import faults
 from cached.catalog.rows import ReplicaRow
 from cached.errors import Busy, CachedError
 from cached.leases import deadline, policy, reclaim
-from cached.node import announce, memory, receive, retire
+from cached.node import announce, memory, receive, retire, seeding
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
 from cached.sets.set import Tier
@@ -24,16 +24,20 @@ RECLAIM_CHOSEN = faults.declare("reclaim.chosen")
 ROUND = 2.0
 #: Sets without any holder are forgotten this long after their lease has ended, in seconds.
 FORGET = 30 * 86_400
-#: Contents that nobody has asked for leave their swarm after so many seconds.
-SEED_IDLE = 900.0
+#: Seconds between two looks at what changes slowly.
+LONG_ROUND = 30.0
 
 
 async def run(node: Node) -> None:
     """Sweep until cancelled."""
+    looked = 0.0
     while True:
         await asyncio.sleep(ROUND)
         try:
             await once(node)
+            if time.monotonic() - looked > LONG_ROUND:
+                looked = time.monotonic()
+                await slowly(node)
         except CachedError as error:
             node.counters.note("sweep.failed", error.message)
         except Exception as error:  # noqa: BLE001 - grants are renewed again in two seconds, whatever it was
@@ -43,15 +47,23 @@ async def run(node: Node) -> None:
 async def once(node: Node) -> None:
     """Renew grants, let go of dead readers, finish deletions, forget what is over, and tell the others."""
     node.pins.sweep()
-    await node.catalog.beat()
     await renew(node)
     for row in list(node.shelf.replicas.values()):
         if row.state == "GOING":
             retire.reap_soon(node, row.content)
     await memory.tidy(node)
+    node.fly("empty trash", lambda: retire.empty_trash(node))
     receive.retry(node)
-    await forget(node)
+    fetching = {flight.content for flight in node.transfers.values()}
+    node.space.packs = await asyncio.to_thread(seeding.packs, node.config.store.disk / "packs", fetching)
     announce.publish(node)
+
+
+async def slowly(node: Node) -> None:
+    """Write down the time, forget what is over, and let rest what nobody asks for."""
+    await node.catalog.beat()
+    await forget(node)
+    await seeding.rest(node, time.monotonic())
 
 
 async def renew(node: Node) -> None:

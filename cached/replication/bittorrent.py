@@ -328,6 +328,10 @@ class Swarm:
         member = self._members.get(content)
         return member.parameters() if member is not None else None
 
+    def given(self) -> list[str]:
+        """Return the contents that are in the swarm to be given to others, not being fetched, sorted."""
+        return sorted(content for content, member in self._members.items() if not member.fetching)
+
     def rpc_handlers(self) -> dict[str, Callable[[Peer, dict[str, Any]], Awaitable[dict[str, Any]]]]:
         """Return what peers' daemons may call: `swarm.join` and `swarm.claim`."""
         return {"swarm.join": self._on_join, "swarm.claim": self._on_claim}
@@ -368,15 +372,12 @@ class Swarm:
             raise NotFound("no such content here")
         return member
 
-    # Facts
-
     async def stats(self, content: str) -> Traffic:
         """Return the payload bytes that the content has caused here since the daemon started."""
         member = self._members.get(content)
-        now = (
-            await member.torrent.traffic() if member is not None and member.torrent is not None else Traffic()
-        )
-        return self._ledger.past.get(content, Traffic()) + now
+        past = self._ledger.past.get(content, Traffic())
+        torrent = member.torrent if member is not None else None
+        return past if torrent is None else past + await torrent.traffic()
 
     def set_upload_limit(self, limit: int | None) -> None:
         """Limit what leaves this node through BitTorrent, in bytes per second; `None` lifts the limit."""

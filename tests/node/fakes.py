@@ -102,6 +102,11 @@ class FakeSwarm:
         self.unseeded: list[str] = []
         self.fetches = 0
         self.encrypted = True
+        #: Content -> bytes sent, of what is in the swarm.
+        self.seeded: dict[str, int] = {}
+
+    def given(self) -> list[str]:
+        return sorted(self.seeded)
 
     def parameters(self, _content: str) -> None:
         return None
@@ -111,9 +116,10 @@ class FakeSwarm:
 
     async def unseed(self, content: str) -> None:
         self.unseeded.append(content)
+        self.seeded.pop(content, None)
 
-    async def stats(self, _content: str) -> Traffic:
-        return Traffic()
+    async def stats(self, content: str) -> Traffic:
+        return Traffic(uploaded=self.seeded.get(content, 0))
 
     async def fetch(self, *_: Any) -> None:
         self.fetches += 1

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 from cached.errors import Busy, NoSpace
-from cached.node import fetch, memory, read, retire, revise, status, sweep
+from cached.node import fetch, memory, read, retire, revise, seeding, status, sweep
 from cached.node.node import Trouble
 from cached.sets.names import parse_ref
 from tests.node.fakes import DAY, caller, create_set, until, world
@@ -248,6 +248,32 @@ def test_memory_copies_are_made_again_after_a_boot(tmp_path):
             read.release(node, pin(node, "nr/f"))
             await memory.restore(node)
             assert node.stores["memory"].has(view.content)
+
+    asyncio.run(story())
+
+
+def test_what_nobody_asks_for_leaves_its_swarm_and_its_pack_is_counted_until_then(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            node = await w.node("a", capacity=50 * MIB)
+            node.swarm.seeded = {"c" * 64: 10, "d" * 64: 10}
+            await seeding.rest(node, 0.0)
+            node.swarm.seeded["d" * 64] = 20
+            await seeding.rest(node, seeding.IDLE)
+            assert node.swarm.unseeded == []
+            await seeding.rest(node, seeding.IDLE + 1)
+            assert node.swarm.unseeded == ["c" * 64]
+            await seeding.rest(node, seeding.IDLE + 2)
+            assert list(node.seeds) == ["d" * 64]
+            free = node.space.free("disk")
+            pack = tmp_path / "a" / "disk" / "packs" / f"{'c' * 64}.pack"
+            pack.parent.mkdir()
+            pack.write_bytes(b"x" * MIB)
+            await sweep.once(node)
+            assert free - node.space.free("disk") >= MIB
+            pack.unlink()
+            await sweep.once(node)
+            assert node.space.free("disk") == free
 
     asyncio.run(story())
 
