@@ -316,8 +316,8 @@ class Swarm:
             ).run()
             progress.state = "verifying"
             await torrent.flush()
-            if pack is not None:
-                await asyncio.to_thread(packs.unpack, self._pack(job.content), job.data, job.manifest)
+            await asyncio.to_thread(packs.complete, self._pack(job.content), job.data, job.manifest)
+            progress.bytes_present = progress.bytes_wanted
             torrent.on_damage = self._damage_reporter(job.content)
         progress.state = "done"
 
@@ -382,8 +382,6 @@ class Swarm:
     def set_upload_limit(self, limit: int | None) -> None:
         """Limit what leaves this node through BitTorrent, in bytes per second; `None` lifts the limit."""
         self._session.set_upload_limit(limit)
-
-    # Small things
 
     def _lock(self, content: str) -> asyncio.Lock:
         return self._locks.setdefault(content, asyncio.Lock())

@@ -3,9 +3,10 @@
 A rule, free of I/O. The torrent is BitTorrent v2, private, and carries opaque names (`000000`, `000001`, …
 under the content id); the manifest has the real ones, so names that BitTorrent would rewrite never reach it.
 Files below `PACK_BELOW` travel in one file, the *pack*: their bytes one after the other in canonical order.
-(Each v2 file starts a piece; a hundred thousand tiny files would be a hundred thousand pieces.) A torrent of
-exactly one file is named by the content id too, because BitTorrent knows no directory then. Empty files,
-directories and links are the manifest's business.
+(Each v2 file starts a piece; a hundred thousand tiny files would be a hundred thousand pieces.) Of larger files with
+the same bytes only the first travels, the receiver copies its *twins*: less to send, and libtorrent confuses files of
+one root. A torrent of exactly one file is named by the content id too, because BitTorrent knows no directory then.
+Empty files, directories and links are the manifest's business.
 """
 
 from __future__ import annotations
@@ -55,6 +56,14 @@ def packed(manifest: Manifest) -> Iterator[Entry]:
 def pack_bytes(manifest: Manifest) -> int:
     """Return the size of the pack: what a member of the swarm needs on disk besides the content itself."""
     return sum(entry.size for entry in packed(manifest))
+
+
+def twins(manifest: Manifest) -> Iterator[tuple[Entry, Entry]]:
+    """Iterate over the files that do not travel, each after the file in the torrent that has the same bytes."""
+    first: dict[bytes, Entry] = {}
+    for entry in manifest.files():
+        if entry.size >= PACK_BELOW and first.setdefault(entry.root, entry) is not entry:
+            yield first[entry.root], entry
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,6 +166,7 @@ def build(content: str, manifest: Manifest, leaves: bytes, piece: int, pack: Pac
     if len(leaves) != LeafIndex(manifest).total:
         raise IntegrityFailed("the leaf digests do not fit the manifest", content=content)
     files: list[TorrentFile] = []
+    double = {twin.path for _, twin in twins(manifest)}
     for entry, digests in split_leaves(manifest, leaves):
         if entry.size < PACK_BELOW:
             continue
@@ -166,9 +176,9 @@ def build(content: str, manifest: Manifest, leaves: bytes, piece: int, pack: Pac
             raise IntegrityFailed(
                 f"the leaf digests of {entry.path!r} do not match its root", path=entry.path, content=content
             )
-        files.append(
-            TorrentFile(name=f"{len(files):06d}", path=entry.path, size=entry.size, root=root, layer=layer)
-        )
+        if entry.path not in double:
+            name = f"{len(files):06d}"
+            files.append(TorrentFile(name=name, path=entry.path, size=entry.size, root=root, layer=layer))
     wanted = pack_bytes(manifest)
     if wanted:
         files.append(_pack_file(content, wanted, piece, pack))

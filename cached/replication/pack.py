@@ -1,4 +1,4 @@
-"""The pack on disk: the small files of a content as one file, made from them and taken apart again.
+"""The pack on disk: the small files of a content as one file, made from them and taken apart again; and twins.
 
 Blocking functions for threads. A pack is made under another name and renamed, so a pack that is there is
 whole; it is scratch, and may be deleted at any time when no torrent uses it.
@@ -6,12 +6,14 @@ whole; it is scratch, and may be deleted at any time when no torrent uses it.
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from cached.errors import CachedError, IntegrityFailed, NoSpace
-from cached.replication.layout import Pack, describe_pack, packed
+from cached.replication.layout import Pack, describe_pack, pack_bytes, packed, twins
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import LEAF, hash_leaves, root_from_leaves
 
@@ -21,8 +23,6 @@ assert _CHUNK % LEAF == 0
 
 def disk_error(error: OSError, doing: str) -> CachedError:
     """Return the error to raise for a failed read or write."""
-    import errno
-
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(f"no space left while {doing}", hint="free space, or give the store another partition")
     return CachedError(f"{doing} failed: {error.strerror or error}", hint="check the disk", errno=error.errno)
@@ -47,6 +47,20 @@ def make(data: Path, manifest: Manifest, target: Path, piece: int) -> Pack:
     finally:
         partial.unlink(missing_ok=True)
     return describe_pack(bytes(leaves), size=size, piece=piece)
+
+
+def complete(pack: Path, data: Path, manifest: Manifest) -> None:
+    """Make the files under `data` that did not travel by themselves: those in the pack, and the twins of others.
+
+    Raises `IntegrityFailed` when a file in the pack is not what the manifest says.
+    """
+    if pack_bytes(manifest):
+        unpack(pack, data, manifest)
+    for entry, twin in twins(manifest):
+        try:
+            shutil.copyfile(data / entry.path, data / twin.path)
+        except OSError as error:
+            raise disk_error(error, f"copying {entry.path!r}") from error
 
 
 def unpack(pack: Path, data: Path, manifest: Manifest) -> None:

@@ -73,6 +73,33 @@ def test_one_source_and_three_receivers_all_get_everything(tmp_path, encrypted):
     asyncio.run(run())
 
 
+def test_files_with_the_same_bytes_travel_once_and_arrive_everywhere(tmp_path):
+    async def run() -> None:
+        twin = os.urandom(2_050_085)
+        files = {
+            **{f"copy/{number}": twin for number in range(11)},
+            "other": 1_000_000,
+            "small": 300,
+            "little": b"x",
+        }
+        net, content = Net(), make_content(tmp_path / "src", files)
+        source = await seeding(net, tmp_path, content)
+        for name in ("one", "two"):
+            await net.add(tmp_path, name)
+        jobs = await asyncio.gather(
+            *(fetch_and_keep(net, tmp_path, content, name) for name in ("one", "two"))
+        )
+        for job in jobs:
+            assert same(content, job.data)
+            assert job.progress.bytes_present == job.progress.bytes_wanted == 11 * len(twin) + 1_000_301
+        for name in ("one", "two"):
+            assert (await net.swarms[name].stats(content.id)).downloaded < 2 * len(twin)
+        assert (await source.stats(content.id)).uploaded >= len(twin) + 1_000_301
+        await net.close()
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     "files", [{"only": 1_000_001}, {"d/tiny": 5}, {"e1": 0, "d/e2": 0}, {"a": 100_000, "b/c/d": 1}]
 )
