@@ -55,7 +55,7 @@ def trees(node: Node) -> list[Path]:
     return [
         path
         for store in (node.disk, node.memory)
-        for folder in ("incoming", "trash", "packs")
+        for folder in ("incoming", "trash")
         if (store / folder).exists()
         for path in (store / folder).iterdir()
     ]
