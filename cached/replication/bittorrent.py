@@ -374,8 +374,7 @@ class Swarm:
 
     async def stats(self, content: str) -> Traffic:
         """Return the payload bytes that the content has caused here since the daemon started."""
-        member = self._members.get(content)
-        past = self._ledger.past.get(content, Traffic())
+        past, member = self._ledger.past.get(content, Traffic()), self._members.get(content)
         torrent = member.torrent if member is not None else None
         return past if torrent is None else past + await torrent.traffic()
 
