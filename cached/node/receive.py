@@ -129,7 +129,9 @@ async def _run(node: Node, flight: Flight) -> None:
         await _failed(node, flight, error)
     except Exception as error:  # noqa: BLE001 - whatever it is, nobody is to wait for this transfer for ever
         node.counters.background_failed(f"receive {flight.set_id}", error)
-        await _failed(node, flight, CachedError("the transfer met an unexpected error: the log has the details"))
+        await _failed(
+            node, flight, CachedError("the transfer met an unexpected error: the log has the details")
+        )
     finally:
         flight.ended.set()
         if node.transfers.get(flight.set_id) is flight:

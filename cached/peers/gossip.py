@@ -214,7 +214,9 @@ class Gossip:
     def _take_beats(self, beats: list[AgedBeat], from_node: str) -> set[str]:
         now = asyncio.get_running_loop().time()
         turned: set[str] = set()
-        newest = {beat.node_id: (beat, age) for beat, age in beats}  # one check a node, however many beats are told
+        newest = {
+            beat.node_id: (beat, age) for beat, age in beats
+        }  # one check a node, however many beats are told
         for beat, age in newest.values():
             member = self._members.get(beat.node_id)
             if member is None or not self._members.wants_beat(beat):

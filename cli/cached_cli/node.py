@@ -114,9 +114,7 @@ def admit(
 @_config_option
 @click.argument("nodes", metavar="NODE_ID...", nargs=-1, required=True)
 @pass_session
-def revoke(
-    session: Session, key_file: Path | None, config_path: Path | None, nodes: tuple[str, ...]
-) -> None:
+def revoke(session: Session, key_file: Path | None, config_path: Path | None, nodes: tuple[str, ...]) -> None:
     """Shut nodes out of the cluster for good, by their full ids; nodes that use the key file pass it on."""
     with _installed():
         from cached import administration as node
