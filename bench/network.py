@@ -1,0 +1,88 @@
+"""Nodes' links for measurements: a network namespace for each node, a bridge in one more, rates in both directions.
+
+Needs root and iproute2. Nothing outside of these namespaces is touched, and leaving takes all of them away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from types import TracebackType
+from typing import Final, Self
+
+#: Bytes that pass at once: what the kernel sends between two of its ticks, and some packets at least.
+_TICKS_PER_SECOND: Final = 250
+_SMALLEST_BURST: Final = 16 * 1024
+#: How long a packet may wait for its turn.
+_QUEUE: Final = "50ms"
+
+
+class Network:
+    """Namespaces with one interface each, all on one bridge. Use it as a context manager.
+
+    `rates` are Mbit/s, of node 0, 1, ...; 0 leaves a node's link as fast as it is.
+    """
+
+    def __init__(self, rates: list[float]) -> None:
+        self._rates = rates
+        self._prefix = f"cached-bench-{os.getpid()}"
+        self._made: list[str] = []
+
+    def __enter__(self) -> Self:
+        try:
+            hub = self._namespace("hub")
+            _ip("-n", hub, "link", "add", "br0", "type", "bridge")
+            _ip("-n", hub, "link", "set", "br0", "up")
+            for number, rate in enumerate(self._rates):
+                self._link(hub, number, rate)
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._remove()
+
+    def address(self, number: int) -> str:
+        """Return a node's address; it means something inside these namespaces alone."""
+        return f"10.213.{number // 200}.{number % 200 + 1}"
+
+    def inside(self, number: int) -> list[str]:
+        """Return what to put before a command to run it on a node; the process stays the one that was started."""
+        return ["ip", "netns", "exec", f"{self._prefix}-{number}"]
+
+    def _namespace(self, name: str) -> str:
+        full = f"{self._prefix}-{name}"
+        _ip("netns", "add", full)
+        self._made.append(full)
+        _ip("-n", full, "link", "set", "lo", "up")
+        return full
+
+    def _link(self, hub: str, number: int, rate: float) -> None:
+        name, port = self._namespace(str(number)), f"n{number}"
+        _ip("link", "add", "eth0", "netns", name, "type", "veth", "peer", "name", port, "netns", hub)
+        _ip("-n", name, "address", "add", f"{self.address(number)}/16", "dev", "eth0")
+        _ip("-n", name, "link", "set", "eth0", "up")
+        _ip("-n", hub, "link", "set", port, "master", "br0", "up")
+        if rate:
+            for space, device in ((name, "eth0"), (hub, port)):
+                _shape(space, device, rate)
+
+    def _remove(self) -> None:
+        for name in reversed(self._made):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                _ip("netns", "delete", name)
+        self._made.clear()
+
+
+def _shape(space: str, device: str, rate: float) -> None:
+    burst = max(_SMALLEST_BURST, round(rate * 1e6 / 8 / _TICKS_PER_SECOND * 1.5))
+    limits = ("rate", f"{rate}mbit", "burst", str(burst), "latency", _QUEUE)
+    subprocess.run(["tc", "-n", space, "qdisc", "add", "dev", device, "root", "tbf", *limits], check=True)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
