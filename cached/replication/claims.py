@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 from cached.errors import UsageError
@@ -27,6 +28,8 @@ class ClaimDesk:
             content, count, stalled = str(body["content"]), int(body["count"]), bool(body["stalled"])
             wanted, pending = int(body["wanted"], 16), int(body["pending"], 16)
             round_trip = float(body.get("round_trip", 0.0))
+            if not 0 <= round_trip < inf:
+                raise ValueError("no measurement")
         except (KeyError, TypeError, ValueError):
             raise UsageError("a claim needs content, wanted, pending, count and stalled") from None
         table = self._tables.get(content)

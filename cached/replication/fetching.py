@@ -74,7 +74,9 @@ class Fetch:
         self._received = self._received_before = 0
         self._from_source = self._from_source_before = 0
         self._source_queue, self._round_trip = 4, 1.0
-        self._window = partition.window(self._source_queue, torrent.layout.piece_size, 0.0)
+        # Files begin with a piece of their own: of many small ones most pieces are smaller than the rest.
+        self._mean_piece = max(1, sum(torrent.layout.piece_sizes) // len(torrent.layout.piece_sizes))
+        self._window = partition.window(self._source_queue, self._mean_piece, 0.0)
         self._priorities = [0] * len(torrent.layout.piece_sizes)
         self._pending = self._alone = 0
         self._claiming = False
@@ -149,7 +151,9 @@ class Fetch:
         now = self._loop.time()
         names = {mesh.peer_id(node_id): node_id for node_id in (*self._members.chosen, self._source)}
         self._account(seen, names)
-        self._members.seen({names[one.peer_id] for one in seen.connections if one.peer_id in names})
+        self._members.seen(
+            {names[one.peer_id]: one.endpoint[0] for one in seen.connections if one.peer_id in names}
+        )
         sources = int(self._source in self._members.connected)
         if sources or self._dropped:
             self._source_seen = now
@@ -190,8 +194,7 @@ class Fetch:
                 self._torrent, partition.queue_length(rate, len(self._members.connected))
             )
             from_source = (self._from_source - self._from_source_before) / past
-            size = self._torrent.layout.piece_size
-            self._window = partition.window(self._source_queue, size, from_source)
+            self._window = partition.window(self._source_queue, self._mean_piece, from_source)
         self._received_before, self._from_source_before, self._measured = (
             self._received,
             self._from_source,
@@ -257,6 +260,8 @@ class Fetch:
         )
 
     def _consider_claiming(self, now: float) -> None:
+        if now - self._source_seen >= partition.STALL:
+            self._pending = 0  # no way to the source: others are to have these pieces
         wanted = self._alone & ~self._torrent.have & ~self._pending
         if not (wanted or self._pending):
             self._claim_answered = now

@@ -44,8 +44,8 @@ class Members:
         self._tasks: set[asyncio.Task[None]] = set()
         #: Members to be connected with, by node id.
         self.chosen: dict[str, Holder] = {}
-        #: Node ids of those that are.
-        self.connected: set[str] = set()
+        #: Those that are, and the addresses from which their connections come; these need not be the dialled ones.
+        self.connected: dict[str, str] = {}
         #: Complete holders that have the torrent in their session.
         self.joined: set[str] = set()
         #: When members were dialled last.
@@ -85,7 +85,7 @@ class Members:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def seen(self, connected: set[str]) -> None:
+    def seen(self, connected: dict[str, str]) -> None:
         """Take note of who is connected."""
         self.connected = connected
         now = self._loop.time()
@@ -115,10 +115,14 @@ class Members:
 
     def address_of_source(self) -> str:
         """Return the source's address; empty when it is not known, or another member's too."""
-        source = self.chosen.get(self._source)
-        address = self._addresses.get(source.host, "") if source is not None else ""
-        same = sum(self._addresses.get(member.host) == address for member in self.chosen.values())
-        return address if same == 1 else ""
+        address = self.connected.get(self._source, "")
+        others = {
+            where
+            for node_id, member in self.chosen.items()
+            if node_id != self._source
+            for where in (self._addresses.get(member.host), self.connected.get(node_id))
+        }
+        return "" if address in others else address
 
     def _due(self, what: str, now: float) -> bool:
         if now - self._tried.get(what, now - _AGAIN) < _AGAIN:

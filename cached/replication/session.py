@@ -67,7 +67,7 @@ def settings(*, listen: str, node_id: str, tls: bool, upload_limit: int | None) 
         "peer_turnover": 0,
         "close_redundant_connections": False,
         "allow_multiple_connections_per_ip": True,
-        "min_reconnect_time": 1,
+        "min_reconnect_time": 0,
         "max_failcount": 1000,
         "smooth_connects": False,
         "connection_speed": 500,

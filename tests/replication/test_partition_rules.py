@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import pytest
+from cached.errors import UsageError
 from cached.replication import mesh
+from cached.replication.claims import ClaimDesk
 from cached.replication.partition import (
     LEASE,
     ClaimTable,
@@ -102,6 +105,13 @@ def test_windows_taper_towards_the_end():
         claim(table, node, 0.0, wanted=0, count=0)
     assert len(claim(table, "a", 0.1, wanted=(1 << 12) - 1, count=100).pieces) == 4
     assert len(claim(table, "b", 0.1, wanted=(1 << 12) - 1, count=100).pieces) == 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, "fast"])
+def test_a_claim_with_a_nonsensical_measurement_is_refused(value):
+    body = {"content": "c", "wanted": "1", "pending": "0", "count": 1, "stalled": False, "round_trip": value}
+    with pytest.raises(UsageError):
+        ClaimDesk().claim("a", body, pieces=1, now=0.0)
 
 
 def test_a_table_without_callers_is_idle():

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+from cached.replication.layout import Layout
+from cached.replication.members import Members
+from cached.replication.torrent import Torrent
+from cached.replication.transfer import Holder
+from tests.replication.swarm_kit import Net, job_for, make_content, same
+
+PIECE = 64 * 1024
+
+
+def test_a_member_that_cannot_reach_the_source_keeps_no_pieces_from_the_others(tmp_path):
+    async def run() -> None:
+        net, content = Net(), make_content(tmp_path / "src", {"a": 4_000_000})
+        source = await net.add(tmp_path, "source")
+        net.complete.add("source")
+        await source.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
+        for name in ("one", "two"):
+            await net.add(tmp_path, name, patience=10.0)
+        jobs = {name: job_for(content, tmp_path / name, PIECE) for name in ("one", "two")}
+
+        def with_a_wrong_port():
+            return [
+                dataclasses.replace(holder, bittorrent_port=1) if holder.node_id == "source" else holder
+                for holder in net.holders()
+            ]
+
+        astray = asyncio.create_task(net.swarms["two"].fetch(jobs["two"], with_a_wrong_port, "source"))
+        while ("two", "source", "swarm.claim") not in net.calls:
+            await asyncio.sleep(0.01)
+        await asyncio.gather(net.swarms["one"].fetch(jobs["one"], net.holders, "source"), astray)
+        for job in jobs.values():
+            assert same(content, job.data)
+        await net.close()
+
+    asyncio.run(run())
+
+
+def test_a_source_is_not_left_when_another_member_comes_from_its_address():
+    async def run() -> None:
+        def holder(node_id: str, host: str) -> Holder:
+            return Holder(node_id=node_id, host=host, bittorrent_port=1, complete=False)
+
+        holders = [holder("source", "127.0.0.2"), holder("other", "127.0.0.3")]
+        torrent = Torrent(Layout(content="c", piece_size=PIECE, files=()))
+        members = Members(
+            torrent=torrent,
+            holders=lambda: holders,
+            source="source",
+            node_id="me",
+            reachable=True,
+            port=1,
+            call=lambda *_: asyncio.sleep(0, {}),
+        )
+        await members.refresh()
+        assert members.address_of_source() == ""
+        members.seen({"source": "127.0.0.2", "other": "127.0.0.3"})
+        assert members.address_of_source() == "127.0.0.2"
+        members.seen({"source": "127.0.0.1", "other": "127.0.0.1"})
+        assert members.address_of_source() == ""
+        await members.close()
+
+    asyncio.run(run())
