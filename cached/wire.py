@@ -183,19 +183,22 @@ class FileView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CreateOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the creator of a set may ask for; null leaves the choice to the node."""
+    """What the creator of a set may ask for; null leaves the choice to the node.
+
+    When the creator has such a set already, null is whatever that set has.
+    """
 
     lease_seconds: int | None = None
     min_lease_seconds: Annotated[int, msgspec.Meta(ge=0, le=MAX_SECONDS)] = 0
-    requirements: str = ""
+    requirements: str | None = None
     #: Copies besides the originator's; -1 for every node that matches.
     replicas: int | None = None
     methods: tuple[Literal["bittorrent", "direct"], ...] | None = None
-    tier: Literal["disk", "memory"] = "disk"
-    share: str = "private"
+    tier: Literal["disk", "memory"] | None = None
+    share: str | None = None
     #: `gs://BUCKET/PREFIX`; empty: not kept in an origin.
     origin: str = ""
-    scope: str = ""
+    scope: str | None = None
     #: Move a taken name to the new set and withdraw the old one.
     replace: bool = False
     #: Answer only when the replicas are there too.

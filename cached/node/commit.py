@@ -140,9 +140,9 @@ def _is_going(node: Node, content: str) -> bool:
 def _changes(node: Node, order: Order, known: Known, replaced: Known | None, manifest: Manifest) -> Changes:
     record, at_once, grant = known.record, node.after(0.0), node.after(order.grant.seconds)
 
-    def kept(stored: ReplicaRow) -> ReplicaRow:
-        later = node.later(stored.grant, grant)
-        return msgspec.structs.replace(stored, state="COMMITTED", tier="disk", grant=later)
+    def kept(stored: ReplicaRow) -> ReplicaRow:  # a promise that still runs stays as it was given
+        lasting = stored.grant if node.left(stored.grant) > 0 else grant
+        return msgspec.structs.replace(stored, state="COMMITTED", tier="disk", grant=lasting)
 
     def over(stored: ReplicaRow) -> ReplicaRow:  # readable as long as nobody wants its space
         return msgspec.structs.replace(stored, grant=at_once)

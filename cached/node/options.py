@@ -12,6 +12,9 @@ from cached.sets.set import ALL, Method, SetRecord, Tier
 
 _GROUP = re.compile(r"group:[A-Za-z_0-9][A-Za-z0-9_.@+-]{0,63}\$?")
 
+#: What a creator may leave to the node.
+_OPTIONS = ("requirements", "share", "replicas", "methods", "tier", "scope")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -25,17 +28,12 @@ class Wanted:
     min_lease_seconds: int
     scope: str
     replace: bool
+    #: Names of the options that the creator chose, of `_OPTIONS`; the others are filled in.
+    chosen: frozenset[str] = frozenset()
 
     def same(self, record: SetRecord) -> bool:
-        """Tell whether an existing set already has these options."""
-        return (self.requirements, self.share, self.replicas, self.methods, self.tier, self.scope) == (
-            record.requirements,
-            record.share,
-            record.replicas,
-            record.methods,
-            record.tier,
-            record.scope,
-        )
+        """Tell whether an existing set already has the options that the creator chose."""
+        return all(getattr(self, name) == getattr(record, name) for name in self.chosen)
 
 
 async def wanted(node: Node, options: wire.CreateOptions) -> Wanted:
@@ -44,14 +42,15 @@ async def wanted(node: Node, options: wire.CreateOptions) -> Wanted:
         raise UsageError("this node has no origin configured", hint="leave --origin and --scope out")
     replicas = options.replicas if options.replicas is not None else node.config.replication.replicas
     return Wanted(
-        requirements=await requirements(node, options.requirements),
-        share=share(options.share),
+        requirements=await requirements(node, options.requirements or ""),
+        share=share("private" if options.share is None else options.share),
         replicas=replica_count(replicas),
         methods=methods(options.methods if options.methods is not None else node.config.replication.methods),
-        tier=tier(node, options.tier),
+        tier=tier(node, options.tier or "disk"),
         min_lease_seconds=options.min_lease_seconds,
-        scope=options.scope,
+        scope=options.scope or "",
         replace=options.replace,
+        chosen=frozenset(name for name in _OPTIONS if getattr(options, name) is not None),
     )
 
 

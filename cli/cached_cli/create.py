@@ -28,18 +28,16 @@ _SLACK = 60
     "--min-lease", type=Duration(), default="0", help="Refuse rather than take a shorter lease than this."
 )
 @click.option(
-    "--requirements", metavar="EXPR", default="", help="ClassAd expression that a node must satisfy."
+    "--requirements", metavar="EXPR", help="ClassAd expression that a node must satisfy."
 )
 @click.option("--replicas", type=Replicas(), help="Copies besides this node's (default: as the node says).")
 @click.option("--methods", type=Methods(), metavar="M[,M]", help="How it may travel: bittorrent, direct.")
-@click.option("--tier", type=click.Choice(["disk", "memory"]), default="disk", show_default=True)
+@click.option("--tier", type=click.Choice(["disk", "memory"]), help="Where nodes keep it (default: disk).")
 @click.option(
     "--share",
     type=Share(),
     metavar="private|group:G|public",
-    default="private",
-    show_default=True,
-    help="Who may read it.",
+    help="Who may read it (default: private).",
 )
 @click.option("--replace", is_flag=True, help="Move a taken name to this content; the old set is withdrawn.")
 @click.option("--wait", is_flag=True, help="Wait until the other nodes hold it too; 5 when some refused.")
@@ -47,7 +45,8 @@ _SLACK = 60
 def create(session: Session, /, name: str, paths: tuple[str, ...], wait: bool, **wishes: Any) -> None:
     """Commit files as a set called NAME, and print the set's id.
 
-    One directory gives its contents; several paths keep their base names.
+    One directory gives its contents; several paths keep their base names. The same once more changes nothing;
+    options that are left out are then as the set has them.
     """
     options = _options(wishes)
     made = _store(session, name, paths, options)

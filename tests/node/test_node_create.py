@@ -161,6 +161,33 @@ def test_the_same_again_is_a_success_that_changes_nothing(tmp_path):
     asyncio.run(story())
 
 
+def test_the_same_again_after_an_update_is_a_success(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            node = await w.node("a")
+            one = await create_set(node, ALICE, "nr", FILES)
+            changes = {"share": "public", "replicas": 2, "methods": ["direct"], "requirements": "true"}
+            await revise.update(node, ALICE, parse_ref("nr"), changes)
+            two = await create_set(node, ALICE, "nr", FILES)
+            assert (two.id, two.share, two.replicas_wanted) == (one.id, "public", 2)
+            with pytest.raises(NameTaken):
+                await create_set(node, ALICE, "nr", FILES, share="private")
+
+    asyncio.run(story())
+
+
+def test_the_same_again_moves_no_lease_that_still_runs(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            node = await w.node("a")
+            one = await create_set(node, ALICE, "nr", FILES, lease_seconds=100)
+            grant, lease = node.shelf.replicas[one.id].grant, node.shelf.known[one.id].lease
+            await create_set(node, ALICE, "nr", FILES, lease_seconds=5000)
+            assert (node.shelf.replicas[one.id].grant, node.shelf.known[one.id].lease) == (grant, lease)
+
+    asyncio.run(story())
+
+
 def test_the_same_set_created_on_another_node_becomes_a_replica_there(tmp_path):
     async def story():
         async with world(tmp_path) as w:

@@ -71,3 +71,35 @@ def test_memory_is_refused_where_there_is_none(tmp_path):
 def test_an_origin_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UsageError):
         wanted(node_with(tmp_path), origin="gs://bucket/prefix")
+
+
+def record_of(asked, **changes):
+    facts = {"requirements": asked.requirements, "share": asked.share, "replicas": asked.replicas}
+    facts |= {"methods": asked.methods, "tier": asked.tier, "scope": asked.scope}
+    return SimpleNamespace(**{**facts, **changes})
+
+
+_OTHERS = {
+    "requirements": ("true", "false"),
+    "share": ("private", "public"),
+    "replicas": (3, 4),
+    "methods": (("direct",), ("bittorrent",)),
+    "tier": ("disk", "memory"),
+}
+
+
+@pytest.mark.parametrize("option", sorted(_OTHERS))
+def test_an_option_that_was_not_said_is_the_same_as_any(tmp_path, option):
+    said, other = _OTHERS[option]
+    node = node_with(tmp_path, memory=True)
+    silent, explicit = wanted(node), wanted(node, **{option: said})
+    assert silent.same(record_of(silent, **{option: other}))
+    assert explicit.same(record_of(explicit))
+    assert not explicit.same(record_of(explicit, **{option: other}))
+
+
+def test_the_default_is_something_to_ask_for(tmp_path):
+    for asked in ({"share": "private"}, {"tier": "disk"}, {"requirements": ""}):
+        explicit = wanted(node_with(tmp_path), **asked)
+        there = record_of(explicit, share="public", tier="memory", requirements="true")
+        assert not explicit.same(there)
