@@ -5,10 +5,15 @@ All durations are whole seconds from now. A refusal says what the longest possib
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
-from cached.errors import LeaseRefused, QuotaExceeded
+from cached.errors import Busy, LeaseRefused, QuotaExceeded
 from cached.units import format_duration, format_size
+
+#: Creations that one user may have under way on a node.
+MOST_OPEN = 32
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +98,27 @@ def quota(used: int, wanted: int, limit: int | None) -> None:
             bytes_wanted=wanted,
             bytes_used=used,
             quota=limit,
+        )
+
+
+def share(others: Sequence[int], wanted: int, obtainable: int) -> None:
+    """Raise `Busy` if one user's creations under way would keep the others from creating.
+
+    There are at most `MOST_OPEN` of them; and all but the largest together hold at most half of what is left for
+    them, `obtainable` bytes being free or expired at present.
+    """
+    if len(others) >= MOST_OPEN:
+        raise Busy(f"{MOST_OPEN} creations of this user are under way", hint="seal some, or try again later")
+    if not others:
+        return
+    whole = sum(others)
+    largest = max(*others, wanted)
+    if 2 * (whole + wanted - largest) > obtainable + whole - largest:
+        raise Busy(
+            f"the {len(others)} creations that this user has under way hold {format_size(whole)} of the node's space",
+            hint="seal them first, or try again later",
+            bytes_wanted=wanted,
+            bytes_held=whole,
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Sequence
 
 from cached import faults, wire
@@ -32,6 +33,8 @@ COPIERS = 4
 ONE_THREAD = 1 << 20
 #: Space for directories and links beyond the number of files is reserved for so many at a time.
 EXTRAS = 1024
+#: A creation is given up when nothing has come for so many seconds.
+PATIENCE = 600.0
 
 
 async def begin(
@@ -39,8 +42,8 @@ async def begin(
 ) -> Creation:
     """Promise a lease and reserve the space; the bytes follow through `Creation.add`.
 
-    Raises `BadName`, `BadExpression`, `UsageError`, `LeaseRefused`, `NoSpace`, `QuotaExceeded` or `NameTaken`; then
-    nothing is left behind.
+    Raises `BadName`, `BadExpression`, `UsageError`, `LeaseRefused`, `NoSpace`, `QuotaExceeded`, `NameTaken` or `Busy`;
+    then nothing is left behind.
     """
     if node.draining:
         raise Busy("the node is stopping", hint="try again, or on another node")
@@ -67,19 +70,28 @@ async def begin(
             bytes=capacity.estimate(total_bytes, total_files),
             logical=logical,
             owner=caller.user,
-        )
+        ),
+        fairly=True,
     )
     creation = Creation(node, order, total_bytes, total_files)
     try:
         faults.point(CREATE_RESERVED)
         if terms.tier == "memory":
-            await memory.reserve(node, txid, caller.user, total_bytes, total_files)
+            await memory.reserve(node, txid, caller.user, total_bytes, total_files, fairly=True)
         await to_the_end(creation.open())
     except BaseException:
         await creation.abort()
         raise
     node.creations.add(creation)
     return creation
+
+
+async def give_up_idle(node: Node, now: float) -> None:
+    """Abort the creations to which nothing was added for long, and give their space back; `now` is monotonic."""
+    for creation in tuple(node.creations):
+        if creation.idle(now) > PATIENCE:
+            node.counters.note("create.given_up", f"nothing came for {PATIENCE:.0f} s")
+            await creation.abort()
 
 
 class Creation:
@@ -96,6 +108,9 @@ class Creation:
         self._sealing = False
         self._ended = False
         self._extras = 0
+        #: Packets being taken in, and the monotonic time at which the last one was.
+        self._adding = 0
+        self._moved = time.monotonic()
         self._work: set[asyncio.Future[None]] = set()
 
     @property
@@ -108,6 +123,10 @@ class Creation:
         """Bytes copied so far."""
         return self._ingest.bytes_done if self._ingest else 0
 
+    def idle(self, now: float) -> float:
+        """Return for how many seconds nothing has been done for this creation; `now` is monotonic."""
+        return 0.0 if self._adding or self._sealing else now - self._moved
+
     async def open(self) -> None:
         """Make the staging area."""
         store = self.node.stores["disk"]
@@ -116,12 +135,13 @@ class Creation:
 
     async def add(self, entries: Sequence[wire.NewEntry], fds: Sequence[int]) -> None:
         """Copy entries in; one descriptor per file, in order. Closes the descriptors, also when it fails."""
+        self._adding += 1
         try:
             files = [entry for entry in entries if entry.kind == "file"]
             if len(files) != len(fds):
                 raise UsageError(f"{len(files)} files came with {len(fds)} descriptors")
             if self._ended or self._ingest is None:
-                raise Busy("this creation has ended")
+                raise _over()
             if self.files_done + len(files) > self._total_files:
                 raise SourceChanged(
                     f"more than the {self._total_files} files announced arrived",
@@ -136,6 +156,8 @@ class Creation:
                     ingest.add_link(entry.path, entry.target, entry.mtime_ns)
             await self._copy(ingest, list(zip(files, fds, strict=True)))
         finally:
+            self._adding -= 1
+            self._moved = time.monotonic()
             for fd in fds:
                 with contextlib.suppress(OSError):
                     os.close(fd)
@@ -188,7 +210,7 @@ class Creation:
     async def seal(self) -> wire.SetView:
         """Commit what was added. Raises `NameTaken`, `NoSpace` or `IntegrityFailed`; then nothing is left behind."""
         if self._ended or self._sealing or self._ingest is None:
-            raise Busy("this creation has ended")
+            raise _over()
         self._sealing = True
         try:
             known = await to_the_end(self._seal(self._ingest))
@@ -234,3 +256,10 @@ class Creation:
         await memory.release(self.node, self.txid)
         if trashed is not None:
             await asyncio.to_thread(store.empty, trashed)
+
+
+def _over() -> Busy:
+    return Busy(
+        "this creation has ended",
+        hint=f"one to which nothing is added for {PATIENCE / 60:.0f} minutes is given up; create the set again",
+    )

@@ -19,9 +19,12 @@ from cached.storage.copying import copy_content
 MEMORY_COPIED = faults.declare("memory.copied")
 
 
-async def reserve(node: Node, txid: str, owner: str, total_bytes: int, total_files: int) -> None:
-    """Set memory aside for a content that is still to come. Raises `NoSpace`: memory never falls back to disk in
-    silence.
+async def reserve(
+    node: Node, txid: str, owner: str, total_bytes: int, total_files: int, *, fairly: bool = False
+) -> None:
+    """Set memory aside for a content that is still to come, as `Space.reserve` does.
+
+    Raises `NoSpace`: memory never falls back to disk in silence.
     """
     await node.space.reserve(
         ReservationRow(
@@ -30,7 +33,8 @@ async def reserve(node: Node, txid: str, owner: str, total_bytes: int, total_fil
             tier="memory",
             bytes=capacity.estimate(total_bytes, total_files),
             owner=owner,
-        )
+        ),
+        fairly=fairly,
     )
 
 

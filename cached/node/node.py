@@ -34,7 +34,11 @@ from cached.storage.disk import Store
 
 
 class Abortable(Protocol):
-    """Work that an orderly stop ends."""
+    """Work that an orderly stop ends, and a sweep when it has come to a halt."""
+
+    def idle(self, now: float) -> float:
+        """Return for how many seconds nothing has happened; `now` is monotonic."""
+        ...
 
     async def abort(self) -> None:
         """End it and leave nothing behind."""

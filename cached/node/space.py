@@ -88,19 +88,21 @@ class Space:
         ]
         return sum(row.bytes for row in rows if self.leased(row)) + coming
 
-    async def reserve(self, row: ReservationRow) -> None:
-        """Set space aside, durably.
+    async def reserve(self, row: ReservationRow, *, fairly: bool = False) -> None:
+        """Set space aside, durably; `fairly`: if what its owner holds for the same purpose leaves enough for others.
 
-        Raises `NoSpace` or `QuotaExceeded`; then, or when cancelled, nothing is reserved.
+        Raises `NoSpace`, `QuotaExceeded` or `Busy`; then, or when cancelled, nothing is reserved.
         """
         try:
-            await to_the_end(self._reserve(row))
+            await to_the_end(self._reserve(row, fairly))
         except asyncio.CancelledError:
             await to_the_end(self.release(row.txid))
             raise
 
-    async def _reserve(self, row: ReservationRow) -> None:
+    async def _reserve(self, row: ReservationRow, fairly: bool) -> None:
         async with self._lock:
+            if fairly:
+                self._check_share(row)
             if row.logical:
                 policy.quota(self.logical(row.owner), row.logical, self._quota)
             missing = row.bytes - self.free(row.tier)
@@ -160,6 +162,17 @@ class Space:
         if ballast is not None:
             ballast.drop()
         return self._reserved.pop(txid, None) is not None
+
+    def _check_share(self, row: ReservationRow) -> None:
+        whose = (row.tier, row.purpose, row.owner)
+        others = [o.bytes for o in self._reserved.values() if (o.tier, o.purpose, o.owner) == whose]
+        policy.share(others, row.bytes, self._obtainable(row.tier) if others else 0)
+
+    def _obtainable(self, tier: Tier) -> int:
+        """Return the physical bytes that are free, or are given back as soon as they are wanted."""
+        leased = {row.content for row in self._shelf.replicas.values() if self.leased(row)}
+        contents = [row for row in self._shelf.contents.values() if row.tier == tier and row.state == "STABLE"]
+        return max(0, self.free(tier)) + sum(row.physical for row in contents if row.content not in leased)
 
     def _check(self, row: ReservationRow) -> None:
         free = self.free(row.tier)

@@ -12,7 +12,7 @@ from cached import faults
 from cached.catalog.rows import ReplicaRow
 from cached.errors import Busy, CachedError
 from cached.leases import deadline, policy, reclaim
-from cached.node import announce, memory, receive, retire, seeding
+from cached.node import announce, create, memory, receive, retire, seeding
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
 from cached.sets.set import Tier
@@ -62,6 +62,7 @@ async def once(node: Node) -> None:
 async def slowly(node: Node) -> None:
     """Write down the time, forget what is over, and let rest what nobody asks for."""
     await node.catalog.beat()
+    await create.give_up_idle(node, time.monotonic())
     await forget(node)
     await seeding.rest(node, time.monotonic())
 
