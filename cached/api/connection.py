@@ -8,7 +8,6 @@ answers, or has asked for too much at once; other clients never notice.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from cached import packets, wire
+from cached.api.failures import unexpected
 from cached.api.handover import Handover
 from cached.api.metrics import ApiMetrics
 from cached.api.outbox import Outbox
@@ -24,8 +24,6 @@ from cached.api.verbs import Opened, Verbs
 from cached.api.watch import HEARTBEAT, watch
 from cached.errors import CachedError, UsageError
 from cached.node.caller import Caller
-
-log = logging.getLogger(__name__)
 
 #: Requests of one client that may wait; reading stops above.
 MOST_WAITING: Final = 64
@@ -283,9 +281,3 @@ _OPERATIONS: Final = {
     "add": None,
     "seal": Connection._seal,
 }
-
-
-def unexpected(op: str, error: Exception) -> CachedError:
-    """Log what should not have happened, and return what a caller may know of it."""
-    log.error("request.failed op=%s", op, exc_info=error)
-    return CachedError("the daemon met an unexpected error", hint="its log has the details")

@@ -7,7 +7,6 @@ it returned. Every error, the framework's too, is `{"error": {...}}`.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 import time
@@ -24,14 +23,13 @@ from cached import wire
 from cached.api import content, metrics, stream
 from cached.api.auth import Callers
 from cached.api.door import Door
+from cached.api.failures import unexpected
 from cached.api.guests import Guests
 from cached.api.requests import target
 from cached.api.verbs import Opened, Verbs
 from cached.errors import Busy, CachedError, NotFound, UsageError
 from cached.node.caller import Caller
 from cached.sets.names import SetRef
-
-log = logging.getLogger(__name__)
 
 Body = TypeVar("Body")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -152,10 +150,8 @@ class LocalServer:
             return self._refused(op, _translated(request, error), error.status)
         except ConnectionError:
             raise
-        except Exception:
-            log.exception("request.failed op=%s", op)
-            hidden = CachedError("the daemon met an unexpected error", hint="its log has the details")
-            return self._refused(op, hidden)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+            return self._refused(op, unexpected(op, error))
         finally:
             self._counted.answered(op, time.perf_counter() - started)
 

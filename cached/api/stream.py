@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from cached import wire
+from cached.api.failures import in_words
 from cached.api.verbs import Report
 from cached.api.watch import HEARTBEAT, REPORT_EVERY
 from cached.errors import CachedError
@@ -91,5 +92,5 @@ def _last_line(task: asyncio.Task[Any]) -> bytes:
     if error is None:
         return wire.encode({"result": task.result()}) + b"\n"
     if not isinstance(error, CachedError):
-        error = CachedError("the daemon met an unexpected error", hint="its log has the details")
+        error = in_words(error)
     return wire.encode(error.to_wire()) + b"\n"

@@ -119,17 +119,27 @@ async def _publish(
     async with node.locks(f"content {content}"):
         if _is_going(node, content):
             raise Busy("the same files are just being deleted here", hint="try again")
-        was_there = (content, "disk") in node.shelf.contents
-        await asyncio.to_thread(store.publish, order.txid, content)
-        faults.point(CREATE_PUBLISHED)
+        was_there = await asyncio.to_thread(store.has, content)
         try:
+            await asyncio.to_thread(store.publish, order.txid, content)
+            faults.point(CREATE_PUBLISHED)
             await node.shelf.keep(_changes(node, order, known, replaced, manifest))
-        except CachedError:
-            trashed = None if was_there else await asyncio.to_thread(store.retire, content)
-            if trashed is not None:
-                await asyncio.to_thread(store.empty, trashed)
+        except Exception:
+            if not was_there:
+                await _take_back(node, content)
             raise
         faults.point(CREATE_COMMITTED)
+
+
+async def _take_back(node: Node, content: str) -> None:
+    """Remove what was published but never committed; what cannot be removed now is found at the next start."""
+    store = node.stores["disk"]
+    try:
+        trashed = await asyncio.to_thread(store.retire, content)
+        if trashed is not None:
+            await asyncio.to_thread(store.empty, trashed)
+    except (CachedError, OSError) as error:
+        node.counters.note("create.left_behind", str(error), content=content[:12])
 
 
 def _is_going(node: Node, content: str) -> bool:

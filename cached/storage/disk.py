@@ -23,6 +23,7 @@ import fcntl
 import os
 import re
 import stat
+import threading
 from pathlib import Path
 
 from cached import faults
@@ -54,6 +55,7 @@ class Store:
         self.tier: Tier = tier
         self.headroom = headroom
         self._lock: int | None = None
+        self._emptying = threading.Lock()
 
     # The store as a whole.
 
@@ -230,10 +232,11 @@ class Store:
         return self._to_trash(self._home(content), f"content-{content}")
 
     def empty(self, trashed: Path) -> int:
-        """Delete what `retire` or `discard` returned; return the bytes given back. May be repeated."""
+        """Delete what `retire` or `discard` returned; return the bytes given back. May be repeated, also at the same time."""
         if trashed.parent != self.root / "trash":
             raise ValueError(f"{trashed} is not in the trash of {self.root}")
-        return trash.empty(trashed)
+        with self._emptying:
+            return trash.empty(trashed)
 
     # Listings, for reconciliation.
 

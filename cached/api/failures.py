@@ -1,0 +1,38 @@
+"""What a caller may know of an error that nobody expected: the disk's in words, anything else without its insides."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import Final
+
+from cached.errors import CachedError, NoSpace
+
+log = logging.getLogger(__name__)
+
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
+_FAILING: Final = {errno.EIO, errno.EROFS, errno.EUCLEAN, errno.ENODEV, errno.ENXIO}
+
+
+def unexpected(op: str, error: BaseException) -> CachedError:
+    """Log what should not have happened while `op` was served, and return the error that its caller gets."""
+    if _of_the_disk(error):
+        log.error("request.failed op=%s reason=%s", op, error)
+    else:
+        log.error("request.failed op=%s", op, exc_info=error)
+    return in_words(error)
+
+
+def in_words(error: BaseException) -> CachedError:
+    """Return the error that a caller gets."""
+    if not _of_the_disk(error):
+        return CachedError("the daemon met an unexpected error", hint="its log has the details")
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return NoSpace("the node's disk is full", hint="free space on the node's partitions, then try again")
+    return CachedError(
+        f"the node's disk fails: {error}", hint="tell its operator; another node may have the set"
+    )
+
+
+def _of_the_disk(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in _FULL | _FAILING
