@@ -27,9 +27,7 @@ _SLACK = 60
 @click.option(
     "--min-lease", type=Duration(), default="0", help="Refuse rather than take a shorter lease than this."
 )
-@click.option(
-    "--requirements", metavar="EXPR", help="ClassAd expression that a node must satisfy."
-)
+@click.option("--requirements", metavar="EXPR", help="ClassAd expression that a node must satisfy.")
 @click.option("--replicas", type=Replicas(), help="Copies besides this node's (default: as the node says).")
 @click.option("--methods", type=Methods(), metavar="M[,M]", help="How it may travel: bittorrent, direct.")
 @click.option("--tier", type=click.Choice(["disk", "memory"]), help="Where nodes keep it (default: disk).")
