@@ -232,7 +232,7 @@ class Store:
         return self._to_trash(self._home(content), f"content-{content}")
 
     def empty(self, trashed: Path) -> int:
-        """Delete what `retire` or `discard` returned; return the bytes given back. May be repeated, also at the same time."""
+        """Delete what `retire` or `discard` returned; return the bytes given back. Any number of calls may run."""
         if trashed.parent != self.root / "trash":
             raise ValueError(f"{trashed} is not in the trash of {self.root}")
         with self._emptying:
