@@ -171,7 +171,9 @@ class Space:
     def _obtainable(self, tier: Tier) -> int:
         """Return the physical bytes that are free, or are given back as soon as they are wanted."""
         leased = {row.content for row in self._shelf.replicas.values() if self.leased(row)}
-        contents = [row for row in self._shelf.contents.values() if row.tier == tier and row.state == "STABLE"]
+        contents = [
+            row for row in self._shelf.contents.values() if row.tier == tier and row.state == "STABLE"
+        ]
         return max(0, self.free(tier)) + sum(row.physical for row in contents if row.content not in leased)
 
     def _check(self, row: ReservationRow) -> None:
