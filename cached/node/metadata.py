@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from dataclasses import dataclass
 
 import msgspec
 
-from cached.errors import CachedError, Forbidden, IntegrityFailed, NoSource, NotFound
+from cached.errors import Busy, CachedError, Forbidden, IntegrityFailed, NoSource, NoSpace, NotFound
 from cached.node import sources
 from cached.node.node import Node
 from cached.node.shelf import Known
@@ -18,15 +19,24 @@ from cached.replication.transfer import Progress
 from cached.sets import manifest as manifests
 from cached.sets.leaves import check_all_leaves, decode_mtimes
 from cached.sets.manifest import Manifest
-from cached.sets.set import Tier
+from cached.sets.merkle import DIGEST, LEAF
+from cached.sets.set import SetRecord, Tier
 from cached.storage.disk import Store
 
 #: Name of the peers' stream.
 STREAM = "metadata"
-#: Most bytes of metadata that are taken from a peer: so many besides the share of each file and of the files' bytes.
-LIMIT = 64 << 20
-PER_FILE = 8192
-PER_BYTE = 1 / 256
+#: Longest head, and longest line of a file in a manifest, in bytes; the shortest line of anything.
+HEAD = 256
+LINE = 4224
+SHORTEST = 4
+#: Bytes of a manifest for directories and links, which a record does not count.
+EXTRAS = 64 << 20
+#: Metadata on its way takes at most this part of the machine's memory, what is small not counted, in bytes.
+MEMORY_SHARE = 8
+SMALL = 1 << 20
+#: A peer is left after so many seconds, unless it has sent so many bytes a second beyond them.
+GRACE = 30.0
+SLOWEST = 64 << 10
 #: Rounds over all holders, and the pause between them, in seconds.
 ROUNDS = 5
 PAUSE = 1.0
@@ -48,9 +58,14 @@ class Lengths(msgspec.Struct, frozen=True, kw_only=True):
     leaves: int
     mtimes: int
 
+    @property
+    def total(self) -> int:
+        """Bytes of all parts."""
+        return self.manifest + self.leaves + max(0, self.mtimes)
+
 
 def local(node: Node, content: str) -> Store | None:
-    """Return a store of this node that has the content, if any."""
+    """Return a store of this node that has the content, if any; one that has it whole comes first."""
     tiers: tuple[Tier, ...] = ("memory", "disk")
     for tier in tiers:
         row = node.shelf.contents.get((content, tier))
@@ -108,27 +123,82 @@ def _holders(node: Node, known: Known) -> list[str]:
 
 
 async def _from(node: Node, peer: str, known: Known) -> Metadata:
-    received = bytearray()
-    limit = LIMIT + known.record.files * PER_FILE + int(known.record.bytes * PER_BYTE)
+    """Take what one peer sends, as long as it keeps coming, and no more than the record allows for."""
     query = {"content": known.record.content, "set": known.record.id}
-    async with contextlib.aclosing(node.link.fetch(peer, STREAM, query, 30.0)) as chunks:  # type: ignore[type-var]
-        async for chunk in chunks:
-            received += chunk
-            if len(received) > limit:
-                raise IntegrityFailed("a peer sent more metadata than any set has")
-    return await asyncio.to_thread(_parse, bytes(received), known.record.content)
-
-
-def _parse(data: bytes, content: str) -> Metadata:
-    head, _, body = data.partition(b"\n")
+    loop = asyncio.get_running_loop()
+    received, claimed = bytearray(), 0
+    lengths: Lengths | None = None
     try:
-        lengths = msgspec.json.decode(head, type=Lengths)
-    except msgspec.DecodeError as error:
+        async with asyncio.timeout_at(loop.time() + GRACE) as patience:
+            async with contextlib.aclosing(node.link.fetch(peer, STREAM, query, GRACE)) as chunks:  # type: ignore[type-var]
+                begun = loop.time()
+                async for chunk in chunks:
+                    received += chunk
+                    if lengths is None and (lengths := _head(received)) is not None:
+                        _check_lengths(lengths, known.record)
+                        claimed = _claim(node, lengths.total)
+                    if lengths is not None and len(received) > lengths.total:
+                        raise IntegrityFailed("a peer sent more metadata than it had said")
+                    patience.reschedule(begun + GRACE + len(received) / SLOWEST)
+        if lengths is None or len(received) != lengths.total:
+            raise NoSource("a peer broke off while it sent metadata")
+        return await asyncio.to_thread(_parse, received, lengths, known.record.content)
+    except TimeoutError:
+        raise NoSource("a peer sent its metadata too slowly") from None
+    finally:
+        node.metadata_coming -= claimed
+
+
+def _head(received: bytearray) -> Lengths | None:
+    """Take the head off what has come so far; None while it is not whole."""
+    end = received.find(b"\n")
+    if end < 0 and len(received) <= HEAD:
+        return None
+    try:
+        lengths = msgspec.json.decode(received[: max(end, 0)], type=Lengths)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise IntegrityFailed("a peer sent metadata that is not well formed") from error
+    del received[: end + 1]
+    return lengths
+
+
+def _check_lengths(lengths: Lengths, record: SetRecord) -> None:
+    most = Lengths(
+        manifest=min(manifests.MAX_MANIFEST, EXTRAS + record.files * LINE),
+        leaves=record.bytes // (LEAF // DIGEST) + record.files * DIGEST,
+        mtimes=8 * (lengths.manifest // SHORTEST),
+    )
+    fits = (
+        0 <= lengths.manifest <= most.manifest
+        and 0 <= lengths.leaves <= most.leaves
+        and -1 <= lengths.mtimes <= most.mtimes
+    )
+    if not fits:
+        raise IntegrityFailed("a peer has more metadata than a set of that size may have")
+
+
+def _claim(node: Node, wanted: int) -> int:
+    """Count what is coming, so that all peers together never fill the memory. Return what to take off later."""
+    if wanted <= SMALL:
+        return 0
+    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MEMORY_SHARE
+    if wanted > most:
+        raise NoSpace(
+            "the metadata of this set does not fit into the memory of this node",
+            bytes_needed=wanted,
+            bytes_free=most,
+        )
+    if node.metadata_coming + wanted > most:
+        raise Busy("too much metadata is on its way to this node", hint="try again in a moment")
+    node.metadata_coming += wanted
+    return wanted
+
+
+def _parse(received: bytearray, lengths: Lengths, content: str) -> Metadata:
+    parts = memoryview(received)
     first, second = lengths.manifest, lengths.manifest + lengths.leaves
-    if min(lengths.manifest, lengths.leaves) < 0 or len(body) != second + max(0, lengths.mtimes):
-        raise NoSource("a peer broke off while it sent metadata")
-    return _checked(body[:first], body[first:second], body[second:] if lengths.mtimes >= 0 else None, content)
+    times = bytes(parts[second:]) if lengths.mtimes >= 0 else None
+    return _checked(bytes(parts[:first]), bytes(parts[first:second]), times, content)
 
 
 def _checked(data: bytes, leaves: bytes, mtimes: bytes | None, content: str) -> Metadata:

@@ -99,6 +99,8 @@ class Node:
     accepted: dict[str, str] = field(default_factory=dict)
     #: The node whose offer was accepted, by set id.
     sources: dict[str, str] = field(default_factory=dict)
+    #: Bytes of metadata that peers are sending at present.
+    metadata_coming: int = 0
     #: Sets whose bytes were lost while their grant holds: fetched again until that ends.
     owed: set[str] = field(default_factory=set)
     #: By content in the swarm: bytes sent, and the monotonic time since when it has been so many.
