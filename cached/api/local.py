@@ -36,6 +36,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: Largest request body, in bytes.
 MOST_BODY: Final = 1 << 20
+#: Bytes of a request line: a job's ad travels in one, percent-encoded.
+_MOST_LINE: Final = 1 << 18
 #: Requests of one user in progress at a time.
 MOST_AT_ONCE: Final = 128
 #: Idle connections are kept so long, in seconds.
@@ -101,7 +103,13 @@ class LocalServer:
         """Serve clients of a listening socket, which stays the caller's."""
         app = web.Application(middlewares=[self._guard], client_max_size=MOST_BODY)
         app.router.add_routes(self.routes())
-        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=_KEEPALIVE, shutdown_timeout=2.0)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            keepalive_timeout=_KEEPALIVE,
+            shutdown_timeout=2.0,
+            max_line_size=_MOST_LINE,
+        )
         await self._runner.setup()
         assert self._runner.server is not None
         self._door = Door(listener, Guests(self._runner.server, limit=self._limit).welcome)

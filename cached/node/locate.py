@@ -1,5 +1,5 @@
-"""Locate: where the data of some sets lies, as a ranking of nodes for a scheduler; answered from this node's
-directory.
+"""Locate: where the data of some sets lies, as a ranking of nodes for a scheduler and its job; answered from this
+node's directory.
 """
 
 from __future__ import annotations
@@ -7,8 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cached import wire
-from cached.errors import UsageError
-from cached.node import consent
+from cached.errors import BadExpression, UsageError
+from cached.matching import jobads
+from cached.matching.ads import Ad
+from cached.node import announce, consent
 from cached.node.access import resolve
 from cached.node.caller import Caller
 from cached.node.node import Node
@@ -17,26 +19,52 @@ from cached.peers.records import HolderEntry, NodeEntry
 from cached.scheduling import locality
 from cached.sets.names import parse_ref
 
-#: States by how far a replica is, for the one word that sums up several sets.
+#: States by how far a replica is: of those of several sets on a node, the first sums them up.
 _ORDER = ("GOING", "REJECTED", "REQUESTED", "TRANSFERRING", "EXPIRED", "COMMITTED")
 
 
 async def locate(node: Node, caller: Caller, names: Sequence[str], job_ad: str | None) -> wire.LocateReply:
-    """Rank the live nodes by how near they are to having all the sets. Raises `NotFound`, `AmbiguousName`,
-    `BadExpression`.
+    """Rank the live nodes by how near they are to having all the sets.
+
+    A node matches when it holds all the sets or may be asked to, and the job's requirements, if there is a job, hold
+    there. Raises `NotFound`, `AmbiguousName`, `BadExpression`, `UsageError`.
     """
     if not names:
         raise UsageError("no set is named", hint="cached locate NAME...")
     sets = [resolve(node.shelf, caller, parse_ref(name)) for name in names]
-    if job_ad:
-        await node.matchmaker.check(job_ad)
+    job = await _job(node, job_ad) if job_ad is not None else None
     entries = [entry for entry in node.directory.nodes() if entry.alive]
     agreed = await _agreed(node, sets, entries)
-    candidates = [_candidate(node, sets, entry, entry.record.id in agreed) for entry in entries]
+    runs = await _runs(node, job, entries) if job is not None else {entry.record.id for entry in entries}
+    candidates = [
+        _candidate(node, sets, entry, agreed=entry.record.id in agreed, runs=entry.record.id in runs)
+        for entry in entries
+    ]
     return wire.LocateReply(
         items=[_view(found) for found in locality.rank(candidates)],
         directory_age_seconds=round(node.directory.age_seconds(), 3),
     )
+
+
+async def _job(node: Node, text: str) -> Ad:
+    """Read the job's ad. What ClassAd itself cannot read is left out, unless the requirements depend on it."""
+    job = jobads.read(text)
+    broken = set()
+    for name, expression in jobads.texts(job):
+        try:
+            await node.matchmaker.check(expression)
+        except BadExpression as error:
+            if name.lower() in job.needed:
+                raise BadExpression(f"job ad, {name}: {error.message}", hint=error.hint) from error
+            broken.add(name)
+    return jobads.without(job, broken).ad
+
+
+async def _runs(node: Node, job: Ad, entries: Sequence[NodeEntry]) -> set[str]:
+    """Return the ids of the nodes where the job's requirements hold; whether a node likes the job is not asked."""
+    ads = [announce.ad(node) if entry.record.id == node.id else dict(entry.record.ad) for entry in entries]
+    verdicts = await node.matchmaker.match([(job, ad) for ad in ads])
+    return {entry.record.id for entry, verdict in zip(entries, verdicts, strict=True) if verdict.set_side}
 
 
 async def _agreed(node: Node, sets: Sequence[Known], entries: Sequence[NodeEntry]) -> set[str]:
@@ -50,20 +78,21 @@ async def _agreed(node: Node, sets: Sequence[Known], entries: Sequence[NodeEntry
     return agreed
 
 
-def _candidate(node: Node, sets: Sequence[Known], entry: NodeEntry, matches: bool) -> locality.Candidate:
+def _candidate(
+    node: Node, sets: Sequence[Known], entry: NodeEntry, *, agreed: bool, runs: bool
+) -> locality.Candidate:
     held = [_holding(node, known, entry) for known in sets]
     there = [holder.holding for holder in held if holder is not None]
-    states = [holder.holding.state if holder is not None else "" for holder in held]
     leases = [holding.lease_seconds_left for holding in there]
     return locality.Candidate(
         node=entry.record.name,
         host=entry.record.host,
-        state=min(states, key=lambda state: _ORDER.index(state) if state else -1),
+        state=min((holding.state for holding in there), key=_ORDER.index, default=""),
         bytes_present=sum(holding.bytes_present for holding in there),
         bytes_wanted=sum(known.record.bytes for known in sets),
         lease_seconds_left=min(leases) if len(leases) == len(sets) else None,
         free_bytes=entry.record.free_bytes,
-        matches=matches or all(states),
+        matches=runs and (agreed or len(there) == len(sets)),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import IO, Any
 
 import click
+from cached.errors import UsageError
 from cached.units import format_duration
 
 from cached_cli.command import CachedCommand, set_argument, set_names
@@ -34,17 +35,26 @@ def match(session: Session, name: str) -> None:
     "--job-ad",
     type=click.File("r", encoding="utf-8"),
     metavar="FILE",
-    help="Rank for this job: a file with its ClassAd, `-` for stdin.",
+    help="Match this job too: a file with its ClassAd, in new or old syntax; `-` for stdin.",
 )
 @pass_session
 def locate(session: Session, names: tuple[str, ...], form: str, job_ad: IO[str] | None) -> None:
     """Rank the nodes by how near the data of the sets is, the best first."""
-    found = plain(session.client().locate(list(names), job_ad=job_ad.read() if job_ad else None))
+    found = plain(session.client().locate(list(names), job_ad=_text(job_ad) if job_ad else None))
     if session.json or form == "json":
         return emit_json(found)
     columns = ["NODE", "HOST", "STATE", ">PRESENT", ">WANTED", "LEASE", ">FREE", "MATCHES", "ESTIMATE"]
     table(session, columns, (_place(entry) for entry in found["items"]))
     return talk(f"as this node knew it {format_duration(found['directory_age_seconds'])} ago")
+
+
+def _text(file: IO[str]) -> str:
+    try:
+        return file.read()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{file.name} is no text: it is not UTF-8", hint="--job-ad takes a ClassAd"
+        ) from error
 
 
 def refuser(entry: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import time
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +102,12 @@ def test_every_error_has_the_one_form_and_leaks_nothing(http_, method, path, bod
 def test_update_passes_on_only_what_was_given(http_, daemon):
     assert http_.json("PATCH", "/v1/sets/nr", {"share": "public", "replicas": -1})[0] == 200
     assert daemon.node.calls[-1][2] == {"share": "public", "replicas": -1}
+
+
+def test_the_ad_of_a_real_job_fits_into_a_request(http_, daemon):
+    ad = 'Environment = "' + "x y;" * 16_000 + '"'
+    assert http_.json("GET", f"/v1/locate?name=nr&job_ad={urllib.parse.quote(ad)}")[0] == 200
+    assert daemon.node.calls[-1] == ("locate", ("nr",), ad)
 
 
 def test_extend_delete_match_nodes_status_usage_locate_answer(http_, daemon):

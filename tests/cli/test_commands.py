@@ -181,6 +181,10 @@ def test_locate_ranks_and_tells_how_old_its_knowledge_is(run, client, tmp_path):
     row = " ".join(plain.out.splitlines()[1].split())
     assert row == "n1 h COMMITTED 1.0 KiB 1.0 KiB - 2.0 KiB yes 0s"
     assert plain.err == "as this node knew it 1s ago\n"
+    run("locate", "nr", "--job-ad", "-", input="[A = 1]")
+    assert client.last[2] == {"job_ad": "[A = 1]"}
+    ad.write_bytes(b"\xff")
+    assert run("locate", "nr", "--job-ad", str(ad)).code == 2
     found = run("locate", "nr", "--format", "json").json
     assert found["directory_age_seconds"] == 1.5
     assert found["items"][0]["estimate_seconds"] == 0
