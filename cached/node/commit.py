@@ -17,7 +17,7 @@ from cached.node.node import Node
 from cached.node.options import Wanted
 from cached.node.shelf import Changes, Edit, Known
 from cached.sets.manifest import Manifest
-from cached.sets.set import SetRecord
+from cached.sets.set import SetRecord, set_id
 from cached.storage.staging import Staging
 
 CREATE_PUBLISHED = faults.declare("create.published")
@@ -87,11 +87,13 @@ def _chosen(node: Node, order: Order, existing: Known | None, manifest: Manifest
 
 def _new(node: Node, order: Order, manifest: Manifest, content: str) -> Known:
     terms = order.terms
+    nonce = node.new_id()
     record = SetRecord(
-        id=node.new_id(),
+        id=set_id(order.owner, content, nonce),
         name=order.name,
         owner=order.owner,
         content=content,
+        nonce=nonce,
         bytes=manifest.total_bytes,
         files=manifest.file_count,
         requirements=terms.requirements,

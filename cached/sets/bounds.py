@@ -10,7 +10,7 @@ from typing import Final
 
 from cached.errors import CachedError, IntegrityFailed
 from cached.sets.names import check_owner, check_set_name, check_share
-from cached.sets.set import ALL, SetRecord
+from cached.sets.set import ALL, SetRecord, set_id
 
 #: Largest encoded record, in bytes: an expression of 4 KiB, escaped, and names.
 MAX_PAYLOAD: Final = 64 * 1024
@@ -20,7 +20,7 @@ MAX_NUMBER: Final = 2**60
 MAX_SECONDS: Final = 2**50
 MAX_REPLICAS: Final = 1_000_000
 
-_SET_ID = re.compile(r"[0-9a-f]{32}")
+_NONCE = re.compile(r"[0-9a-f]{32}")
 _CONTENT = re.compile(r"[0-9a-f]{64}")
 
 
@@ -39,7 +39,8 @@ def check_record(record: SetRecord) -> None:
 
 def _checks(record: SetRecord) -> dict[str, bool]:
     return {
-        "id": _SET_ID.fullmatch(record.id) is not None,
+        "nonce": _NONCE.fullmatch(record.nonce) is not None,
+        "id": record.id == set_id(record.owner, record.content, record.nonce),
         "content": _CONTENT.fullmatch(record.content) is not None,
         "bytes": 0 <= record.bytes <= MAX_NUMBER,
         "files": 0 <= record.files <= MAX_NUMBER,

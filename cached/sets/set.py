@@ -7,6 +7,7 @@ pass them on.
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Literal
 
 import msgspec
@@ -26,13 +27,15 @@ class SetRecord(msgspec.Struct, frozen=True, kw_only=True):
     the record on says how long ago that was (`SignedRecord.age_seconds`).
     """
 
-    #: Random, 32 hex digits; never reused.
+    #: 32 hex digits, never reused: `set_id` of owner, content and nonce, so that nobody can use the id of another's set.
     id: str
     name: str
     #: `user` or `user@domain`.
     owner: str
     #: Content id, 64 hex digits.
     content: str
+    #: Random, 32 hex digits: what makes the id of each creation another one.
+    nonce: str = ""
     #: Sum of the sizes of all files, in bytes.
     bytes: int
     #: Number of regular files.
@@ -76,6 +79,11 @@ class SignedRecord(msgspec.Struct, frozen=True, kw_only=True):
     def record(self) -> SetRecord:
         """Decode the payload, without checking the signature (see `cached.peers.identity`)."""
         return msgspec.json.decode(self.payload, type=SetRecord)
+
+
+def set_id(owner: str, content: str, nonce: str) -> str:
+    """Return the id of the set that an owner makes of a content."""
+    return sha256(f"cached-set 1\n{owner}\n{content}\n{nonce}\n".encode()).hexdigest()[:32]
 
 
 def newer(left: SignedRecord, right: SignedRecord) -> SignedRecord:

@@ -16,7 +16,7 @@ from cached.peers.identity import Identity
 from cached.peers.keyfile import write_private
 from cached.peers.link import Link
 from cached.peers.records import Holding, NodeContents, digest
-from cached.sets.set import SetRecord, SignedRecord, newer
+from cached.sets.set import SetRecord, SignedRecord, newer, set_id
 from tests.cluster.kit import noise
 from tests.daemons.cluster import Cluster, Node
 
@@ -64,10 +64,12 @@ class Liar:
 
     def sign(self, **values: Any) -> SignedRecord:
         record: dict[str, Any] = {
-            "id": "ab" * 16, "name": "mine", "owner": "me@elsewhere", "bytes": len(SECRET), "files": 1,
+            "nonce": "ab" * 16, "name": "mine", "owner": "me@elsewhere", "bytes": len(SECRET), "files": 1,
             "originator": self.identity.node_id, "lease_seconds": 3600,
         }  # fmt: skip
-        return self.identity.sign(msgspec.json.encode(SetRecord(**record | values)))
+        record |= values
+        record.setdefault("id", set_id(record["owner"], record["content"], record["nonce"]))
+        return self.identity.sign(msgspec.json.encode(SetRecord(**record)))
 
     async def ask(self, method: str, body: dict[str, Any]) -> Any:
         return await self.link.call(self.victim.id, method, msgspec.to_builtins(body), 10.0)
@@ -146,7 +148,9 @@ def test_knowing_a_content_id_is_no_right_to_its_bytes(cluster):
 
     lying(cluster, node, scene)
     assert node.show("secret")["state"] == "COMMITTED"
-    assert node.cli("show", "id:" + "ab" * 16, check=False).returncode in (0, 3)
+    assert node.cli(
+        "show", "id:" + set_id("me@elsewhere", made["content"], "ab" * 16), check=False
+    ).returncode in (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +173,7 @@ def test_an_impossible_record_is_refused_and_gossip_goes_on(cluster, values):
         assert (await liar.offer(signed))["answer"] == "REJECTED"
         with pytest.raises(CachedError):
             await liar.ask("set.learn", {"record": signed})
-        liar.book.records["ab" * 16] = signed
+        liar.book.records[signed.record().id] = signed
         await liar.directory._gossip.swap(node.id)
         liar.book.records.clear()
         with pytest.raises(NotFound):

@@ -88,11 +88,29 @@ def test_a_record_with_another_content_or_owner_is_refused(tmp_path):
             first = a.shelf.known[view.id].signed
             await book.learn(b, first)
             for changes in ({"content": "0" * 64}, {"owner": "mallory"}):
-                with pytest.raises(NotFound):
+                with pytest.raises(IntegrityFailed):
                     await book.learn(b, signed_by(a, first, revision=9, **changes))
+                with pytest.raises(NotFound):
+                    await book.learn(b, signed_by(a, first, revision=9, **changes), verified=True)
                 await w.books["b"].take([signed_by(a, first, revision=9, **changes)], a.id)
             assert b.shelf.known[view.id].signed.payload == first.payload
             assert b.counters.snapshot()["record.refused"] == 2
+
+    asyncio.run(story())
+
+
+def test_nobody_can_take_the_id_of_a_set_of_another_domain_before_it_is_known(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, liar = await w.node("a", domain="physics.edu"), await w.node("liar", domain="biology.edu")
+            b = await w.node("b", domain="physics.edu")
+            view = await create_set(a, caller("alice@physics.edu"), "nr", FILES, replicas=0)
+            first = a.shelf.known[view.id].signed
+            for changes in ({}, {"content": "0" * 64}, {"status": "deleted"}):
+                squatting = signed_by(liar, first, owner="mallory@biology.edu", revision=9, **changes)
+                with pytest.raises(IntegrityFailed):
+                    await book.learn(b, squatting)
+            assert (await book.learn(b, first)).record.owner == "alice@physics.edu"
 
     asyncio.run(story())
 

@@ -13,7 +13,7 @@ from cached.peers.identity import Identity
 from cached.peers.keyfile import write_private
 from cached.peers.link import Link
 from cached.peers.records import Holding, NodeContents, digest
-from cached.sets.set import SetRecord, SignedRecord, newer
+from cached.sets.set import SetRecord, SignedRecord, newer, set_id
 
 FAST = Pace(round=0.1, alone=0.05, dead=1.0, rumour=0.01, heal=3, same_start=0.3)
 
@@ -82,14 +82,15 @@ class Node:
     def alive(self):
         return {entry.record.id for entry in self.directory.nodes() if entry.alive}
 
-    def sign(self, set_id="ab" * 16, revision=1, status="live", owner="ada"):
+    def sign(self, nonce="ab" * 16, revision=1, status="live", owner="ada"):
+        known_as = set_id(owner, "cd" * 32, nonce)
         record = SetRecord(
-            id=set_id, name="nr", owner=owner, content="cd" * 32, bytes=1, files=1, originator=self.id,
+            id=known_as, nonce=nonce, name="nr", owner=owner, content="cd" * 32, bytes=1, files=1, originator=self.id,
             lease_seconds=60, revision=revision, status=status,
         )  # fmt: skip
         signed = self.identity.sign(msgspec.json.encode(record))
         self.book.put(signed)
-        self.directory.announce([set_id])
+        self.directory.announce([known_as])
         return signed
 
 
@@ -224,7 +225,7 @@ def test_records_and_tombstones_of_sets_reach_all_also_late_comers(play):
         nodes = [a, b, c, late]
         await until(lambda: len({str(sorted(node.book.known().items())) for node in nodes}) == 1)
         assert len(late.book.records) == 601
-        assert late.book.records["ab" * 16].record().status == "deleted"
+        assert late.book.records[set_id("ada", "cd" * 32, "ab" * 16)].record().status == "deleted"
         await asyncio.sleep(10 * FAST.round)
         offered = [node.book.offered for node in nodes]
         await asyncio.sleep(10 * FAST.round)
@@ -241,7 +242,7 @@ def test_a_record_that_the_signer_may_not_make_is_not_taken(play):
         a.sign("00" * 16)
         await until(lambda: b.book.records)
         await asyncio.sleep(5 * FAST.round)
-        assert list(b.book.records) == ["00" * 16]
+        assert list(b.book.records) == [set_id("ada", "cd" * 32, "00" * 16)]
 
     play(scene)
 
@@ -305,8 +306,8 @@ def test_a_node_that_cannot_be_dialled_takes_part_and_says_so(play):
         assert await b.link.call(hidden.id, "echo", {"x": 2}) == {"x": 2}
         a.sign()
         await until(lambda: hidden.book.records)
-        hidden.sign("01" * 16)
-        await until(lambda: "01" * 16 in b.book.records)
+        made = hidden.sign("01" * 16).record()
+        await until(lambda: made.id in b.book.records)
         await asyncio.sleep(2 * FAST.dead)
         assert hidden.id in a.alive() & b.alive()
         hidden.directory._advertise = f"127.0.0.1:{hidden.link.port}"

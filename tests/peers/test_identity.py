@@ -11,12 +11,13 @@ from cached.peers.authority import admit, describe, init_cluster, revoke
 from cached.peers.identity import Identity
 from cached.peers.keyfile import read_key_file, write_private
 from cached.peers.records import Beat
-from cached.sets.set import SetRecord, SignedRecord
+from cached.sets.set import SetRecord, SignedRecord, set_id
 
 
 def payload(owner: str = "ada", **values: object) -> bytes:
     record = SetRecord(
-        id="ab" * 16,
+        id="",
+        nonce="ab" * 16,
         name="nr",
         owner=owner,
         content="cd" * 32,
@@ -25,7 +26,10 @@ def payload(owner: str = "ada", **values: object) -> bytes:
         originator="x",
         lease_seconds=60,
     )
-    return msgspec.json.encode(msgspec.structs.replace(record, **values))
+    record = msgspec.structs.replace(record, **values)
+    if "id" not in values:
+        record = msgspec.structs.replace(record, id=set_id(record.owner, record.content, record.nonce))
+    return msgspec.json.encode(record)
 
 
 @pytest.fixture
@@ -82,6 +86,10 @@ def test_a_record_of_another_cluster_is_not_believed(tmp_path, key_file):
     [
         {"id": "../../../../../../tmp/written-by-a-peer"},
         {"id": ""},
+        {"id": set_id("bob", "cd" * 32, "ab" * 16)},
+        {"id": set_id("ada", "ce" * 32, "ab" * 16)},
+        {"nonce": "AB" * 16},
+        {"nonce": ""},
         {"content": "../" * 20},
         {"name": "a/b"},
         {"owner": "a:b"},
