@@ -28,8 +28,11 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)
 	@$(RUN)python -m bench.demo
 
+# Most daemon tests wait for other processes: more workers than processors pay.
+JOBS ?= 3
+
 test: lint
-	$(RUN)python -m pytest
+	$(RUN)python -m pytest -n $(JOBS) --dist loadfile
 
 unit: $(READY)
 	$(RUN)python -m pytest -m "not daemon and not crash and not root"

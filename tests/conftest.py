@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+#: No test depends on how fast the machine is.
+settings.register_profile("cached", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("cached")
 
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 
