@@ -107,7 +107,9 @@ class Source:
                     yield found, -1
                     continue
                 if not found.below:
-                    yield found, _checked(found, self._shown(found.below), os.open(self.path, _FILE))
+                    with _named(self.path, moved=True):
+                        descriptor = os.open(self.path, _FILE)
+                    yield found, _checked(found, self.path, descriptor)
                     continue
                 if folders is None:
                     folders = Folders(self.path)

@@ -143,9 +143,11 @@ class Creation:
             if self._ended or self._ingest is None:
                 raise _over()
             if self.files_done + len(files) > self._total_files:
+                surplus = files[max(0, self._total_files - self.files_done)].path
                 raise SourceChanged(
-                    f"more than the {self._total_files} files announced arrived",
+                    f"{surplus!r} is one file more than the {self._total_files} announced",
                     hint="the directory grew while it was read",
+                    path=surplus,
                 )
             ingest = self._ingest
             await self._make_room_for(len(entries) - len(files))

@@ -7,17 +7,20 @@ is read is an error.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 import struct
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
 from cached import faults
-from cached.errors import BadName, Busy, NoSpace, SourceChanged, UnsupportedFile
+from cached.errors import BadName, Busy, NoSpace, SourceChanged, UnsupportedFile, UsageError
 from cached.sets import manifest as manifests
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import root_from_leaves
@@ -63,11 +66,13 @@ class Ingest:
         """Copy a regular file from `fd` to `path`; the caller keeps and closes the descriptor.
 
         `SourceChanged` when it is not `size` bytes long or changes meanwhile, `NoSpace` beyond the
-        reservation, `BadName` for a path that breaks the rules or came before, `UnsupportedFile` for
-        anything but a regular file.
+        reservation, `BadName` for a path that breaks the rules, came before, or lies below a file or link,
+        `UnsupportedFile` for anything but a regular file, `UsageError` for a descriptor not open for reading.
         """
         check_path(path)
         before = os.fstat(fd)
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_PATH | os.O_WRONLY):
+            raise UsageError(f"the descriptor of {path!r} is not open for reading", path=path)
         if not stat.S_ISREG(before.st_mode):
             raise UnsupportedFile(f"{path!r} is not a regular file", path=path)
         if before.st_size != size:
@@ -75,6 +80,12 @@ class Ingest:
         self._claim(path, size)
         with files.translated(path):
             leaves = self._take(path, fd, size, executable, mtime_ns)
+            if not size and os.pread(fd, 1, 0):
+                raise UnsupportedFile(
+                    f"{path!r} says that it is empty and is not, as files of /proc do",
+                    hint="put a copy of it into the set",
+                    path=path,
+                )
         _check_unchanged(path, before, os.fstat(fd))
         entry = Entry(path=path, kind="file", size=size, executable=executable, root=root_from_leaves(leaves))
         with self._lock:
@@ -88,7 +99,7 @@ class Ingest:
         """Make a directory; its parents need no entry of their own."""
         check_path(path)
         self._claim(path, 0)
-        with files.translated(path):
+        with files.translated(path), _placed(path):
             tree.make_directory(self.staging.data_fd, path)
         self._keep(Entry(path=path, kind="dir"), mtime_ns)
 
@@ -97,7 +108,7 @@ class Ingest:
         check_path(path)
         check_link(path, target)
         self._claim(path, 0)
-        with files.translated(path):
+        with files.translated(path), _placed(path):
             tree.make_link(self.staging.data_fd, path, target)
         self._keep(Entry(path=path, kind="link", target=target), mtime_ns)
 
@@ -144,7 +155,8 @@ class Ingest:
             self._entries[path] = None
 
     def _take(self, path: str, fd: int, size: int, executable: bool, mtime_ns: int) -> bytes:
-        writer = tree.create(self.staging.data_fd, path, os.O_RDWR | os.O_EXCL, 0o600)
+        with _placed(path):
+            writer = tree.create(self.staging.data_fd, path, os.O_RDWR | os.O_EXCL, 0o600)
         try:
             if self.staging.tier == "disk" and copying.clone(fd, writer):
                 if os.fstat(writer).st_size != size:
@@ -156,6 +168,10 @@ class Ingest:
                 leaves = copying.read_leaves(fd, size, self._report, into=writer)
             os.utime(writer, ns=(mtime_ns, mtime_ns))
             os.fchmod(writer, file_mode(executable=executable))
+        except SourceChanged as error:
+            if "path" in error.details:
+                raise
+            raise _changed(path, error.message) from error
         finally:
             os.close(writer)
         return leaves
@@ -174,6 +190,24 @@ class Ingest:
     def _times(self, manifest: Manifest) -> bytes:
         times = [self._mtimes.get(entry.path, 0) for entry in manifest.entries]
         return struct.pack(f"<{len(times)}q", *times)
+
+
+#: What the system says to an entry below a file or a link, or in the place of a directory.
+_MISPLACED = frozenset({errno.ENOTDIR, errno.ELOOP, errno.EEXIST, errno.EISDIR, errno.EINVAL})
+
+
+@contextmanager
+def _placed(path: str) -> Iterator[None]:
+    """Turn the OSError for an entry that does not go together with another one into `BadName`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _MISPLACED:
+            raise
+        raise BadName(
+            f"{path!r} does not go together with another entry: only directories have entries below them",
+            path=path,
+        ) from error
 
 
 def _changed(path: str, why: str) -> SourceChanged:

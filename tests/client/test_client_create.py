@@ -160,6 +160,22 @@ def test_a_directory_that_cannot_be_read_is_named(daemon, source):
         os.waitpid(child, 0)
 
 
+def test_a_file_that_vanishes_before_it_is_read_is_named(client, source, monkeypatch):
+    scan = walk.scan
+
+    def scan_and_remove(paths):
+        found = scan(paths)
+        (source / "a.txt").unlink()
+        return found
+
+    monkeypatch.setattr(walk, "scan", scan_and_remove)
+    for paths in ([source], [source / "a.txt"]):
+        (source / "a.txt").touch()
+        with pytest.raises(SourceChanged) as caught:
+            client.create("nr", paths)
+        assert caught.value.details["path"] == str(source / "a.txt")
+
+
 def _traversable(path: Path) -> bool:
     return all(parent.stat().st_mode & 0o005 == 0o005 for parent in [*path.parents, path])
 

@@ -180,7 +180,8 @@ def test_the_same_again_is_success_and_changes_nothing(node):
         first["revision"],
         first["content"],
     )
-    other = node.cli("create", "same", source, check=False)
+    assert node.cli("create", "same", source).json()["revision"] == first["revision"]
+    other = node.cli("create", "same", source, "--share", "private", check=False)
     assert (other.returncode, other.error["code"]) == (5, "name_taken")
     (source / "x").write_text("diff")
     other = node.cli(

@@ -306,7 +306,7 @@ def test_more_files_than_announced_are_refused_and_directories_take_reserved_spa
             await creation.add([wire.NewEntry(path=f"d{n}", kind="dir") for n in range(200)], [])
             assert node.space.reserved("disk") > before
             fd = os.open(tmp_path / "a" / "catalog.db", os.O_RDONLY)
-            with pytest.raises(SourceChanged):
+            with pytest.raises(SourceChanged, match="'f'"):
                 await creation.add([wire.NewEntry(path="f", kind="file", size=1)], [fd])
             await creation.abort()
             creation = await create.begin(node, ALICE, "nr", wire.CreateOptions(), 0, 0)

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 from cached import faults
-from cached.errors import BadName, Busy, CachedError, IntegrityFailed, NoSpace, SourceChanged, UnsupportedFile
+from cached.errors import (
+    BadName,
+    Busy,
+    CachedError,
+    IntegrityFailed,
+    NoSpace,
+    SourceChanged,
+    UnsupportedFile,
+    UsageError,
+)
 from cached.sets import manifest as manifests
 from cached.sets.merkle import hash_leaves, root_from_leaves
 from cached.storage import beneath, copying
@@ -88,6 +97,71 @@ def test_many_threads_may_add_files_at_once(store, work, roomy):
 def test_a_file_of_another_size_than_announced_has_changed(work, opened):
     with pytest.raises(SourceChanged):
         work.add_file("f", opened(b"12345"), 4)
+
+
+@pytest.mark.parametrize("flags", [os.O_PATH, os.O_WRONLY])
+def test_a_descriptor_that_cannot_be_read_from_is_a_usage_error(work, roomy, flags):
+    (roomy / "source").write_bytes(b"12345")
+    fd = os.open(roomy / "source", flags)
+    try:
+        with pytest.raises(UsageError, match="'f'"):
+            work.add_file("f", fd, 5)
+    finally:
+        os.close(fd)
+
+
+def test_a_file_that_says_it_is_empty_and_is_not_is_refused(work):
+    with open("/proc/self/status", "rb") as file, pytest.raises(UnsupportedFile) as caught:
+        work.add_file("status", file.fileno(), 0)
+    assert caught.value.details["path"] == "status"
+
+
+@pytest.mark.parametrize("clones", [False, True])
+def test_a_file_that_ends_early_is_named(work, opened, monkeypatch, clones):
+    def clone(_source: int, goal: int) -> bool:
+        os.ftruncate(goal, 5)
+        return clones
+
+    read = os.preadv
+    monkeypatch.setattr(copying, "clone", clone)
+    monkeypatch.setattr(os, "preadv", lambda fd, views, at: read(fd, views, at) if at else 0)
+    with pytest.raises(SourceChanged, match="'f'") as caught:
+        work.add_file("f", opened(b"12345"), 5)
+    assert caught.value.details["path"] == "f"
+
+
+def _dir(work, path, _fd):
+    work.add_dir(path)
+
+
+def _link(work, path, _fd):
+    work.add_link(path, "x")
+
+
+def _file(work, path, fd):
+    work.add_file(path, fd, 1)
+
+
+@pytest.mark.parametrize("below", [_dir, _link, _file])
+@pytest.mark.parametrize("above", [_link, _file])
+@pytest.mark.parametrize("openat2", [True, False])
+def test_nothing_is_below_a_file_or_a_link(work, opened, monkeypatch, above, below, openat2):
+    if not openat2:
+        monkeypatch.setattr(beneath, "_has_openat2", lambda: False)
+    fd = opened(b"1")
+    above(work, "a", fd)
+    for path in ("a/b", "a/b/c"):
+        with pytest.raises(BadName, match=path):
+            below(work, path, fd)
+
+
+@pytest.mark.parametrize("above", [_link, _file])
+@pytest.mark.parametrize("below", [_dir, _link, _file])
+def test_what_has_something_below_it_is_no_file_and_no_link(work, opened, above, below):
+    fd = opened(b"1")
+    below(work, "a/b", fd)
+    with pytest.raises(BadName, match="'a'"):
+        above(work, "a", fd)
 
 
 @pytest.mark.parametrize("change", [b"grown longer", b"1234X", b"1"])
