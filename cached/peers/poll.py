@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from cached.errors import Busy, CachedError, NotFound, PeerUnreachable
+from cached.errors import Busy, CachedError, Forbidden, NotFound, PeerUnreachable
 from cached.peers.client import Client
 from cached.peers.records import Peer
 from cached.peers.server import Handlers, Server, json_body, json_response
@@ -67,6 +67,7 @@ class Mailboxes:
     def __init__(self, server: Server) -> None:
         self._boxes: dict[str, _Mailbox] = {}
         self._closed = asyncio.Event()
+        self._handlers = server.handlers
         server.app.router.add_post("/v1/poll", server.guarded(self._poll))
         server.app.router.add_post("/v1/reply", server.guarded(self._reply))
         server.app.router.add_post("/v1/push/{id}", server.guarded(self._push))
@@ -143,6 +144,7 @@ class Mailboxes:
                 if box.waiting:
                     box.news.set()  # the next poll's
                 raise ConnectionResetError("the polling node has gone")
+            self._handlers.check(peer)  # it may have been revoked meanwhile
             batch = [box.waiting.popleft() for _ in range(min(MAX_BATCH, len(box.waiting)))]
             return json_response({"items": batch})
         finally:
@@ -168,9 +170,10 @@ class Mailboxes:
             raise NotFound("nobody waits for this stream any more")
         try:
             while chunk := await request.content.readany():
+                self._handlers.check(peer)
                 await _put(sink, chunk, reply)
             await _put(sink, None, reply)
-        except (ConnectionError, web.HTTPException, OSError):
+        except (OSError, web.HTTPException, Forbidden):
             if not reply.done():
                 reply.set_exception(PeerUnreachable("the stream broke off", node=peer.node_id))
         return json_response({})

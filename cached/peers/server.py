@@ -16,7 +16,9 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import msgspec
 from aiohttp import web
@@ -30,9 +32,14 @@ log = logging.getLogger(__name__)
 
 #: Largest JSON body, either way, in bytes.
 MAX_BODY = 32 << 20
+#: Bytes of all bodies that one peer is sending, those not counted that are small.
+MAX_BODIES = 64 << 20
+SMALL_BODY = 64 << 10
 #: Calls and streams that one peer may have under way.
 MAX_CALLS = 128
 MAX_STREAMS = 64
+#: Connections that one peer may have open; nodes need no more than 100.
+MAX_CONNECTIONS = 256
 HANDSHAKE_SECONDS = 5.0
 MAX_HANDSHAKES = 1024
 MAX_HANDSHAKES_PER_HOST = 256
@@ -59,6 +66,14 @@ CallHandler = Callable[[Peer, dict[str, Any]], Awaitable[Any]]
 StreamHandler = Callable[[Peer, dict[str, Any], Writer], Awaitable[None]]
 
 
+#: A body that is there, or how to read it.
+Body = dict[str, Any] | Callable[[], Awaitable[dict[str, Any]]]
+
+
+async def _read(body: Body) -> dict[str, Any]:
+    return body if isinstance(body, dict) else await body()
+
+
 class Handlers:
     """The named calls and streams that a node answers, however they arrive."""
 
@@ -80,26 +95,30 @@ class Handlers:
         assert name not in self._streams
         self._streams[name] = handler
 
-    async def run_call(self, peer: Peer, method: str, body: dict[str, Any]) -> Any:
-        """Run a call; every failure leaves as a `CachedError`."""
+    def check(self, peer: Peer) -> None:
+        """Raise `Forbidden` if the peer has been revoked, also after it connected."""
+        if self._revoked(peer.node_id):
+            raise Forbidden("this node is revoked")
+
+    async def run_call(self, peer: Peer, method: str, body: Body) -> Any:
+        """Run a call; every failure leaves as a `CachedError`. The body is read once the call is admitted."""
         handler = self._calls.get(method)
         if handler is None:
             raise NotFound(f"this node has no call {method!r}", hint="do all nodes run the same version?")
         async with self._admit(peer, "calls", MAX_CALLS, method):
-            return await handler(peer, body)
+            return await handler(peer, await _read(body))
 
-    async def run_stream(self, peer: Peer, name: str, query: dict[str, Any], writer: Writer) -> None:
+    async def run_stream(self, peer: Peer, name: str, query: Body, writer: Writer) -> None:
         """Run a stream; every failure leaves as a `CachedError`, a vanished reader as `ConnectionError`."""
         handler = self._streams.get(name)
         if handler is None:
             raise NotFound(f"this node has no stream {name!r}", hint="do all nodes run the same version?")
         async with self._admit(peer, "streams", MAX_STREAMS, name):
-            await handler(peer, query, writer)
+            await handler(peer, await _read(query), writer)
 
     @contextlib.asynccontextmanager
     async def _admit(self, peer: Peer, kind: str, limit: int, name: str) -> Any:
-        if self._revoked(peer.node_id):
-            raise Forbidden("this node is revoked")
+        self.check(peer)
         key = (peer.node_id, kind)
         if self._running[key] >= limit:
             raise Busy(f"{limit} {kind} of this peer are under way", hint="try again in a moment")
@@ -128,6 +147,8 @@ class Acceptor:
         self._sockets: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._shaking: Counter[str] = Counter()
+        #: Open connections, by node id.
+        self._here: dict[str, WeakSet[asyncio.Transport]] = {}
         #: Connections refused in or before the handshake.
         self.refused = 0
 
@@ -183,13 +204,14 @@ class Acceptor:
 
     async def _shake(self, connection: socket.socket, host: str) -> None:
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
                 self._protocol,
                 connection,
                 ssl=self._context,
                 ssl_handshake_timeout=HANDSHAKE_SECONDS,
                 ssl_shutdown_timeout=1.0,
             )
+            self._welcome(transport)
         except OSError as error:  # ssl.SSLError and time-outs are among them
             self.refused += 1
             log.debug("refused a connection from %s: %s", host, error)
@@ -197,6 +219,17 @@ class Acceptor:
             self._shaking[host] -= 1
             if not self._shaking[host]:
                 del self._shaking[host]
+
+    def _welcome(self, transport: asyncio.Transport) -> None:
+        """Count a connection for its peer, and end it when there are too many."""
+        peer = tls.peer_of(transport.get_extra_info("ssl_object")).node_id
+        here = WeakSet(one for one in self._here.get(peer, ()) if not one.is_closing())
+        if len(here) < MAX_CONNECTIONS:
+            here.add(transport)
+        else:
+            self.refused += 1
+            transport.abort()
+        self._here = {node_id: left for node_id, left in self._here.items() if left} | {peer: here}
 
     def _own(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -215,6 +248,10 @@ async def json_body(request: web.Request) -> dict[str, Any]:
     """Read a request's JSON object."""
     try:
         return msgspec.json.decode(await request.read(), type=dict[str, Any])
+    except web.HTTPException as error:
+        raise UsageError(f"the request's body cannot be read: {error.reason}") from None
+    except web.RequestPayloadError as error:
+        raise ConnectionResetError(f"the request's body broke off: {error}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"the request's body is not a JSON object: {error}") from None
 
@@ -259,11 +296,13 @@ class Server:
 
     def __init__(self, context: ssl.SSLContext, handlers: Handlers, heard: Callable[[Peer], None]) -> None:
         self._context = context
-        self._handlers = handlers
+        self.handlers = handlers
         self._heard = heard
         self.app = web.Application(client_max_size=MAX_BODY)
         self.app.router.add_post("/v1/call/{name}", self.guarded(self._call))
         self.app.router.add_post("/v1/stream/{name}", self.guarded(self._stream))
+        #: Bytes of large bodies on their way, by peer.
+        self._coming: Counter[str] = Counter()
         self._runner: web.AppRunner | None = None
         self._acceptor: Acceptor | None = None
 
@@ -297,6 +336,7 @@ class Server:
         async def route(request: web.Request) -> web.StreamResponse:
             try:
                 peer = peer_of(request)
+                self.handlers.check(peer)
                 self._heard(peer)
                 return await handler(request, peer)
             except CachedError as error:
@@ -306,15 +346,31 @@ class Server:
 
         return route
 
+    async def _body(self, request: web.Request, peer: Peer) -> dict[str, Any]:
+        """Read a body, unless the bodies that are on their way from that peer are too large together."""
+        length = request.content_length
+        size = MAX_BODY if length is None else length
+        if size <= SMALL_BODY:
+            return await json_body(request)
+        if self._coming[peer.node_id] + size > MAX_BODIES:
+            raise Busy("too much of this peer is on its way", hint="try again in a moment")
+        self._coming[peer.node_id] += size
+        try:
+            return await json_body(request)
+        finally:
+            self._coming[peer.node_id] -= size
+            if not self._coming[peer.node_id]:
+                del self._coming[peer.node_id]
+
     async def _call(self, request: web.Request, peer: Peer) -> web.StreamResponse:
         name = request.match_info["name"]
-        return json_response(await self._handlers.run_call(peer, name, await json_body(request)))
+        return json_response(await self.handlers.run_call(peer, name, partial(self._body, request, peer)))
 
     async def _stream(self, request: web.Request, peer: Peer) -> web.StreamResponse:
         writer = HttpWriter(request)
         try:
-            await self._handlers.run_stream(
-                peer, request.match_info["name"], await json_body(request), writer
+            await self.handlers.run_stream(
+                peer, request.match_info["name"], partial(self._body, request, peer), writer
             )
             await writer.begin()
             await writer.response.write_eof()

@@ -7,7 +7,8 @@ import ssl
 from pathlib import Path
 
 import pytest
-from cached.errors import CachedError, Forbidden, LeaseRefused, NoSpace, NotFound, PeerUnreachable
+from cached.errors import Busy, CachedError, Forbidden, LeaseRefused, NoSpace, NotFound, PeerUnreachable
+from cached.peers import server
 from cached.peers.authority import admit, init_cluster, revoke
 from cached.peers.identity import Identity
 from cached.peers.keyfile import write_private
@@ -306,5 +307,82 @@ def test_too_many_calls_of_one_peer_at_a_time_are_refused(tmp_path, key_file):
             assert sum(one.exception() is None for one in calls) == 128
             for twin in twins:
                 await twin.close()
+
+    asyncio.run(scene())
+
+
+def test_a_revoked_node_gets_nothing_from_a_poll_that_was_open_already(tmp_path, key_file):
+    path = key_file.with_name("node.key")
+    write_private(path, admit(key_file).text)
+
+    async def scene():
+        lab, node = identity(tmp_path, "lab", key_file), identity(tmp_path, "node", path)
+        a, b = Link(lab), Link(node)
+        await a.start("127.0.0.1:0")
+        called = []
+
+        async def note(peer, body):
+            called.append(body)
+
+        b.handle("note", note)
+        b.learned(lab.node_id, f"127.0.0.1:{a.port}", reachable=True)
+        b.keep_polls(frozenset({lab.node_id}))
+        a.learned(node.node_id, "", reachable=False)
+        async with asyncio.timeout(10):
+            while not a.can_call(node.node_id):
+                await asyncio.sleep(0.01)
+        revoke(key_file, [node.node_id])
+        lab.refresh()
+        with pytest.raises(PeerUnreachable):
+            await a.call(node.node_id, "note", {"secret": 1}, 1.0)
+        assert called == []
+        await b.close()
+        await a.close()
+
+    asyncio.run(scene())
+
+
+def test_a_body_is_read_only_once_its_call_is_admitted(tmp_path, key_file, monkeypatch):
+    async def scene():
+        async with linked(tmp_path, key_file, "a", "b") as ((a, _), (b, b_id)):
+            b.handle("echo", echo)
+            large = {"x": "y" * (8 << 20)}
+            assert (await a.call(b_id, "echo", large))["body"] == large
+            monkeypatch.setattr(server, "MAX_BODIES", 4 << 20)
+            with pytest.raises(Busy):
+                await a.call(b_id, "echo", large)
+            monkeypatch.setattr(server, "MAX_CALLS", 0)
+            monkeypatch.setattr(server, "json_body", None)
+            with pytest.raises(Busy, match="calls"):
+                await a.call(b_id, "echo", large)
+
+    asyncio.run(scene())
+
+
+def test_one_peer_cannot_open_connections_without_end(tmp_path, key_file, monkeypatch):
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 3)
+
+    async def scene():
+        async with linked(tmp_path, key_file, "a", "b") as ((a, a_id), (b, b_id)):
+            b.handle("echo", echo)
+            context = identity(tmp_path, "a", key_file).client_context()
+            writers = []
+            for _ in range(8):
+                connected = await asyncio.open_connection(
+                    "127.0.0.1", b.port, ssl=context, server_hostname=f"{b_id}.node"
+                )
+                writers.append(connected)
+            async with asyncio.timeout(10):
+                ended = [await reader.read() for reader, _ in writers[3:]]
+            assert ended == [b""] * 5
+            assert not writers[0][0].at_eof()
+            for _, writer in writers:
+                writer.transport.abort()
+            async with asyncio.timeout(10):
+                while True:
+                    with contextlib.suppress(CachedError):
+                        assert (await a.call(b_id, "echo", {}))["from"] == a_id
+                        break
+                    await asyncio.sleep(0.05)
 
     asyncio.run(scene())
