@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from tests.cluster.kit import contents, has, holders, noise, start, trees
 
-pytestmark = pytest.mark.daemon
+pytestmark = [pytest.mark.daemon, pytest.mark.timeout(300)]
 
 RECEIVING = (
     "offer.reserved", "offer.accepted", "receive.metadata", "stage.prepared", "stage.sealed", "receive.prepared",

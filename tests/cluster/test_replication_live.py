@@ -207,6 +207,31 @@ def test_when_the_originator_is_gone_another_holder_goes_on(cluster):
     assert b.cli("show", "s").json()["originator"] == "a"
 
 
+@pytest.mark.parametrize("method", ["direct", "bittorrent"])
+def test_transfers_under_way_are_finished_from_another_holder_when_the_source_dies(cluster, method):
+    a = cluster.start("a", replication_upload_limit="5MB")
+    b, c, d = (cluster.start(name) for name in "bcd")
+    cluster.together()
+    data = cluster.tree("s", {"f": noise(20 * MB)})
+    a.cli("create", "s", data, "--methods", method, "--replicas", "0", "--wait")
+    c.pause()
+    d.pause()
+    a.cli("replicate", "s", "--to", "b", "--wait")
+    b.pause()
+    c.resume()
+    d.resume()
+    cluster.wait_for(lambda: alive(a, c) and alive(a, d), what="a to see c and d again")
+    a.cli("update", "s", "--replicas", "all")
+    cluster.wait_for(
+        lambda: 0 < present(c, "s") < 20 * MB or 0 < present(d, "s") < 20 * MB, what="a part to be there"
+    )
+    a.kill()
+    b.resume()
+    cluster.wait_for(lambda: has(c, "s") and has(d, "s"), 60, "c and d to finish from b")
+    assert c.cli("verify", "s").json()["ok"]
+    assert d.cli("verify", "s").json()["ok"]
+
+
 def test_refusals_are_listed_by_a_replicate_that_waits(cluster):
     a = cluster.start("a")
     b = cluster.start("b")
