@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from cached.errors import UsageError
+from cached.errors import Forbidden, UsageError
 from cached.node import book, metadata, offer, replicate, revise, sources
 from cached.node.node import Node
 from cached.peers.link import Writer
+from cached.node.trust import trusted_with
 from cached.peers.records import Peer
 from cached.replication import direct
 from cached.sets.set import SignedRecord
@@ -100,8 +101,11 @@ class PeerApi:
         wish = _read(body, Extended)
         return msgspec.to_builtins(await revise.serve_extend(self._node, peer, wish.record, wish.seconds))
 
-    async def _refusals(self, _peer: Peer, body: dict[str, Any]) -> Any:
-        return {"refusals": self._node.rejections.of(_read(body, OneSet).set)}
+    async def _refusals(self, peer: Peer, body: dict[str, Any]) -> Any:
+        known = self._node.shelf.known.get(_read(body, OneSet).set)
+        if known is None or not trusted_with(peer, known):
+            raise Forbidden("only nodes that may hold the set are told who refused it")
+        return {"refusals": self._node.rejections.of(known.record.id)}
 
     async def _metadata(self, peer: Peer, query: dict[str, Any], writer: Writer) -> None:
         await metadata.serve(self._node, peer, query, writer)

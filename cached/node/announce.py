@@ -74,7 +74,7 @@ def held_elsewhere(node: Node, set_id: str) -> bool:
     """Tell whether another node is known to have a copy of a set."""
     return any(
         entry.node.record.id != node.id and entry.holding.state in ("COMMITTED", "EXPIRED")
-        for entry in node.directory.holders(set_id)
+        for entry in node.holders(set_id)
     )
 
 

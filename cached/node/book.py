@@ -109,7 +109,10 @@ async def keep(node: Node, known: Known) -> None:
 
 
 async def _keep(node: Node, known: Known) -> None:
+    before = node.shelf.known.get(known.record.id)
     await node.shelf.keep(Changes(sets=(known,)))
+    if before is not None and before.record.share == "public" != known.record.share:
+        node.consents.withdraw(known.record.content)  # whoever may still have it asks again
     node.rejections.forget(known.record.id)
     if known.record.status == "deleted":
         await retire.give_up(node, known.record.id)

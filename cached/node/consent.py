@@ -11,13 +11,14 @@ from cached.matching.verdict import Verdict
 from cached.node import announce
 from cached.node.node import Node
 from cached.node.shelf import Known
-from cached.peers.records import NodeEntry, Peer
+from cached.node.trust import domain_of, trusted_with
+from cached.peers.records import Peer
 
 
 def ad_of(node: Node, known: Known, *, requested: bool = False) -> Ad:
     """Return the set's ad as of now."""
     holders = [
-        entry for entry in node.directory.holders(known.record.id) if entry.holding.state == "COMMITTED"
+        entry for entry in node.holders(known.record.id) if entry.holding.state == "COMMITTED"
     ]
     return set_ad(
         known.record,
@@ -41,22 +42,13 @@ async def own_verdict(node: Node, known: Known, *, requested: bool) -> Verdict:
     return (await verdicts(node, known, [announce.ad(node)], requested=requested))[0]
 
 
-def trusted_with(node: NodeEntry | Peer, known: Known) -> bool:
-    """Tell whether a node may hold a set at all: private ones go only where the owner's domain is spoken for."""
-    return known.record.share == "public" or _domain(known.record.owner) in node.domains
-
-
 def check_speaks(domains: Collection[str], owner: str, who: str) -> None:
     """Raise `Forbidden` unless `who`, whose certificate names these domains, may act for the owner of a set."""
-    if _domain(owner) not in domains:
+    if domain_of(owner) not in domains:
         raise Forbidden(
             f"{who} may not speak for {owner}",
             hint="the node's certificate names the user domains that it speaks for: cached cluster admit",
         )
-
-
-def _domain(owner: str) -> str:
-    return owner.partition("@")[2]
 
 
 async def agree(node: Node, peer: Peer, known: Known, ad: dict[str, object], *, requested: bool) -> None:

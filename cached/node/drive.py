@@ -20,6 +20,7 @@ from cached.node import consent, offer
 from cached.node.node import Node
 from cached.node.rejections import LASTS
 from cached.node.shelf import Known
+from cached.node.trust import trusted_with
 from cached.peers.records import NodeEntry
 from cached.replication import placement
 
@@ -81,7 +82,7 @@ def drives(node: Node, known: Known) -> bool:
         return False
     holders = [
         entry.node.record.id
-        for entry in node.directory.holders(record.id)
+        for entry in node.holders(record.id)
         if entry.node.alive and entry.holding.state == "COMMITTED"
     ]
     return placement.driver(record.id, record.originator, holders) == node.id
@@ -101,7 +102,7 @@ async def look_after(node: Node, known: Known) -> None:
 
 async def _candidates(node: Node, known: Known) -> list[placement.Candidate]:
     record = known.record
-    holdings = {entry.node.record.id: entry.holding for entry in node.directory.holders(record.id)}
+    holdings = {entry.node.record.id: entry.holding for entry in node.holders(record.id)}
     others = [entry for entry in node.directory.nodes() if entry.record.id != node.id]
     mine = consent.ad_of(node, known)
     asked = [
@@ -109,7 +110,7 @@ async def _candidates(node: Node, known: Known) -> list[placement.Candidate]:
         for entry in others
         if entry.alive
         and entry.record.id not in holdings
-        and consent.trusted_with(entry, known)
+        and trusted_with(entry, known)
         and not node.rejections.stands(record.id, entry.record.id, ads_digest(known, entry))
     ]
     verdicts = await node.matchmaker.match([(mine, entry.record.ad) for entry in asked])

@@ -63,7 +63,7 @@ async def _request(node: Node, known: Known) -> None:
     record = known.record
     holders = [
         entry.node.record.id
-        for entry in node.directory.holders(record.id)
+        for entry in node.holders(record.id)
         if entry.node.alive
         and entry.node.record.id != node.id
         and entry.holding.state in ("COMMITTED", "EXPIRED")

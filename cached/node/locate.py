@@ -97,7 +97,7 @@ def _candidate(
 
 
 def _holding(node: Node, known: Known, entry: NodeEntry) -> HolderEntry | None:
-    for holder in node.directory.holders(known.record.id):
+    for holder in node.holders(known.record.id):
         if holder.node.record.id == entry.record.id:
             return holder
     return None

@@ -7,6 +7,7 @@ from cached.node import announce, consent
 from cached.node.access import resolve
 from cached.node.caller import Caller
 from cached.node.node import Node
+from cached.node.trust import trusted_with
 from cached.sets.names import SetRef
 
 
@@ -19,7 +20,7 @@ async def match(node: Node, caller: Caller, ref: SetRef) -> list[wire.MatchView]
     views = []
     for entry, verdict in zip(entries, verdicts, strict=True):
         reasons = list(verdict.reasons)
-        trusted = consent.trusted_with(entry, known)
+        trusted = trusted_with(entry, known)
         if not trusted:
             reasons.append(f"the node's certificate does not speak for the domain of {known.record.owner}")
         views.append(

@@ -115,7 +115,7 @@ async def obtain(node: Node, known: Known, progress: Progress) -> Metadata:
 
 
 def _holders(node: Node, known: Known) -> list[str]:
-    entries = [entry for entry in node.directory.holders(known.record.id) if entry.node.record.id != node.id]
+    entries = [entry for entry in node.holders(known.record.id) if entry.node.record.id != node.id]
     order = sorted(entries, key=lambda entry: (not entry.node.alive, entry.holding.state != "COMMITTED"))
     peers = [entry.node.record.id for entry in order if entry.holding.state in ("COMMITTED", "EXPIRED")]
     source = node.sources.get(known.record.id)

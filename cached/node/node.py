@@ -24,9 +24,11 @@ from cached.node.rejections import Rejections
 from cached.node.roots import Roots
 from cached.node.shelf import Shelf
 from cached.node.space import Space
+from cached.node.trust import trusted_with
 from cached.peers.directory import Directory
 from cached.peers.identity import Identity
 from cached.peers.link import Link
+from cached.peers.records import HolderEntry
 from cached.replication.bittorrent import Swarm
 from cached.replication.direct import Direct, DirectServer
 from cached.sets.set import Tier
@@ -129,6 +131,11 @@ class Node:
     def id(self) -> str:
         """Node id."""
         return self.identity.node_id
+
+    def holders(self, set_id: str) -> list[HolderEntry]:
+        """Return the nodes that tell of a copy of a set, those left out that may not have one."""
+        known, entries = self.shelf.known.get(set_id), self.directory.holders(set_id)
+        return [entry for entry in entries if known is None or trusted_with(entry.node, known)]
 
     def now(self) -> Moment:
         """Read the clocks."""

@@ -15,6 +15,7 @@ from cached.node.access import check_manage, resolve
 from cached.node.caller import Caller
 from cached.node.node import Node
 from cached.node.shelf import Known
+from cached.node.trust import trusted_with
 from cached.node.views import replica_views
 from cached.peers.records import NodeEntry, Peer
 from cached.replication import placement
@@ -77,7 +78,7 @@ async def _send(node: Node, known: Known, target: NodeEntry) -> None:
         return
     body = {"set": known.record.id, "to": target.record.id}
     failure: CachedError = NoSource(f"no live node holds {known.record.name}")
-    for entry in node.directory.holders(known.record.id):
+    for entry in node.holders(known.record.id):
         if (
             entry.node.alive
             and entry.holding.state in ("COMMITTED", "EXPIRED")
@@ -96,7 +97,7 @@ async def _send(node: Node, known: Known, target: NodeEntry) -> None:
 
 async def push(node: Node, known: Known, target: NodeEntry) -> None:
     """Offer a set held here to one node at its owner's wish. Raises `RequirementsRefused` with the reason."""
-    if not consent.trusted_with(target, known):
+    if not trusted_with(target, known):
         raise RequirementsRefused(
             f"node {target.record.name} does not speak for the domain of {known.record.owner}"
         )
@@ -170,10 +171,10 @@ async def _wanted(node: Node, known: Known, refusing: set[str]) -> set[str]:
     others = [
         entry
         for entry in node.directory.nodes()
-        if entry.alive and entry.record.id != known.record.originator and consent.trusted_with(entry, known)
+        if entry.alive and entry.record.id != known.record.originator and trusted_with(entry, known)
     ]
     verdicts = await consent.verdicts(node, known, [entry.record.ad for entry in others])
-    holders = {entry.node.record.id for entry in node.directory.holders(known.record.id)}
+    holders = {entry.node.record.id for entry in node.holders(known.record.id)}
     return {
         entry.record.id
         for entry, verdict in zip(others, verdicts, strict=True)
@@ -185,7 +186,7 @@ async def _refusals(node: Node, known: Known) -> dict[str, str]:
     """Return what the driving node has been told by those who refused."""
     holders = [
         entry.node.record.id
-        for entry in node.directory.holders(known.record.id)
+        for entry in node.holders(known.record.id)
         if entry.node.alive and entry.holding.state == "COMMITTED"
     ]
     driver = placement.driver(known.record.id, known.record.originator, holders)

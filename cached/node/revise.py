@@ -246,7 +246,7 @@ async def _tell_all(node: Node, set_id: str) -> list[wire.DeleteItem]:
 
 
 def _others(node: Node, set_id: str) -> Sequence[HolderEntry]:
-    return [entry for entry in node.directory.holders(set_id) if entry.node.record.id != node.id]
+    return [entry for entry in node.holders(set_id) if entry.node.record.id != node.id]
 
 
 def _own_item(node: Node, row: ReplicaRow) -> wire.DeleteItem:

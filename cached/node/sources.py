@@ -89,7 +89,7 @@ class Introduced:
         """Return the nodes that tell of a replica, and the one that offered the set, which need not have told yet."""
         found = {
             entry.node.record.id: (entry.node, entry.holding.state)
-            for entry in self.node.directory.holders(self.set_id)
+            for entry in self.node.holders(self.set_id)
         }
         source = self.node.sources.get(self.set_id)
         offering = self.node.directory.node(source) if source else None
@@ -159,7 +159,7 @@ async def introduced(node: Node, set_id: str) -> AsyncIterator[Introduced]:
 
 def receivers(node: Node, set_id: str) -> int:
     """Return how many nodes are receiving a set just now, this one included."""
-    states = [entry.holding.state for entry in node.directory.holders(set_id) if entry.node.alive]
+    states = [entry.holding.state for entry in node.holders(set_id) if entry.node.alive]
     return max(1, sum(state in ("TRANSFERRING", "REQUESTED") for state in states))
 
 

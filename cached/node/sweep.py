@@ -157,7 +157,7 @@ def _candidates(node: Node, tier: Tier) -> list[reclaim.Candidate]:
             and not entry.holding.volatile
             and entry.node.record.id != node.id
             for set_id in set_ids
-            for entry in node.directory.holders(set_id)
+            for entry in node.holders(set_id)
         )
         last_read = max(
             (node.last_read.get(set_id, float("-inf")) for set_id in set_ids), default=float("-inf")

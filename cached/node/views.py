@@ -64,7 +64,7 @@ def replica_views(node: Node, known: Known) -> list[wire.ReplicaView]:
     """Return every replica of a set that is known here, this node's own first."""
     others = [
         replica_view(entry)
-        for entry in node.directory.holders(known.record.id)
+        for entry in node.holders(known.record.id)
         if entry.node.record.id != node.id
     ]
     row = node.shelf.replicas.get(known.record.id)
