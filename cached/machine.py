@@ -6,7 +6,6 @@ import os
 import platform
 import pwd
 import socket
-import stat
 import time
 from pathlib import Path
 
@@ -92,12 +91,15 @@ def make_runtime_dir(folder: Path) -> None:
     """Make the directory of the local sockets. Raises `BadConfig` when others could put theirs there."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-        facts = folder.stat()
+        link, facts = folder.lstat(), folder.stat()
     except OSError as error:
         raise BadConfig(
             f"runtime_dir {folder} cannot be used: {error.strerror}", hint="set [node] runtime_dir"
         ) from error
-    if facts.st_uid not in (os.geteuid(), 0):
-        raise BadConfig(f"runtime_dir {folder} belongs to user {facts.st_uid}", hint="set [node] runtime_dir")
-    if facts.st_mode & 0o022 and not facts.st_mode & stat.S_ISVTX:
+    for found in (link, facts):  # whoever owns a link may lead it elsewhere
+        if found.st_uid not in (os.geteuid(), 0):
+            raise BadConfig(
+                f"runtime_dir {folder} belongs to user {found.st_uid}", hint="set [node] runtime_dir"
+            )
+    if facts.st_mode & 0o022:
         raise BadConfig(f"others may write to runtime_dir {folder}", hint=f"chmod go-w {folder}")

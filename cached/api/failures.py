@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import logging
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
+
+from aiohttp.http_exceptions import HttpProcessingError
 
 from cached.errors import CachedError, NoSpace
 
@@ -12,6 +15,22 @@ log = logging.getLogger(__name__)
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 _FAILING: Final = {errno.EIO, errno.EROFS, errno.EUCLEAN, errno.ENODEV, errno.ENXIO}
+
+
+class HttpLog(logging.LoggerAdapter[logging.Logger]):
+    """The log of an HTTP server: what is no HTTP is its sender's mistake, counted by `malformed`, told in one line."""
+
+    def __init__(self, malformed: Callable[[], None]) -> None:
+        super().__init__(log)
+        self._malformed = malformed
+
+    def exception(self, msg: object, *args: object, exc_info: Any = True, **kwargs: Any) -> None:
+        """Log an error that the server met."""
+        if isinstance(exc_info, HttpProcessingError):
+            self._malformed()
+            log.info("request.malformed status=%s", exc_info.code)
+        else:
+            super().exception(msg, *args, exc_info=exc_info, **kwargs)
 
 
 def unexpected(op: str, error: BaseException) -> CachedError:

@@ -23,7 +23,7 @@ from cached import wire
 from cached.api import content, metrics, stream
 from cached.api.auth import Callers
 from cached.api.door import Door
-from cached.api.failures import unexpected
+from cached.api.failures import HttpLog, unexpected
 from cached.api.guests import Guests
 from cached.api.requests import target
 from cached.api.verbs import Opened, Verbs
@@ -109,6 +109,7 @@ class LocalServer:
             keepalive_timeout=_KEEPALIVE,
             shutdown_timeout=2.0,
             max_line_size=_MOST_LINE,
+            logger=HttpLog(lambda: self._counted.failed("malformed", UsageError.code)),
         )
         await self._runner.setup()
         assert self._runner.server is not None
