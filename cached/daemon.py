@@ -61,6 +61,7 @@ from cached.node.metrics import NodeMetrics
 from cached.node.node import Node
 from cached.node.pins import Pins, is_alive
 from cached.node.shelf import Shelf
+from cached.node.scrubber import Scrubber
 from cached.node.space import Space
 from cached.peers.directory import Directory
 from cached.peers.identity import Identity
@@ -132,7 +133,7 @@ class Daemon:
             call=link.call,
             allowed=consents.allowed,
             lookup=lambda content: seeding.lookup(node, content),
-            damaged=lambda content, reason: counters.note("seed.damaged", reason, content=content[:8]),
+            damaged=lambda content, reason: scrubber.suspect(content, reason, event="seed.damaged"),
             tls=seeding.material(identity),
             encrypted=config.replication.encryption == "tls",
             upload_limit=config.replication.upload_limit,
@@ -159,7 +160,9 @@ class Daemon:
             link=link,
             directory=directory,
             swarm=swarm,
-            direct=Direct(fetch_stream=link.fetch),
+            direct=Direct(
+                fetch_stream=link.fetch, corrupt=lambda who, *what: scrubber.tell(*what, holder=who)
+            ),
             direct_server=DirectServer(
                 lookup=lambda content: seeding.served(node, content),
                 allowed=consents.allowed,
@@ -172,6 +175,7 @@ class Daemon:
             consents=consents,
         )
         self._undo.callback(node.roots.close)
+        scrubber = Scrubber(node)
         self._undo.callback(node.copiers.shutdown)
         shelf.held_elsewhere = partial(announce.held_elsewhere, node)
         records.bind(node)
@@ -182,7 +186,7 @@ class Daemon:
         node.space.load()
         node.bittorrent_port = await swarm.start(resuming={row.content for row in findings.transfers})
         self._undo.push_async_callback(swarm.close)
-        PeerApi(node).bind()
+        PeerApi(node, doubted=scrubber.doubted).bind()
         directory.publish(announce.contents(node))
         await directory.start()
         self._undo.push_async_callback(directory.close)
@@ -193,7 +197,7 @@ class Daemon:
         await receive.resume_all(node, findings.transfers)
         await self._open_sockets(node)
         self._start_mdns(node)
-        self._run_in_background(node, findings)
+        self._run_in_background(node, scrubber, findings)
 
     def _lock_state(self) -> None:
         folder = self.config.node.state_dir
@@ -279,12 +283,9 @@ class Daemon:
         mdns.start()
         self._undo.callback(mdns.stop)
 
-    def _run_in_background(self, node: Node, findings: recover.Findings) -> None:
-        loop = asyncio.get_running_loop()
-        self._background = [
-            loop.create_task(drive.run(node), name="drive"),
-            loop.create_task(sweep.run(node), name="sweep"),
-        ]
+    def _run_in_background(self, node: Node, scrubber: Scrubber, findings: recover.Findings) -> None:
+        background = {"drive": drive.run(node), "sweep": sweep.run(node), "scrubber": scrubber.run()}
+        self._background = [asyncio.create_task(work, name=name) for name, work in background.items()]
         node.fly("recover", lambda: recover.afterwards(node, findings))
         node.fly("restore memory", lambda: memory.restore(node))
 

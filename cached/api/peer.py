@@ -6,6 +6,7 @@ trusted with nothing about bytes: what it sends is checked, what it wants is mat
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,8 +14,8 @@ import msgspec
 from cached.errors import Forbidden, UsageError
 from cached.node import book, metadata, offer, replicate, revise, sources
 from cached.node.node import Node
-from cached.peers.link import Writer
 from cached.node.trust import trusted_with
+from cached.peers.link import Writer
 from cached.peers.records import Peer
 from cached.replication import direct
 from cached.sets.set import SignedRecord
@@ -55,11 +56,19 @@ class Extended(msgspec.Struct, frozen=True, kw_only=True):
     seconds: int
 
 
+class Doubt(msgspec.Struct, frozen=True, kw_only=True):
+    """A content of which the sender has received bytes that do not match."""
+
+    content: str
+
+
 class PeerApi:
     """Answers peers in the name of one node."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, *, doubted: Callable[[Peer, str], Awaitable[None]] | None = None) -> None:
+        """`doubted(peer, content)` hears of wrong bytes that a peer has received from here."""
         self._node = node
+        self._doubted = doubted
 
     def bind(self) -> None:
         """Make every call and stream known to the link."""
@@ -68,6 +77,7 @@ class PeerApi:
         link.handle("offer.request", self._request)
         link.handle("offer.push", self._push)
         link.handle("source.join", self._join)
+        link.handle("source.doubt", self._doubt)
         link.handle("set.learn", self._learn)
         link.handle("set.extend", self._extend)
         link.handle("drive.refusals", self._refusals)
@@ -92,6 +102,12 @@ class PeerApi:
     async def _join(self, peer: Peer, body: dict[str, Any]) -> Any:
         wanted = _read(body, WantedSet)
         return msgspec.to_builtins(await sources.join(self._node, peer, wanted.set, wanted.ad))
+
+    async def _doubt(self, peer: Peer, body: dict[str, Any]) -> Any:
+        doubt = _read(body, Doubt)
+        if self._doubted is not None:
+            await self._doubted(peer, doubt.content)
+        return {}
 
     async def _learn(self, _peer: Peer, body: dict[str, Any]) -> Any:
         known = await book.learn(self._node, _read(body, Learned).record)

@@ -8,6 +8,7 @@ Where state is kept:
     sets ──< replicas >── contents     (what this node holds, and its bytes)
       └──< transfers                   (replicas on their way here)
     reservations                       (space set aside; the owner of incoming/<txid>)
+    checks ──> contents                (when their bytes were last verified, and what is damaged)
     meta                               (high water of the clocks, marks)
 """
 
@@ -77,7 +78,20 @@ _FIRST = (
     "CREATE TABLE meta (key TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
 )
 
-MIGRATIONS: tuple[Migration, ...] = (Migration(1, "sets, their bytes, and the promises for them", _FIRST),)
+_CHECKS = (
+    """
+    CREATE TABLE checks (
+        content TEXT NOT NULL, tier TEXT NOT NULL, wall REAL NOT NULL, boot TEXT NOT NULL,
+        damaged BLOB NOT NULL, reason TEXT NOT NULL,
+        PRIMARY KEY (content, tier),
+        FOREIGN KEY (content, tier) REFERENCES contents (content, tier) ON DELETE CASCADE
+    ) WITHOUT ROWID""",
+)
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(1, "sets, their bytes, and the promises for them", _FIRST),
+    Migration(2, "when bytes were last verified, and what is damaged", _CHECKS),
+)
 
 
 def migrate(path: Path, steps: tuple[Migration, ...] = MIGRATIONS) -> None:

@@ -107,6 +107,20 @@ class TransferRow(msgspec.Struct, frozen=True, kw_only=True):
     offer: bytes = b""
 
 
+class CheckRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What the last comparison of a content with its manifest found; goes with the content's row."""
+
+    content: str
+    tier: Tier
+    #: When it was, in Unix seconds, and in which boot.
+    wall: float
+    boot: str
+    #: Paths that must not be served before they are repaired, as a JSON list; empty when the content is whole.
+    damaged: bytes = b""
+    #: What is wrong, in words.
+    reason: str = ""
+
+
 class MetaRow(msgspec.Struct, frozen=True, kw_only=True):
     """A fact about the catalog itself."""
 

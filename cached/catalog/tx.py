@@ -13,6 +13,7 @@ from sqlalchemy import Connection, delete
 
 from cached.catalog import tables
 from cached.catalog.rows import (
+    CheckRow,
     ContentRow,
     MetaRow,
     ReplicaRow,
@@ -75,6 +76,18 @@ class Tx:
     def delete_content(self, content: str, tier: Tier) -> None:
         """Forget bytes that are gone; refused while a replica refers to them."""
         self._delete(tables.CONTENTS, content, tier)
+
+    def put_check(self, row: CheckRow) -> None:
+        """Remember what a comparison found; the content's row must be there."""
+        self._put(tables.CHECKS, row)
+
+    def checks(self) -> list[CheckRow]:
+        """Return what the last comparison of each content found."""
+        return self._list(tables.CHECKS)
+
+    def delete_check(self, content: str, tier: Tier) -> None:
+        """Forget it: other bytes are to come. It goes by itself with the content's row."""
+        self._delete(tables.CHECKS, content, tier)
 
     def put_replica(self, row: ReplicaRow) -> None:
         """Remember this node's copy of a set. Raises `Busy` when it is GOING."""

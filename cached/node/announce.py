@@ -84,6 +84,7 @@ def holding(node: Node, row: ReplicaRow) -> Holding:
     flight = node.transfers.get(row.set_id)
     committed = row.state == "COMMITTED"
     left = node.left(row.grant)
+    check = node.shelf.checks.get((row.content, row.tier))
     state: HoldingState = row.state
     if committed and left <= 0:
         state = "EXPIRED"
@@ -98,7 +99,7 @@ def holding(node: Node, row: ReplicaRow) -> Holding:
         bytes_present=row.bytes if committed else (flight.progress.bytes_present if flight else 0),
         lease_seconds_left=left,
         set_lease_seconds_left=node.left(known.lease),
-        reason=(flight.progress.reason if flight else "") or row.reason,
+        reason=(flight.progress.reason if flight else "") or row.reason or (check.reason if check else ""),
         volatile=row.tier == "memory",
     )
 

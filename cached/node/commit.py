@@ -12,7 +12,7 @@ from cached import faults
 from cached.catalog.rows import ContentRow, ReplicaRow
 from cached.errors import Busy, CachedError, NameTaken
 from cached.leases import capacity, policy
-from cached.node import announce, book, retire
+from cached.node import announce, book, retire, verify
 from cached.node.node import Node
 from cached.node.options import Wanted
 from cached.node.shelf import Changes, Edit, Known
@@ -123,6 +123,7 @@ async def _publish(
             raise Busy("the same files are just being deleted here", hint="try again")
         was_there = await asyncio.to_thread(store.has, content)
         try:
+            await verify.heal_from_staged(node, store, content, order.txid)
             await asyncio.to_thread(store.publish, order.txid, content)
             faults.point(CREATE_PUBLISHED)
             await node.shelf.keep(_changes(node, order, known, replaced, manifest))

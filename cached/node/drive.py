@@ -81,6 +81,8 @@ def drives(node: Node, known: Known) -> bool:
     if record.status != "live" or held is None or held.state != "COMMITTED" or node.left(known.lease) <= 0:
         return False
     holders = [
+    if (held.content, held.tier) in node.shelf.withheld:  # repaired before it is handed on
+        return False
         entry.node.record.id
         for entry in node.holders(record.id)
         if entry.node.alive and entry.holding.state == "COMMITTED"

@@ -21,6 +21,14 @@ class Manifests:
         """Return the hex root of the file that a path leads to; empty for directories, empty files, and what is not
         there.
         """
+        roots, links = self._of(store, content)
+        return roots.get(path if path in roots else follow(links, path) or "", "")
+
+    def links(self, store: Store, content: str) -> dict[str, str]:
+        """Return the links of a content: path -> target."""
+        return self._of(store, content)[1]
+
+    def _of(self, store: Store, content: str) -> tuple[dict[str, str], dict[str, str]]:
         found = self._roots.get(content)
         if found is None:
             manifest = store.manifest(content)
@@ -30,5 +38,4 @@ class Manifests:
             if len(self._roots) > LIMIT:
                 self._roots.popitem(last=False)
         self._roots.move_to_end(content)
-        roots, links = found
-        return roots.get(path if path in roots else follow(links, path) or "", "")
+        return found

@@ -10,7 +10,7 @@ from cached import faults
 from cached.catalog.rows import ContentRow, ReservationRow
 from cached.errors import Busy, CachedError
 from cached.leases import capacity
-from cached.node import retire
+from cached.node import retire, verify
 from cached.node.critical import to_the_end
 from cached.node.node import Node
 from cached.node.shelf import Changes
@@ -67,6 +67,7 @@ async def _publish(node: Node, txid: str, content: str) -> None:
         on_disk = node.shelf.contents.get((content, "disk"))
         if on_disk is None or on_disk.state != "STABLE":
             raise Busy("the set has gone while it was copied to memory")
+        await verify.heal_from_staged(node, node.stores["memory"], content, _id(txid))
         await asyncio.to_thread(node.stores["memory"].publish, _id(txid), content)
         row = ContentRow(
             content=content, tier="memory", bytes=on_disk.bytes, physical=on_disk.physical, state="STABLE"

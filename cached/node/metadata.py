@@ -67,11 +67,11 @@ class Lengths(msgspec.Struct, frozen=True, kw_only=True):
 def local(node: Node, content: str) -> Store | None:
     """Return a store of this node that has the content, if any; one that has it whole comes first."""
     tiers: tuple[Tier, ...] = ("memory", "disk")
-    for tier in tiers:
-        row = node.shelf.contents.get((content, tier))
-        if row is not None and row.state == "STABLE":
-            return node.stores[tier]
-    return None
+    here = [
+        tier for tier in tiers if (row := node.shelf.contents.get((content, tier))) and row.state == "STABLE"
+    ]
+    best = min(here, key=lambda tier: (content, tier) in node.shelf.withheld, default=None)
+    return None if best is None else node.stores[best]
 
 
 async def of(node: Node, known: Known) -> Metadata:

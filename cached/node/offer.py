@@ -14,7 +14,7 @@ from cached import faults
 from cached.catalog.rows import ContentRow, ReplicaRow, ReservationRow, TransferRow
 from cached.errors import Busy, CachedError, NotFound, RequirementsRefused
 from cached.leases import capacity, policy
-from cached.node import announce, book, consent, receive, sources
+from cached.node import announce, book, consent, damage, receive, sources
 from cached.node.critical import to_the_end
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
@@ -179,7 +179,8 @@ def _promised(
 
 
 async def make(node: Node, known: Known, *, requested: bool = False, receivers: int = 1) -> Offer:
-    """Return the offer of a set that this node holds."""
+    """Return the offer of a set that this node holds. Raises `IntegrityFailed` while its copy is damaged."""
+    damage.check_whole(node, known)
     parameters = node.swarm.parameters(known.record.content) or {}
     return Offer(
         record=known.aged(node.now()),

@@ -17,8 +17,8 @@ from cached import wire
 from cached.catalog.rows import ReplicaRow
 from cached.errors import CachedError, NotFound
 from cached.leases.pin import Pin, Process
+from cached.node import damage, metadata, views
 from cached.node import fetch as fetching
-from cached.node import metadata, views
 from cached.node.access import check_read, resolve
 from cached.node.caller import Caller
 from cached.node.node import Node
@@ -98,7 +98,7 @@ def _open(node: Node, known: Known, row: ReplicaRow, process: Process, path: str
     pin = Pin(row.set_id, row.content, process)
     node.pins.hold(pin)
     try:
-        fd = _descriptor(node, row, path)
+        fd = _descriptor(node, known, row, path)
         try:
             facts = os.fstat(fd)
         except OSError:
@@ -121,17 +121,20 @@ def _open(node: Node, known: Known, row: ReplicaRow, process: Process, path: str
     )
 
 
-def _descriptor(node: Node, row: ReplicaRow, path: str) -> int:
+def _descriptor(node: Node, known: Known, row: ReplicaRow, path: str) -> int:
     store = node.stores[_tier(node, row)]
+    if node.shelf.withheld:
+        damage.check(node, known, store, path)
     if not path:
         return store.open_content(row.content)
     return store.open_file(node.roots.of(store, row.content), path)
 
 
 def _tier(node: Node, row: ReplicaRow) -> Tier:
-    """Return the fastest tier that has the bytes."""
+    """Return the fastest tier that has the bytes, whole."""
     copy = node.shelf.contents.get((row.content, "memory"))
-    return "memory" if copy is not None and copy.state == "STABLE" else row.tier
+    usable = copy is not None and copy.state == "STABLE" and damage.whole(node, row.content, "memory")
+    return "memory" if usable else row.tier
 
 
 async def list_sets(node: Node, caller: Caller, local: bool) -> list[wire.SetView]:

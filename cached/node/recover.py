@@ -18,7 +18,7 @@ from cached import faults
 from cached.catalog.rows import ContentRow, ReplicaRow, TransferRow
 from cached.errors import CachedError
 from cached.leases import capacity
-from cached.node import receive
+from cached.node import damage, receive
 from cached.node.node import Node, Trouble
 from cached.node.shelf import Changes, Known
 from cached.node.verify import heal, scan
@@ -195,22 +195,15 @@ async def _look_closer(node: Node, store: Store, content: str) -> None:
     """
     if not store.has(content):
         return
-    if any(damage.needs_bytes for damage in await scan(node, store, content, rate=RATE)):
-        await _broken(node, content, False, "its files do not match its manifest")
-        return
-    boot = node.now().boot_id
-    rows = [node.shelf.replicas[set_id] for set_id in node.shelf.sets_of_content(content)]
-    verified = tuple(
-        (row.set_id, lambda stored: replace(stored, verified_boot=boot))
-        for row in rows
-        if row.state == "COMMITTED" and row.tier == store.tier
-    )
-    await node.shelf.keep(Changes(edits=verified))
+    damages = await scan(node, store, content, rate=RATE)
+    await damage.settle(node, store, content, damages)
+    if damages:
+        await heal(node, store, content, damages)
 
 
 async def _adopt(node: Node, store: Store, content: str) -> None:
     """Take the sets of a content back after the database was lost, once its bytes are verified."""
-    if any(damage.needs_bytes for damage in await scan(node, store, content)):
+    if any(found.needs_bytes for found in await scan(node, store, content)):
         words = f"content {content[:12]} was found without a database and is damaged; it is kept aside"
         node.troubles.append(Trouble(words))
         node.counters.add("adopt.damaged")
@@ -265,27 +258,20 @@ async def _take_back(node: Node, store: Store, known: Known) -> None:
 
 
 async def _broken(node: Node, content: str, missing: bool, reason: str) -> None:
-    """A promise is broken: say so, and get what is lost from somebody else, or wait until somebody has it."""
-    set_ids = tuple(sorted(node.shelf.sets_of_content(content)))
-    trouble = Trouble(reason, set_ids)
-    node.troubles.append(trouble)
-    names = ", ".join(node.shelf.known[set_id].record.name for set_id in set_ids)
-    node.counters.note("bytes_lost" if missing else "bytes_damaged", names, content=content[:12])
-    rows = [node.shelf.replicas[set_id] for set_id in set_ids]
-    for row in [row for row in rows if row.state == "COMMITTED"]:
-        if missing:
-            node.roots.drop(node.stores[row.tier], content)
-            await receive.refetch(node, replace(row, reason=reason))
-        elif await _mended(node, row):
-            node.troubles.remove(trouble)
-            return
+    """A promise is broken: say so, and get what is lost from somebody else, or wait until somebody has it.
 
-
-async def _mended(node: Node, row: ReplicaRow) -> bool:
-    """Repair the damaged files alone.
-
-    The others are served meanwhile, and nothing is thrown away before it is replaced.
+    Damaged files alone are repaired: the others are served meanwhile, and nothing is thrown away before it is
+    replaced.
     """
-    store, known = node.stores[row.tier], node.shelf.known[row.set_id]
-    left = await heal(node, store, known, await scan(node, store, row.content))
-    return not any(damage.needs_bytes for damage in left)
+    set_ids = tuple(sorted(node.shelf.sets_of_content(content)))
+    rows = [node.shelf.replicas[set_id] for set_id in set_ids]
+    if not missing:
+        for tier in sorted({row.tier for row in rows}):
+            await _look_closer(node, node.stores[tier], content)
+        return
+    node.troubles.append(Trouble(reason, set_ids))
+    names = ", ".join(node.shelf.known[set_id].record.name for set_id in set_ids)
+    node.counters.note("bytes_lost", names, content=content[:12])
+    for row in [row for row in rows if row.state == "COMMITTED"]:
+        node.roots.drop(node.stores[row.tier], content)
+        await receive.refetch(node, replace(row, reason=reason))

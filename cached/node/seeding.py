@@ -24,9 +24,9 @@ IDLE = 900.0
 
 
 async def lookup(node: Node, content: str) -> Seedable | None:
-    """Return a committed content as a swarm needs it; None when it is not here."""
+    """Return a committed content as a swarm needs it; None when it is not here, or not whole."""
     store = metadata.local(node, content)
-    if store is None:
+    if store is None or (content, store.tier) in node.shelf.withheld:
         return None
     manifest, leaves = await asyncio.to_thread(lambda: (store.manifest(content), store.leaves(content)))
     return Seedable(
@@ -42,8 +42,13 @@ async def served(node: Node, content: str) -> Served | None:
     store = metadata.local(node, content)
     if store is None:
         return None
+    withheld = node.shelf.withheld.get((content, store.tier), frozenset())
+    if "" in withheld:
+        return None
     manifest = await asyncio.to_thread(store.manifest, content)
-    return Served(manifest=manifest, open_dir=lambda: os.dup(node.roots.of(store, content)))
+    return Served(
+        manifest=manifest, open_dir=lambda: os.dup(node.roots.of(store, content)), withheld=withheld
+    )
 
 
 async def refresh(node: Node, content: str) -> None:

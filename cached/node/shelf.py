@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from cached.catalog.rows import ContentRow, ReplicaRow, SetRow
+from cached.catalog.rows import CheckRow, ContentRow, ReplicaRow, SetRow
 from cached.catalog.sqlite import Catalog, Tx
 from cached.errors import Busy
 from cached.leases import deadline
@@ -91,6 +91,8 @@ class Changes:
 
     sets: tuple[Known, ...] = ()
     contents: tuple[ContentRow, ...] = ()
+    #: Of contents that are here: `Busy` when one is not, or is on its way.
+    checks: tuple[CheckRow, ...] = ()
     replicas: tuple[ReplicaRow, ...] = ()
     #: Changes to rows that others may be changing at the same time, by set id: they see what is durable, not what was
     #: read before. `Busy` when the row is gone.
@@ -110,6 +112,10 @@ class Shelf:
     known: dict[str, Known] = field(default_factory=dict)
     replicas: dict[str, ReplicaRow] = field(default_factory=dict)
     contents: dict[tuple[str, Tier], ContentRow] = field(default_factory=dict)
+    #: What the last verification of each content has found.
+    checks: dict[tuple[str, Tier], CheckRow] = field(default_factory=dict)
+    #: Of the contents that are damaged: the paths that must not be served.
+    withheld: dict[tuple[str, Tier], frozenset[str]] = field(default_factory=dict)
     _by_name: dict[str, set[str]] = field(default_factory=dict)
     _by_content: dict[str, set[str]] = field(default_factory=dict)
     #: Tells whether another node has a copy of a set, as far as is known; set by the composition root.
@@ -119,9 +125,15 @@ class Shelf:
 
     def load(self) -> None:
         """Fill memory from the catalog; at start-up, before anything is served."""
-        sets, replicas, contents = self.catalog.read_now(lambda tx: (tx.sets(), tx.replicas(), tx.contents()))
         self._apply(
-            Changes(sets=tuple(map(Known.from_row, sets)), replicas=tuple(replicas), contents=tuple(contents))
+            self.catalog.read_now(
+                lambda tx: Changes(
+                    sets=tuple(map(Known.from_row, tx.sets())),
+                    replicas=tuple(tx.replicas()),
+                    contents=tuple(tx.contents()),
+                    checks=tuple(tx.checks()),
+                )
+            )
         )
 
     async def keep(self, changes: Changes) -> None:
@@ -160,8 +172,7 @@ class Shelf:
         for known in changes.sets:
             self.known[known.record.id] = known
             self._by_name.setdefault(known.record.name, set()).add(known.record.id)
-        for content in changes.contents:
-            self.contents[(content.content, content.tier)] = content
+        self._take_contents(changes)
         for row in changes.replicas:
             self.replicas[row.set_id] = row
             self._by_content.setdefault(row.content, set()).add(row.set_id)
@@ -169,10 +180,30 @@ class Shelf:
             self._forget_replica(set_id)
         for key in changes.drop_contents:
             self.contents.pop(key, None)
+            self._forget_check(key)
         for set_id in changes.drop_sets:
             gone = self.known.pop(set_id, None)
             if gone is not None:
                 _discard(self._by_name, gone.record.name, set_id)
+
+    def _take_contents(self, changes: Changes) -> None:
+        for content in changes.contents:
+            self.contents[(content.content, content.tier)] = content
+            if content.state == "COMING":
+                self._forget_check((content.content, content.tier))
+        for check in changes.checks:
+            self._take_check(check)
+
+    def _take_check(self, check: CheckRow) -> None:
+        key = (check.content, check.tier)
+        self._forget_check(key)
+        self.checks[key] = check
+        if check.damaged:
+            self.withheld[key] = frozenset(msgspec.json.decode(check.damaged, type=list[str]))
+
+    def _forget_check(self, key: tuple[str, Tier]) -> None:
+        self.checks.pop(key, None)
+        self.withheld.pop(key, None)
 
     def _forget_replica(self, set_id: str) -> None:
         row = self.replicas.pop(set_id, None)
@@ -193,6 +224,10 @@ def _write(tx: Tx, changes: Changes) -> list[ReplicaRow]:
         tx.put_set(known.row())
     for content in changes.contents:
         tx.put_content(content)
+        if content.state == "COMING":
+            tx.delete_check(content.content, content.tier)
+    for check in changes.checks:
+        _check(tx, check)
     for replica in changes.replicas:
         tx.put_replica(replica)
     edited = [_edit(tx, set_id, edit) for set_id, edit in changes.edits]
@@ -203,6 +238,13 @@ def _write(tx: Tx, changes: Changes) -> list[ReplicaRow]:
     if changes.also is not None:
         changes.also(tx)
     return edited
+
+
+def _check(tx: Tx, check: CheckRow) -> None:
+    row = tx.content(check.content, check.tier)
+    if row is None or row.state != "STABLE":
+        raise Busy("the content is not here, or is just going")
+    tx.put_check(check)
 
 
 def _edit(tx: Tx, set_id: str, edit: Edit) -> ReplicaRow:

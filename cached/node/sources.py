@@ -169,12 +169,14 @@ async def join(node: Node, peer: Peer, set_id: str, ad: dict[str, object]) -> Jo
     if known is None or held is None or held.state == "GOING":
         raise NotFound("this node does not hold that set")
     check_proven(node, known)
+    whole = (held.content, held.tier) not in node.shelf.withheld
     if not node.consents.allowed(peer.node_id, known.record.content):
         await consent.agree(node, peer, known, ad, requested=True)
     return Joined(
         complete=held.state == "COMMITTED",
         bittorrent_port=node.bittorrent_port,
-        methods=node.config.replication.methods,
+        # A damaged copy is in no swarm; its files that are whole may still mend those of another.
+        methods=tuple(name for name in node.config.replication.methods if whole or name == "direct"),
         encryption=_encryption(node),
     )
 

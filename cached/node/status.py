@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from cached import wire
-from cached.node import views
+from cached.node import damage, views
 from cached.node.access import may_manage, may_see
 from cached.node.caller import Caller
 from cached.node.node import Node, Trouble
@@ -70,7 +70,7 @@ def _tier(node: Node, tier: Any) -> dict[str, int]:
 
 def _health(node: Node, caller: Caller) -> list[str]:
     """Return in words what an operator should look at; empty when all is well."""
-    words = [_in_words(node, caller, trouble) for trouble in node.troubles]
+    words = [_in_words(node, caller, trouble) for trouble in [*node.troubles, *damage.troubles(node)]]
     if not node.catalog.clock_trusted:
         words.append("after the last boot the wall clock was not believed: leases are held until it can be")
     if not node.directory.reachable:

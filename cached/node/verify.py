@@ -7,19 +7,29 @@ from collections.abc import Callable
 
 from cached import wire
 from cached.catalog.rows import ReservationRow
-from cached.errors import Busy, CachedError, NotFound
+from cached.errors import (
+    Busy,
+    CachedError,
+    Forbidden,
+    IntegrityFailed,
+    NoSource,
+    NoSpace,
+    NotFound,
+    PeerUnreachable,
+)
 from cached.leases import capacity
-from cached.node import sources
+from cached.node import damage, sources
 from cached.node.access import check_manage, may_read, resolve
 from cached.node.caller import Caller
 from cached.node.critical import to_the_end
-from cached.node.metadata import obtain
+from cached.node.metadata import Metadata, obtain
 from cached.node.node import Node
 from cached.node.shelf import Known
 from cached.replication.transfer import FetchJob, Progress
+from cached.sets import manifest as manifests
 from cached.sets.names import SetRef
 from cached.storage.disk import Store
-from cached.storage.repair import mend, replace_file
+from cached.storage.repair import mend, mend_from, replace_file, restore_manifest
 from cached.storage.scrub import Damage
 from cached.storage.scrub import verify as scrub
 
@@ -40,17 +50,16 @@ async def verify(
         raise NotFound(
             f"this node has no replica of {known.record.name}", hint="verify runs on the node that holds it"
         )
-    store = node.stores[row.tier]
+    store, content = node.stores[row.tier], row.content
     damages = await _scrub(node, store, known, progress)
-    if damages:
-        node.counters.note("verify.damaged", known.record.name, damaged=len(damages))
-    left = await heal(node, store, known, damages) if damages and repair else damages
-    remaining = {damage.path for damage in left}
+    await damage.settle(node, store, content, damages)
+    left = await heal(node, store, content, damages, first=known) if damages and repair else damages
+    remaining = {one.path for one in left}
     return wire.VerifyReply(
         ok=not left,
         damaged=[
-            wire.Damage(path=damage.path, reason=_words(damage), repaired=damage.path not in remaining)
-            for damage in damages
+            wire.Damage(path=one.path, reason=_words(one), repaired=one.path not in remaining)
+            for one in damages
         ],
         bytes=known.record.bytes,
     )
@@ -92,28 +101,83 @@ async def scan(
     return await asyncio.to_thread(scrub, store, content, rate=rate, fresh=fresh, progress=go_on)
 
 
-async def heal(node: Node, store: Store, known: Known, damages: list[Damage]) -> list[Damage]:
-    """Mend what needs no bytes, fetch the rest from a holder, and return what is still damaged. Raises `NoSpace`."""
-    content, txid = known.record.content, node.new_id()
-    await node.space.reserve(await asyncio.to_thread(_reservation, store, known, damages, txid))
+async def heal(
+    node: Node, store: Store, content: str, damages: list[Damage], *, first: Known | None = None
+) -> list[Damage]:
+    """Mend what needs no bytes, fetch the rest from a holder of any set that shares the content, and return what is
+    still damaged, which is remembered and withheld. `first` is the set whose holders are asked first. Raises `NoSpace`.
+    """
+    async with node.locks(f"heal {content}"):
+        try:
+            await _heal(node, store, content, damages, first)
+        except (CachedError, OSError) as error:
+            if isinstance(error, NoSpace) or node.draining:
+                raise
+            node.counters.note("verify.not_repaired", str(error), content=content[:12])
+        left = await scan(node, store, content)
+        await damage.settle(node, store, content, left)
+        return left
+
+
+async def _heal(node: Node, store: Store, content: str, damages: list[Damage], first: Known | None) -> None:
+    sharing = [node.shelf.known[set_id] for set_id in sorted(node.shelf.sets_of_content(content))]
+    sharing.sort(key=lambda known: first is None or known.record.id != first.record.id)
+    if not sharing:
+        return
+    txid = node.new_id()
+    await node.space.reserve(await asyncio.to_thread(_reservation, store, sharing[0], damages, txid))
     try:
         async with node.locks(f"content {content}"):
+            if any(one.kind == "manifest" for one in damages):
+                metadata = await _metadata(node, sharing)
+                await asyncio.to_thread(_put_manifest, store, content, metadata)
+                damages = await scan(node, store, content)
             left = await asyncio.to_thread(mend, store, content, damages)
-            broken = {damage.path for damage in left if damage.needs_bytes and damage.path}
+            broken = {one.path for one in left if one.needs_bytes and one.path}
             if broken:
-                await _refetch(node, store, known, broken, txid)
-    except CachedError as error:
-        node.counters.note("verify.not_repaired", error.message, set=known.record.id[:8])
+                await _refetch(node, store, sharing, broken, txid)
+            if any(one.kind == "leaves" for one in left):
+                await asyncio.to_thread(mend, store, content, [one for one in left if one.kind == "leaves"])
     finally:
         await to_the_end(_clean_up(node, store, txid))
     await node.swarm.unseed(content)
-    return await _scrub(node, store, known, None)
+
+
+async def heal_from_staged(node: Node, store: Store, content: str, txid: str) -> None:
+    """Before files that have just been handed over are dropped because their content is here already: compare what is
+    here, and repair it with them. Under the content's lock.
+    """
+    try:
+        await asyncio.to_thread(store.home, content)
+    except NotFound:
+        return
+    damages = await scan(node, store, content)
+    if damages:
+        staged = store.root / "incoming" / txid
+        node.counters.note("create.repaired", "what was here was damaged", content=content[:12])
+        await asyncio.to_thread(mend_from, store, content, damages, staged)
+        await node.swarm.unseed(content)
+    await damage.settle(node, store, content, [])
+
+
+def has_holder(node: Node, content: str) -> bool:
+    """Tell whether another live node tells of a whole copy of a set with that content."""
+    return any(_is_held(node, node.shelf.known[one]) for one in node.shelf.sets_of_content(content))
+
+
+def _is_held(node: Node, known: Known) -> bool:
+    return any(
+        entry.node.alive
+        and entry.node.record.id != node.id
+        and entry.holding.state in ("COMMITTED", "EXPIRED")
+        for entry in node.holders(known.record.id)
+    )
 
 
 def _reservation(store: Store, known: Known, damages: list[Damage], txid: str) -> ReservationRow:
-    record, size = known.record, capacity.CONTENT
-    paths = {damage.path for damage in damages if damage.needs_bytes}
-    if not any(damage.kind == "manifest" for damage in damages):
+    record, size = known.record, capacity.estimate(known.record.bytes, known.record.files)
+    paths = {one.path for one in damages if one.needs_bytes}
+    if not any(one.kind == "manifest" for one in damages):
         manifest = store.manifest(record.content)
         files = [entry.size for entry in manifest.files() if entry.path in paths]
         size = capacity.estimate(sum(files), len(files)) + len(manifest.entries) * capacity.ENTRY
@@ -128,7 +192,36 @@ def _reservation(store: Store, known: Known, damages: list[Damage], txid: str) -
     )
 
 
-async def _refetch(node: Node, store: Store, known: Known, paths: set[str], txid: str) -> None:
+async def _metadata(node: Node, sharing: list[Known]) -> Metadata:
+    failure: CachedError = NoSource("no other live node holds the set")
+    for known in sharing:
+        if _is_held(node, known):
+            try:
+                return await obtain(node, known, Progress())
+            except CachedError as error:
+                failure = error
+    raise failure
+
+
+def _put_manifest(store: Store, content: str, metadata: Metadata) -> None:
+    restore_manifest(store, content, manifests.encode(metadata.manifest), metadata.leaves)
+
+
+async def _refetch(node: Node, store: Store, sharing: list[Known], paths: set[str], txid: str) -> None:
+    failure: CachedError = NoSource("no other live node holds the set")
+    for known in sharing:
+        if not _is_held(node, known):
+            continue
+        try:
+            await _refetch_as(node, store, known, paths, txid)
+        except (NoSource, IntegrityFailed, Forbidden, PeerUnreachable) as error:
+            failure = error
+        else:
+            return
+    raise failure
+
+
+async def _refetch_as(node: Node, store: Store, known: Known, paths: set[str], txid: str) -> None:
     metadata = await obtain(node, known, Progress())
     staged = store.root / "incoming" / txid / "data"
     ballast = node.space.ballast(txid)
@@ -163,7 +256,7 @@ async def _clean_up(node: Node, store: Store, txid: str) -> None:
         await asyncio.to_thread(store.empty, trashed)
 
 
-def _words(damage: Damage) -> str:
-    if damage.expected or damage.found:
-        return f"{damage.kind}: expected {damage.expected or 'nothing'}, found {damage.found or 'nothing'}"
-    return str(damage.kind)
+def _words(one: Damage) -> str:
+    if one.expected or one.found:
+        return f"{one.kind}: expected {one.expected or 'nothing'}, found {one.found or 'nothing'}"
+    return str(one.kind)

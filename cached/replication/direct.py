@@ -260,6 +260,8 @@ class Served:
     manifest: Manifest
     #: Opens the directory of its files; the descriptor is closed by the server.
     open_dir: Callable[[], int]
+    #: Paths of files that are damaged here: whoever asks for bytes of one is told that they are not here.
+    withheld: frozenset[str] = frozenset()
 
 
 class DirectServer:
@@ -290,6 +292,8 @@ class DirectServer:
         if served is None:
             raise NotFound("no such content here")
         segments = await asyncio.to_thread(_segments, served.manifest, ranges)
+        if served.withheld and any(segment.path in served.withheld for segment in segments):
+            raise NotFound("these bytes are damaged here")
         blocks = read_blocks(served.open_dir, segments, self._block)
         reading: asyncio.Task[bytes] | None = None
         try:

@@ -142,9 +142,11 @@ class Store:
         with files.translated(staged):
             if not staged.exists() and home.exists():
                 return False
-            publication.settle(staged, content, self.tier)
-            published = files.rename_new(staged, home)
-            faults.point(STORE_RENAMED)
+            published = False
+            if not home.exists():
+                publication.settle(staged, content, self.tier)
+                published = files.rename_new(staged, home)
+                faults.point(STORE_RENAMED)
             if not published:
                 self._adopt_records(staged, content)
                 trash.empty(self.discard(txid))

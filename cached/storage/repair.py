@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from cached import faults
 from cached.errors import IntegrityFailed, NotFound, SourceChanged
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import root_from_leaves
-from cached.storage import copying, files, trash, tree
+from cached.storage import copying, files, scrub, trash, tree
 from cached.storage.beneath import parent_of
 from cached.storage.disk import Store
-from cached.storage.publication import decode_mtimes, file_mode
+from cached.storage.publication import checked_manifest, decode_mtimes, file_mode
 from cached.storage.scrub import Damage
 
 REPAIR_RENAMED = faults.declare("repair.renamed")
@@ -50,19 +50,68 @@ def mend(store: Store, content: str, damages: Sequence[Damage]) -> list[Damage]:
     wanted = {entry.path: entry for entry in manifest.entries}
     left = []
     with files.translated(store.home(content)), _opened(store, content) as data_fd:
+        broken = {damage.path for damage in damages if damage.needs_bytes}
         for damage in sorted(damages, key=lambda damage: damage.path):
             entry = wanted.get(damage.path)
             if damage.needs_bytes and entry is not None and entry.kind == "file" and entry.size:
                 left.append(damage)
             elif damage.kind != "leaves":
                 _restore(data_fd, damage, entry)
-        _set_modes(data_fd, manifest.entries)
+        _set_modes(data_fd, (entry for entry in manifest.entries if not _waits(entry, broken)))
     if any(damage.kind == "leaves" for damage in damages):
         if left:
             left += [damage for damage in damages if damage.kind == "leaves"]
         else:
             _rewrite_leaves(store, content, manifest)
     return left
+
+
+def _waits(entry: Entry, broken: Collection[str]) -> bool:
+    return entry.kind == "file" and entry.size > 0 and entry.path in broken
+
+
+def restore_manifest(store: Store, content: str, manifest: bytes, leaves: bytes) -> None:
+    """Put the right manifest and leaf digests in the place of damaged ones. Then scrub again: files may be too."""
+    home = store.home(content)
+    copying.check_leaves(checked_manifest(manifest, content), leaves)
+    with files.translated(home):
+        files.write_atomic(home / "leaves", leaves)
+        files.write_atomic(home / "manifest", manifest)
+
+
+def mend_from(store: Store, content: str, damages: Sequence[Damage], staged: Path) -> None:
+    """Repair a content from a sealed staging area of the same content, which loses the files that were needed."""
+    if any(damage.kind == "manifest" for damage in damages):
+        restore_manifest(store, content, (staged / "manifest").read_bytes(), (staged / "leaves").read_bytes())
+        damages = scrub.verify(store, content)
+    left = mend(store, content, damages)
+    for damage in left:
+        if damage.needs_bytes:
+            replace_file(store, content, damage.path, staged / "data" / damage.path)
+    if any(damage.kind == "leaves" for damage in left):
+        restore_manifest(store, content, store.manifest_bytes(content), (staged / "leaves").read_bytes())
+    if left := scrub.verify_shape(store, content):
+        raise IntegrityFailed(f"{left[0].path!r} could not be repaired: {left[0].kind}", path=left[0].path)
+
+
+def close_off(store: Store, content: str, paths: Iterable[str]) -> None:
+    """Take the right to read damaged files away, so that nobody reads them through a directory either."""
+    _chmod_files(store, content, paths, lambda _: 0)
+
+
+def open_again(store: Store, content: str, paths: Iterable[str]) -> None:
+    """Give the right to read files back that turned out to be whole."""
+    manifest = store.manifest(content)
+    modes = {entry.path: file_mode(executable=entry.executable) for entry in manifest.files()}
+    _chmod_files(store, content, [path for path in paths if path in modes], modes.__getitem__)
+
+
+def _chmod_files(store: Store, content: str, paths: Iterable[str], mode: Callable[[str], int]) -> None:
+    with _opened(store, content) as data_fd:
+        for path in paths:
+            with suppress(OSError), parent_of(data_fd, path) as (parent, name):
+                if stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                    os.chmod(name, mode(path), dir_fd=parent)
 
 
 def _restore(data_fd: int, damage: Damage, entry: Entry | None) -> None:

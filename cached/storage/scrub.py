@@ -15,6 +15,7 @@ from cached.errors import CachedError, SourceChanged
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import root_from_leaves
 from cached.storage import copying, files, tree
+from cached.storage.beneath import parent_of
 from cached.storage.disk import Store
 from cached.storage.publication import file_mode, leaf_bytes
 
@@ -96,6 +97,8 @@ def verify(
                         found.append(leaves)
                     else:
                         stored.compare(entry, leaves)
+            broken = {damage.path for damage in found if damage.needs_bytes}
+            found = [damage for damage in found if damage.kind != "mode" or damage.path not in broken]
             return found + stored.damages
     finally:
         os.close(data_fd)
@@ -109,6 +112,16 @@ def verify_file(store: Store, content: str, entry: Entry) -> Damage | None:
     finally:
         os.close(data_fd)
     return leaves if isinstance(leaves, Damage) else None
+
+
+def verify_shape(store: Store, content: str) -> list[Damage]:
+    """Return what is wrong with a content's names, kinds, sizes, modes and links; no file is read."""
+    data_fd = store.open_content(content)
+    try:
+        with files.translated(store.home(content)):
+            return list(shape(data_fd, store.manifest(content)))
+    finally:
+        os.close(data_fd)
 
 
 def shape(data_fd: int, manifest: Manifest) -> Iterator[Damage]:
@@ -154,7 +167,7 @@ def _mode_damage(path: str, expected: int, found: int) -> Damage:
 def _leaves_of(data_fd: int, entry: Entry, report: Callable[[int], None], *, fresh: bool) -> bytes | Damage:
     """Return the leaf digests of a file whose root is right, else its damage."""
     try:
-        fd = tree.open_file(data_fd, entry.path)
+        fd = _open(data_fd, entry.path)
         try:
             if fresh:
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -171,6 +184,21 @@ def _leaves_of(data_fd: int, entry: Entry, report: Callable[[int], None], *, fre
     if root != entry.root:
         return Damage(path=entry.path, kind="bytes", expected=entry.root.hex(), found=root.hex())
     return leaves
+
+
+def _open(data_fd: int, path: str) -> int:
+    """Open a file for reading; one that was closed off (`repair.close_off`) for this moment alone."""
+    try:
+        return tree.open_file(data_fd, path)
+    except PermissionError:
+        with parent_of(data_fd, path) as (parent, name):
+            if stat.S_IMODE(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                raise
+            os.chmod(name, 0o400, dir_fd=parent)
+            try:
+                return tree.open_file(data_fd, path)
+            finally:
+                os.chmod(name, 0, dir_fd=parent)
 
 
 class _StoredLeaves:

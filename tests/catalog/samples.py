@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cached.catalog.rows import (
+    CheckRow,
     ContentRow,
     ReplicaRow,
     ReservationRow,
@@ -54,6 +55,11 @@ def a_set(number=1, **changes):
 def a_content(content=CONTENT, **changes):
     fields = {"content": content, "tier": "disk", "bytes": 10, "physical": 8192, "state": "STABLE"}
     return ContentRow(**(fields | changes))
+
+
+def a_check(content=CONTENT, **changes):
+    fields = {"content": content, "tier": "disk", "wall": 1.5, "boot": "boot-1", "damaged": b'["f"]'}
+    return CheckRow(**(fields | changes))
 
 
 def a_replica(number=1, **changes):

@@ -37,6 +37,7 @@ def test_every_row_comes_back_as_it_was_put(held):
         tx.put_reservation(samples.a_reservation(logical=9, set_id="s", content=CONTENT))
         tx.put_transfer(samples.a_transfer(manifest_ready=True, piece_size=1 << 20, offer=b"\xff"))
         tx.put_meta("key", "value")
+        tx.put_check(samples.a_check(reason="damaged: f"))
 
     held.write_now(put)
 
@@ -48,6 +49,7 @@ def test_every_row_comes_back_as_it_was_put(held):
             tx.reservation("tx"),
             tx.transfer("tx"),
             tx.get_meta("key"),
+            tx.checks(),
         )
 
     assert held.read_now(got) == (
@@ -57,10 +59,12 @@ def test_every_row_comes_back_as_it_was_put(held):
         samples.a_reservation(logical=9, set_id="s", content=CONTENT),
         samples.a_transfer(manifest_ready=True, piece_size=1 << 20, offer=b"\xff"),
         "value",
+        [samples.a_check(reason="damaged: f")],
     )
 
 
 def test_putting_again_replaces_and_deleting_forgets(held):
+    held.write_now(lambda tx: tx.put_check(samples.a_check()))
     changed = samples.a_set(revision=2, status="withdrawn", lease=after(NOW, 5.5), local=False)
 
     held.write_now(lambda tx: tx.put_set(changed))
@@ -73,7 +77,7 @@ def test_putting_again_replaces_and_deleting_forgets(held):
         tx.delete_set(changed.id)
 
     held.write_now(forget)
-    assert held.read_now(lambda tx: [*tx.sets(), *tx.contents(), *tx.replicas()]) == []
+    assert held.read_now(lambda tx: [*tx.sets(), *tx.contents(), *tx.replicas(), *tx.checks()]) == []
 
 
 @pytest.mark.parametrize(
@@ -82,6 +86,7 @@ def test_putting_again_replaces_and_deleting_forgets(held):
         lambda tx: tx.put_replica(samples.a_replica(2)),
         lambda tx: tx.put_replica(samples.a_replica(content="d" * 64)),
         lambda tx: tx.put_transfer(samples.a_transfer(set_id="unknown")),
+        lambda tx: tx.put_check(samples.a_check("d" * 64)),
         lambda tx: tx.delete_content(CONTENT, "disk"),
         lambda tx: tx.delete_set(f"{1:032x}"),
         lambda tx: tx.put_content(samples.a_content("d" * 64, tier="tape")),

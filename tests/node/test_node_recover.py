@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from cached.catalog.rows import ContentRow, ReservationRow
 from cached.errors import NotFound
-from cached.node import fetch, read, receive, recover, revise
+from cached.node import damage, fetch, read, receive, recover, revise, verify
 from cached.sets.names import parse_ref
 from tests.node.fakes import NOTHING, caller, create_set, hand_over, left_behind, until, world
 
@@ -189,7 +189,7 @@ def test_what_nobody_can_give_is_owed_until_somebody_can_or_the_grant_ends(tmp_p
             receive.retry(b)
             await until(lambda: b.shelf.replicas[view.id].state == "COMMITTED")
             assert bytes_of(b, "nr/f") == FILES["f"]
-            assert not b.owed
+            await until(lambda: not b.owed)
 
     asyncio.run(story())
 
@@ -212,15 +212,16 @@ def test_damaged_files_are_replaced_one_by_one_and_the_last_copy_is_never_thrown
             await recover.afterwards(a, broken)
             assert bytes_of(a, "nr/dir/g") == b"more", "nobody can help: what is whole is served"
             assert a.shelf.replicas[view.id].state == "COMMITTED"
-            assert [trouble.sets for trouble in a.troubles] == [(view.id,)]
+            assert [trouble.sets for trouble in damage.troubles(a)] == [(view.id,)]
             whole = a.stores["disk"].data(view.content) / "f"
             whole.chmod(0o644)
             whole.write_bytes(FILES["f"])
+            assert (await verify.verify(a, ALICE, NR, False, None)).damaged[0].reason.startswith("mode")
             b = await w.node("b")
             await w.gossip()
             await recover.afterwards(b, w.findings)
             assert bytes_of(b, "nr/f") == FILES["f"]
-            assert b.troubles == []
+            assert damage.troubles(b) == b.troubles == []
 
     asyncio.run(story())
 

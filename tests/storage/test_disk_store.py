@@ -341,7 +341,11 @@ store.publish("tx", content)
 assert scrub.verify(store, content) == []
 target = store.data(content) / "d/e/f"
 target.chmod(0o600); target.write_bytes(b"0123456780")
-assert {damage.kind for damage in scrub.verify(store, content)} == {"mode", "bytes"}
+assert {damage.kind for damage in scrub.verify(store, content)} == {"bytes"}
+repair.close_off(store, content, ["d/e/f"])
+assert target.stat().st_mode & 0o777 == 0
+assert {damage.kind for damage in scrub.verify(store, content)} == {"bytes"}
+assert target.stat().st_mode & 0o777 == 0
 staged = Path(sys.argv[1]) / "mine/incoming/fix"; staged.write_bytes(b"0123456789")
 repair.replace_file(store, content, "d/e/f", staged)
 assert scrub.verify(store, content) == []
