@@ -23,3 +23,11 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     if not task.cancelled():
         task.exception()
     raise cancelled
+
+
+async def end(task: asyncio.Task[Any]) -> None:
+    """Cancel a task whose result nobody wants any more, and wait until it has ended."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()

@@ -13,7 +13,8 @@ from cached.node.shelf import Changes, Known, Shelf
 from cached.sets.names import SetRef, parse_ref
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.node.fakes import FakeClock, caller, known_set
+from tests.node.doubles import FakeClock
+from tests.node.fakes import caller, known_set
 
 NOW = FakeClock().now()
 USERS = ("alice", "bob", "carol")

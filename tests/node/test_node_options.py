@@ -10,7 +10,8 @@ from cached import wire
 from cached.errors import Refused, UsageError
 from cached.node import options
 from cached.sets.set import ALL
-from tests.node.fakes import FakeMatchmaker, configured
+from tests.node.doubles import FakeMatchmaker
+from tests.node.fakes import configured
 
 
 def node_with(tmp_path, *, memory=False, **config):

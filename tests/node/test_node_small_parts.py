@@ -18,7 +18,7 @@ from cached.node.rejections import Rejections
 from cached.storage.pinlog import PinLog
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.node.fakes import BOOT
+from tests.node.doubles import BOOT
 
 # Locks
 
