@@ -57,11 +57,12 @@ from cached.node import (
 )
 from cached.node.consents import Consents
 from cached.node.counters import Counters
+from cached.node.critical import end
 from cached.node.metrics import NodeMetrics
 from cached.node.node import Node
 from cached.node.pins import Pins, is_alive
-from cached.node.shelf import Shelf
 from cached.node.scrubber import Scrubber
+from cached.node.shelf import Shelf
 from cached.node.space import Space
 from cached.peers.directory import Directory
 from cached.peers.identity import Identity
@@ -111,7 +112,7 @@ class Daemon:
         matchmaker = Matchmaker()
         self._undo.push_async_callback(matchmaker.close)
         checked = asyncio.create_task(announce.check(config, matchmaker))
-        self._undo.push_async_callback(_end, checked)
+        self._undo.push_async_callback(end, checked)
         link = Link(identity)
         self._undo.push_async_callback(link.close)
         port = await link.start(acquaintances.usual_address(catalog, config.node.listen))
@@ -174,8 +175,8 @@ class Daemon:
             started=clock.now(),
             consents=consents,
         )
-        self._undo.callback(node.roots.close)
         scrubber = Scrubber(node)
+        self._undo.callback(node.roots.close)
         self._undo.callback(node.copiers.shutdown)
         shelf.held_elsewhere = partial(announce.held_elsewhere, node)
         records.bind(node)
@@ -308,13 +309,6 @@ def _changed(node: Node, _node_ids: frozenset[str]) -> None:
     node.stirred.set()
     if not node.swarm.encrypted:
         node.fly("encrypt", lambda: seeding.encrypt_with(node))
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait({task})
-    if not task.cancelled():
-        task.exception()
 
 
 def _facts(config: Config, identity: Identity) -> partial[NodeFacts]:
