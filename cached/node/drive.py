@@ -80,9 +80,9 @@ def drives(node: Node, known: Known) -> bool:
     held = node.shelf.replicas.get(record.id)
     if record.status != "live" or held is None or held.state != "COMMITTED" or node.left(known.lease) <= 0:
         return False
-    holders = [
     if (held.content, held.tier) in node.shelf.withheld:  # repaired before it is handed on
         return False
+    holders = [
         entry.node.record.id
         for entry in node.holders(record.id)
         if entry.node.alive and entry.holding.state == "COMMITTED"
