@@ -58,9 +58,12 @@ class AsyncClient:
         options: wire.CreateOptions | None = None,
         *,
         progress: Watcher | None = None,
+        **wishes: Any,
     ) -> wire.SetView:
         """See `Client.create`."""
-        return await asyncio.to_thread(self.sync.create, name, paths, options, progress=_in_loop(progress))
+        return await asyncio.to_thread(
+            self.sync.create, name, paths, options, progress=_in_loop(progress), **wishes
+        )
 
     async def update(self, ref: str, **changes: Any) -> wire.SetView:
         """See `Client.update`."""

@@ -21,6 +21,7 @@ from cached.client.endpoint import Endpoint
 from cached.client.opened import Opened, SetFile
 from cached.client.pool import Pool
 from cached.client.rest import Rest, quoted
+from cached.client.wishes import options as wishes_of
 from cached.errors import DaemonUnreachable, UsageError
 
 Item = TypeVar("Item")
@@ -123,14 +124,18 @@ class Client:
         options: wire.CreateOptions | None = None,
         *,
         progress: Watcher | None = None,
+        **wishes: Any,
     ) -> wire.SetView:
         """Commit a directory's contents, or several PATHs by their base names, as the set NAME.
+
+        Options may be keywords too, by the names of `CreateOptions`; `lease="2d"` and `min_lease="12h"` are read by
+        units, `replicas="all"` is every node that matches. They count more than `options`.
 
         The files are opened here, as this user, and handed to the daemon as descriptors; an interrupt cancels
         cleanly. With `options.wait` this also waits until the replicas are there; what they refused is in the
         result.
         """
-        options = options or wire.CreateOptions()
+        options = wishes_of(options, wishes)
         sources = walk.scan([paths] if isinstance(paths, (str, os.PathLike)) else paths)
         sent = msgspec.structs.replace(options, wait=False)
         made = handover.hand_over(Channel(self._endpoint, self._timeout), name, sources, sent, progress)

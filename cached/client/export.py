@@ -76,15 +76,16 @@ def export_tree(
     """
     copy = _Copy(dest, content, listing, view=view, watcher=watcher)
     try:
-        copy.begin()
-        try:
-            copy.folder(top, copy.top, "")
-            copy.finish()
-        except BaseException:
-            copy.undo()
-            raise
-        finally:
-            os.close(copy.top)
+        with _parents(dest):
+            copy.begin()
+            try:
+                copy.folder(top, copy.top, "")
+                copy.finish()
+            except BaseException:
+                copy.undo()
+                raise
+            finally:
+                os.close(copy.top)
     except OSError as error:
         raise CachedError(
             f"cannot copy to {dest}: {error.strerror}", hint="nothing half-written was left there"
@@ -100,21 +101,36 @@ def export_file(
     partial = dest.with_name(f"{_PARTIAL}.{os.getpid()}.{dest.name}"[:255])
     size = os.fstat(source).st_size
     try:
-        goal = os.open(partial, _NEW, 0o755 if executable else 0o644)
-        try:
-            for done in copy_bytes(source, goal, size):
-                _tell(watcher, done, size, 0)
-            if "" in listing.mtimes:
-                os.utime(goal, ns=(listing.mtimes[""],) * 2)
-            os.rename(partial, dest)
-        except BaseException:
-            os.unlink(partial)
-            raise
-        finally:
-            os.close(goal)
+        with _parents(dest):
+            goal = os.open(partial, _NEW, 0o755 if executable else 0o644)
+            try:
+                for done in copy_bytes(source, goal, size):
+                    _tell(watcher, done, size, 0)
+                if "" in listing.mtimes:
+                    os.utime(goal, ns=(listing.mtimes[""],) * 2)
+                os.rename(partial, dest)
+            except BaseException:
+                os.unlink(partial)
+                raise
+            finally:
+                os.close(goal)
     except OSError as error:
         raise CachedError(f"cannot write {dest}: {error.strerror}") from error
     _tell(watcher, size, size, 1)
+
+
+@contextlib.contextmanager
+def _parents(dest: Path) -> Iterator[None]:
+    """Make the directories above DEST; on an error those that were made go again."""
+    missing = [parent for parent in dest.parents if not parent.exists()]
+    try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for parent in missing:
+                parent.rmdir()
+        raise
 
 
 def copy_bytes(source: int, goal: int, size: int) -> Iterator[int]:

@@ -21,7 +21,7 @@ from cached_cli.links import linked
 from cached_cli.output import warn
 from cached_cli.progress import Meter
 from cached_cli.session import Session, pass_session
-from cached_cli.substitution import Wanted, environment, parse_all, substitute
+from cached_cli.substitution import Wanted, check_distinct, environment, parse_all, spellings, substitute
 from cached_cli.view import temporary_tree
 
 _COMMAND: Final = "cached_cli.execute.command"
@@ -64,7 +64,7 @@ def execute(
 
     For each set the command finds its path in CACHED_<NAME>, in its arguments where {NAME} stood, and as
     ./LINK (default: ./NAME) when the working directory is on a local filesystem. Other braces are left alone;
-    {{NAME}} gives {NAME}.
+    {{NAME}} gives {NAME}. A set given as id:PREFIX goes by its real name.
 
     \b
     The exit code is the command's. Own failures are 125, a command that is not found 127, one that
@@ -72,9 +72,25 @@ def execute(
     """
     wanted = parse_all(names)
     with undisturbed(), contextlib.ExitStack() as stack:
+        if any(each.by_id for each in wanted):
+            wanted = check_distinct(_named(session, each, fetch=not no_fetch) for each in wanted)
         paths = {each.name: _place(session, stack, each, fetch=not no_fetch, view=view) for each in wanted}
         return _run(session, context.meta[_COMMAND], wanted, paths)
     raise AssertionError
+
+
+def _named(session: Session, wanted: Wanted, *, fetch: bool) -> Wanted:
+    """Give a set that was given by its id the name that it has."""
+    try:
+        return (
+            wanted.called(session.client().show(wanted.ref.partition("/")[0]).name)
+            if wanted.by_id
+            else wanted
+        )
+    except NotFound as error:
+        if not fetch:
+            session.own_failure = error.exit_code
+        raise
 
 
 def _place(session: Session, stack: contextlib.ExitStack, wanted: Wanted, *, fetch: bool, view: bool) -> str:
@@ -103,7 +119,9 @@ def _run(session: Session, command: list[str], wanted: list[Wanted], paths: dict
     links = {each.link: paths[each.name] for each in wanted}
     with Relay() as relay, linked(Path.cwd(), links, warn):
         try:
-            return relay.run(substitute(command, paths), environment(os.environ, wanted, paths))
+            return relay.run(
+                substitute(command, spellings(wanted, paths)), environment(os.environ, wanted, paths)
+            )
         except CannotRunError as error:
             session.own_failure = error.exit_status
             raise

@@ -29,8 +29,8 @@ _NO_SENDFILE: Final = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 def get(session: Session, name: str, destination: Path) -> None:
     """Copy a set, or a file or directory of it, to DEST.
 
-    DEST is new, or an empty directory, and becomes the root of the copy. The copy is yours; the set is not
-    needed any more.
+    DEST is new, or an empty directory, and becomes the root of the copy; directories above it are made. The
+    copy is yours; the set is not needed any more.
     """
     with Meter(name, session) as meter:
         session.client().export(name, destination, progress=meter)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cached.errors import UsageError
 
@@ -23,6 +23,17 @@ class Wanted:
     name: str
     #: File name of the symbolic link in the working directory.
     link: str
+    #: Whether the link was said: then it stays, whatever the set turns out to be called.
+    link_said: bool = True
+
+    @property
+    def by_id(self) -> bool:
+        """Whether only the id of the set is known, until `called` gives it a name."""
+        return self.name.startswith("id:")
+
+    def called(self, name: str) -> Wanted:
+        """Return it under the real name of the set."""
+        return replace(self, name=name, link=self.link if self.link_said else name)
 
     @property
     def variable(self) -> str:
@@ -44,12 +55,17 @@ def parse_wanted(text: str) -> Wanted:
         raise UsageError(
             f"{chosen!r} in {text!r} cannot be the name of a link", hint="LINK is one file name, without '/'"
         )
-    return Wanted(ref=ref, name=name, link=chosen)
+    return Wanted(ref=ref, name=name, link=chosen, link_said=bool(equals or path))
 
 
 def parse_all(texts: Iterable[str]) -> list[Wanted]:
-    """Read every `NAME[=LINK]`; two that would share a variable or a link are a `UsageError`."""
-    found = [parse_wanted(text) for text in texts]
+    """Read every `NAME[=LINK]`; raises `UsageError`, as `check_distinct` does."""
+    return check_distinct(parse_wanted(text) for text in texts)
+
+
+def check_distinct(all_wanted: Iterable[Wanted]) -> list[Wanted]:
+    """Return them as a list; two that would share a variable or a link are a `UsageError`."""
+    found = list(all_wanted)
     for what in ("variable", "link"):
         taken: dict[str, Wanted] = {}
         for wanted in found:
@@ -60,6 +76,12 @@ def parse_all(texts: Iterable[str]) -> list[Wanted]:
                     hint="put one cached exec inside the other" if what == "variable" else "write NAME=LINK",
                 )
     return found
+
+
+def spellings(wanted: Iterable[Wanted], paths: Mapping[str, str]) -> dict[str, str]:
+    """Return the paths by everything that may stand in braces: the names, and `id:PREFIX` as it was given."""
+    as_given = {each.ref.partition("/")[0].partition("@")[0]: paths[each.name] for each in wanted}
+    return {**{ref: path for ref, path in as_given.items() if ref.startswith("id:")}, **paths}
 
 
 def substitute(arguments: Sequence[str], paths: Mapping[str, str]) -> list[str]:

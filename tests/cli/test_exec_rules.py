@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cached_cli.links import judge
-from cached_cli.substitution import environment, parse_all, parse_wanted, substitute
+from cached_cli.substitution import environment, parse_all, parse_wanted, spellings, substitute
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,24 @@ from cached_cli.substitution import environment, parse_all, parse_wanted, substi
 def test_a_name_gives_its_variable_and_its_link(text, ref, name, link, variable):
     wanted = parse_wanted(text)
     assert (wanted.ref, wanted.name, wanted.link, wanted.variable) == (ref, name, link, variable)
+
+
+@pytest.mark.parametrize(
+    ("text", "link"),
+    [
+        ("id:0123abcd", "nr"),
+        ("id:0123abcd=db", "db"),
+        ("id:0123abcd=0123abcd", "0123abcd"),
+        ("id:0123abcd/x", "x"),
+    ],
+)
+def test_a_set_given_by_its_id_goes_by_its_name(text, link):
+    given = parse_wanted(text)
+    assert given.by_id
+    wanted = given.called("nr")
+    assert (wanted.ref, wanted.link, wanted.variable) == (given.ref, link, "CACHED_NR")
+    assert substitute(["{nr} {id:0123abcd}"], spellings([wanted], {"nr": "/p"})) == ["/p /p"]
+    assert not parse_wanted("nr").by_id
 
 
 @pytest.mark.parametrize("text", ["", "=x", "nr=", "nr=a/b", "nr=..", "nr=.", "nr=a\nb", "bob:"])

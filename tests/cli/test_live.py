@@ -82,6 +82,33 @@ def test_a_reader_that_goes_away_ends_cat_and_list_quietly(node):
         assert (ended.returncode, ended.stderr) == (141, "")
 
 
+INTERRUPTED = """
+import os, signal, sys
+last = sys.argv[1]
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == last:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupt())
+from cached_cli.start import main
+sys.argv[1:] = ["list"]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ["cached_cli.main", "click", "cached.errors", "cached_cli.listing", "cached.client"]
+)
+def test_an_interrupt_while_the_program_still_loads_is_130_without_a_traceback(node, module):
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, module], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr in ("", "cached: interrupted\n")
+
+
 def test_no_daemon_is_6_and_for_exec_125(node, tmp_path):
     nowhere = ["--runtime-dir", tmp_path / "nowhere"]
     assert call(*nowhere, "list").returncode == 6
@@ -110,6 +137,16 @@ def test_exec_gives_variables_arguments_a_link_and_the_code(node):
     assert ended.stdout == "second\nfirst\ninherited\n"
     assert not os.path.lexists("nr")
     wait_until(lambda: node.pins.total() == 0)
+
+
+def test_exec_by_id_goes_by_the_name_of_the_set(node):
+    show = ["sh", "-c", 'test "$CACHED_NR" = "$0" && test "$1" = "$0" && cat "$2/a"']
+    for given, link in ((f"id:{SET_ID[:8]}", "nr"), (f"id:{SET_ID[:8]}=db", "db")):
+        ended = call("exec", given, "--", *show, "{nr}", f"{{id:{SET_ID[:8]}}}", link)
+        assert (ended.stderr, ended.stdout, ended.returncode) == ("", "first\n", 0)
+    assert call("exec", "id:ffffffff", "--", "true").returncode == 125
+    assert call("exec", "--no-fetch", "id:ffffffff", "--", "true").returncode == 3
+    assert call("exec", "nr", f"id:{SET_ID[:8]}", "--", "true").returncode == 125
 
 
 def test_exec_pins_the_set_while_the_command_runs(node):

@@ -69,6 +69,34 @@ def test_a_directory_becomes_the_set_with_everything_in_it(client, daemon, sourc
     assert (options.lease_seconds, options.share) == (60, "public")
 
 
+def test_options_are_keywords_too(client, daemon, source):
+    options = CreateOptions(share="public", tier="disk", lease_seconds=1)
+    client.create(
+        "nr", source, options, lease="2d", min_lease="1h", replicas="all", methods="direct", tier=None
+    )
+    assert daemon.node.calls[0][2] == CreateOptions(
+        share="public", lease_seconds=172_800, min_lease_seconds=3600, replicas=-1, methods=("direct",)
+    )
+    client.create("nr2", source, lease_seconds=60, share="group:lab", requirements="true", replace=True)
+    assert daemon.node.calls[1][2] == CreateOptions(
+        lease_seconds=60, share="group:lab", requirements="true", replace=True
+    )
+
+
+@pytest.mark.parametrize(
+    "wishes", [{"lease": "2"}, {"tier": "tape"}, {"replicas": "many"}, {"min_lease_seconds": -1}]
+)
+def test_options_that_do_not_fit_are_a_usage_error(client, source, wishes):
+    with pytest.raises(UsageError):
+        client.create("nr", source, **wishes)
+
+
+@pytest.mark.parametrize("wishes", [{"leese": "2d"}, {"lease": "2d", "lease_seconds": 1}])
+def test_keywords_that_are_no_options_are_a_type_error(client, source, wishes):
+    with pytest.raises(TypeError):
+        client.create("nr", source, **wishes)
+
+
 def test_several_paths_keep_their_base_names(client, daemon, source, tmp_path, monkeypatch):
     monkeypatch.chdir(source)
     client.create("nr", ["sub", "a.txt", source / "run.sh"])

@@ -56,6 +56,25 @@ def test_a_set_becomes_a_new_directory_with_modes_and_times(client, daemon, tmp_
     daemon.until(lambda: not +daemon.node.pins)
 
 
+@pytest.mark.parametrize(("what", "there"), [("nr", "a.txt"), ("nr/a.txt", "")])
+def test_directories_above_the_destination_are_made_and_go_again_on_an_error(
+    client, tmp_path, monkeypatch, what, there
+):
+    client.export(what, tmp_path / "a/b/c")
+    assert (tmp_path / "a/b/c" / there).is_file()
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(export, "copy_bytes", fail)
+    (tmp_path / "stays").mkdir()
+    with pytest.raises(CachedError):
+        client.export(what, tmp_path / "stays/x/y/z")
+    assert list((tmp_path / "stays").iterdir()) == []
+    with pytest.raises(CachedError):
+        client.export(what, tmp_path / "source/a.txt/below/it")
+
+
 def test_an_empty_directory_is_filled_and_a_used_one_refused(client, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
@@ -148,5 +167,6 @@ def test_without_reflinks_and_kernel_copies_bytes_are_still_copied(tmp_path, mon
 
 
 def test_a_destination_that_cannot_be_made_is_named(client, tmp_path):
-    with pytest.raises(CachedError, match="missing"):
-        client.export("nr", tmp_path / "missing" / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(CachedError, match="file/out"):
+        client.export("nr", tmp_path / "file" / "out")
