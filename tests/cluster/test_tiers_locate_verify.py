@@ -87,6 +87,13 @@ def test_any_node_tells_where_the_data_is_best_node_first(cluster):
     query = urllib.parse.urlencode([("name", "big"), ("name", "small")])
     twin = d.http("GET", f"/v1/locate?{query}").json()
     assert [i["node"] for i in twin["items"]] == ["a", "c", "b", "d"]
+    ad = cluster.root / "job.ad"
+    for text in ('[Requirements = TARGET.Name == MY.Where; Where = "b"]', 'Requirements = TARGET.Name == "b"\n'):
+        ad.write_text(text)
+        items = d.cli("locate", "big", "small", "--job-ad", ad).items()
+        assert {i["node"]: i["matches"] for i in items} == {"a": False, "b": True, "c": False, "d": False}
+    ad.write_text("no ad")
+    assert d.cli("locate", "big", "--job-ad", ad, check=False).error["code"] == "bad_expression"
     assert d.cli("locate", "nothing", check=False).returncode == 3
 
 

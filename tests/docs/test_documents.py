@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from cached.catalog import errors as catalog_errors
 from cached.config.keys import KEYS
 from cached.errors import CachedError
 
@@ -43,6 +44,9 @@ def cli() -> click.Group:
 
 
 COMMANDS = dict(commands(cli()))
+
+
+assert catalog_errors.CatalogError in CachedError.__subclasses__(), "subclasses count once they are loaded"
 
 
 def all_errors(kind: type[CachedError]) -> set[str]:
