@@ -17,9 +17,7 @@ from cached.peers.records import Peer
 
 def ad_of(node: Node, known: Known, *, requested: bool = False) -> Ad:
     """Return the set's ad as of now."""
-    holders = [
-        entry for entry in node.holders(known.record.id) if entry.holding.state == "COMMITTED"
-    ]
+    holders = [entry for entry in node.holders(known.record.id) if entry.holding.state == "COMMITTED"]
     return set_ad(
         known.record,
         lease_seconds_left=node.left(known.lease),

@@ -63,9 +63,7 @@ def as_lease(node: Node, end: Deadline) -> wire.LeaseView:
 def replica_views(node: Node, known: Known) -> list[wire.ReplicaView]:
     """Return every replica of a set that is known here, this node's own first."""
     others = [
-        replica_view(entry)
-        for entry in node.holders(known.record.id)
-        if entry.node.record.id != node.id
+        replica_view(entry) for entry in node.holders(known.record.id) if entry.node.record.id != node.id
     ]
     row = node.shelf.replicas.get(known.record.id)
     if row is None:

@@ -27,7 +27,8 @@ class SetRecord(msgspec.Struct, frozen=True, kw_only=True):
     the record on says how long ago that was (`SignedRecord.age_seconds`).
     """
 
-    #: 32 hex digits, never reused: `set_id` of owner, content and nonce, so that nobody can use the id of another's set.
+    #: 32 hex digits, never reused: `set_id` of owner, content and nonce, so that nobody can use the id of
+    #: another's set.
     id: str
     name: str
     #: `user` or `user@domain`.

@@ -88,7 +88,10 @@ def test_any_node_tells_where_the_data_is_best_node_first(cluster):
     twin = d.http("GET", f"/v1/locate?{query}").json()
     assert [i["node"] for i in twin["items"]] == ["a", "c", "b", "d"]
     ad = cluster.root / "job.ad"
-    for text in ('[Requirements = TARGET.Name == MY.Where; Where = "b"]', 'Requirements = TARGET.Name == "b"\n'):
+    for text in (
+        '[Requirements = TARGET.Name == MY.Where; Where = "b"]',
+        'Requirements = TARGET.Name == "b"\n',
+    ):
         ad.write_text(text)
         items = d.cli("locate", "big", "small", "--job-ad", ad).items()
         assert {i["node"]: i["matches"] for i in items} == {"a": False, "b": True, "c": False, "d": False}
