@@ -22,12 +22,11 @@ from cached.peers import naming
 from cached.peers.gossip import Gossip, Learned
 from cached.peers.identity import Identity
 from cached.peers.link import Link
-from cached.peers.members import AgedBeat, Member, Members, Row
+from cached.peers.members import AgedBeat, Member, Members, Row, holders
 from cached.peers.own import OwnRecord
 from cached.peers.reach import Reach
 from cached.peers.records import (
     HolderEntry,
-    Holding,
     NodeContents,
     NodeEntry,
     NodeRecord,
@@ -190,12 +189,10 @@ class Directory:
 
     def holders(self, set_id: str) -> list[HolderEntry]:
         """Return every replica of a set that nodes tell of, ours and those of dead nodes too."""
-        return [
-            HolderEntry(node=entry, holding=_aged(holding, entry.record_age))
-            for entry in self.nodes()
-            for holding in entry.record.replicas
-            if holding.set_id == set_id
-        ]
+        now = _now()
+        own = [(self._own.entry(now), self._own.holdings)] if self._own else []
+        others = [one for one in self._members if set_id in one.holdings]
+        return holders(set_id, own + [(self._members.entry(one, now), one.holdings) for one in others])
 
     def learn(self, address: str) -> None:
         """Take a hint that a member of some cluster may listen at `host:port`."""
@@ -386,14 +383,6 @@ class Directory:
         if node_ids:
             for callback in self._callbacks:
                 callback(node_ids)
-
-
-def _aged(holding: Holding, age: float) -> Holding:
-    return msgspec.structs.replace(
-        holding,
-        lease_seconds_left=max(0.0, holding.lease_seconds_left - age),
-        set_lease_seconds_left=max(0.0, holding.set_lease_seconds_left - age),
-    )
 
 
 def _now() -> float:

@@ -6,13 +6,13 @@ All times are seconds of one steady clock, given as arguments. Everything put in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
 
-from cached.peers.records import Beat, NodeEntry, NodeRecord, Peer, SignedNode
+from cached.peers.records import Beat, HolderEntry, Holding, NodeEntry, NodeRecord, Peer, SignedNode
 
 #: Digest row: node id, incarnation, version of the record, number of the last beat.
 Row = tuple[str, int, int, int]
@@ -30,6 +30,8 @@ class Member:
     signed_at: float
     beat: Beat | None
     beat_at: float
+    #: The record's replicas by set id.
+    holdings: dict[str, Holding]
 
     def row(self) -> Row:
         """Return what this node knows, for comparison."""
@@ -102,6 +104,7 @@ class Members:
             signed_at=now - max(0.0, signed.age_seconds),
             beat=None,
             beat_at=float("-inf"),
+            holdings={holding.set_id: holding for holding in record.replicas},
         )
         if known is not None and known.record.incarnation == record.incarnation:
             member.beat, member.beat_at = known.beat, known.beat_at
@@ -177,3 +180,20 @@ class Members:
             record_age=max(0.0, now - member.signed_at),
             domains=member.peer.domains,
         )
+
+
+def holders(set_id: str, told: Iterable[tuple[NodeEntry, Mapping[str, Holding]]]) -> list[HolderEntry]:
+    """Return a set's replicas among what nodes tell of, with leases brought forward to now."""
+    return [
+        HolderEntry(node=entry, holding=_aged(holdings[set_id], entry.record_age))
+        for entry, holdings in told
+        if set_id in holdings
+    ]
+
+
+def _aged(holding: Holding, age: float) -> Holding:
+    return msgspec.structs.replace(
+        holding,
+        lease_seconds_left=max(0.0, holding.lease_seconds_left - age),
+        set_lease_seconds_left=max(0.0, holding.set_lease_seconds_left - age),
+    )

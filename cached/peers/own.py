@@ -11,7 +11,7 @@ import msgspec
 from cached.peers.gossip import MAX_RECORD
 from cached.peers.identity import Identity
 from cached.peers.members import AgedBeat, Row
-from cached.peers.records import Beat, NodeContents, NodeEntry, NodeRecord, SignedNode
+from cached.peers.records import Beat, Holding, NodeContents, NodeEntry, NodeRecord, SignedNode
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ class OwnRecord:
         self._signed_at = now
         self.name = name
         self.record: NodeRecord
+        #: The record's replicas by set id.
+        self.holdings: dict[str, Holding]
         self._signed: SignedNode
         self._beat: Beat
 
@@ -133,6 +135,7 @@ class OwnRecord:
         payload = msgspec.json.encode(self.record)
         if len(payload) > MAX_RECORD:
             self.record, payload = _shortened(self.record)
+        self.holdings = {holding.set_id: holding for holding in self.record.replicas}
         self._signed = self._identity.sign_node(payload)
         self._signed_at = now
         self.beat()
