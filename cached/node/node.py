@@ -8,10 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
+
+from cached.catalog.rows import ReplicaRow
 from cached.catalog.sqlite import Catalog
 from cached.config import Config
 from cached.leases import deadline
 from cached.leases.deadline import Clock, Deadline, Moment
+from cached.leases.lease import Lease
 from cached.matching.ads import NodeFacts
 from cached.matchmaker.pool import Matchmaker
 from cached.node.consents import Consents
@@ -152,6 +156,13 @@ class Node:
     def overdue(self, end: Deadline) -> float:
         """Return the seconds since a deadline, negative while it is to come."""
         return -deadline.seconds_left(end, self.clock.now(), self.catalog.high_water)
+
+    def longer(self, row: ReplicaRow, seconds: int) -> ReplicaRow:
+        """Return the replica under a lease of `seconds` from now, or under its own if that lasts longer."""
+        now, high_water = self.clock.now(), self.catalog.high_water
+        lease = Lease(deadline=row.grant, granted_seconds=row.granted_seconds)
+        lease = lease.extended(seconds, now, high_water)
+        return msgspec.structs.replace(row, grant=lease.deadline, granted_seconds=lease.granted_seconds)
 
     def later(self, left: Deadline, right: Deadline) -> Deadline:
         """Return the later of two deadlines."""

@@ -130,13 +130,11 @@ async def _extend_here(node: Node, known: Known, seconds: int, *, alone: bool) -
         if alone:
             raise
         return wire.GrantView(node=node.directory.name, granted=False, reason=refusal.message)
-    end = node.after(grant.seconds)
 
     def longer(stored: ReplicaRow) -> ReplicaRow:
         if stored.state == "GOING":
             raise Busy("its replica here has just been given up", hint="try again")
-        kept = node.later(stored.grant, end)
-        return msgspec.structs.replace(stored, grant=kept, granted_seconds=int(node.left(kept)))
+        return node.longer(stored, grant.seconds)
 
     await node.shelf.keep(Changes(sets=(known,), edits=((row.set_id, longer),)))
     end = node.shelf.replicas[row.set_id].grant

@@ -6,8 +6,6 @@ import asyncio
 import time
 from functools import partial
 
-import msgspec
-
 from cached import faults
 from cached.catalog.rows import ReplicaRow
 from cached.errors import Busy, CachedError
@@ -91,7 +89,7 @@ def _renewed(node: Node, row: ReplicaRow) -> ReplicaRow:
     seconds = _renewal(node, row)
     if seconds is None:  # extended, or given up, at this very moment
         return row
-    return msgspec.structs.replace(row, grant=node.after(seconds), granted_seconds=seconds)
+    return node.longer(row, seconds)
 
 
 async def forget(node: Node) -> None:
