@@ -39,6 +39,7 @@ async def run(node: Node) -> None:
 
     Each set has a flight of its own: a node that is slow to answer for one set holds up no other.
     """
+    node.stirred.set()  # what an earlier life of this node left undone
     while not node.draining:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ROUND):

@@ -114,9 +114,10 @@ class Directory:
 
     async def start(self) -> None:
         """Begin to gossip; the link must have been started."""
-        self._own = OwnRecord(self._identity, self._wanted_name, _now())
         self.address = await asyncio.to_thread(self._find_address)
-        self._own.publish(self._contents, self.address, reachable=self.reachable, now=_now())
+        own = OwnRecord(self._identity, self._wanted_name, _now())
+        own.publish(self._contents, self.address, reachable=self.reachable, now=_now())
+        self._own = own  # from here on peers get answers
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._rounds()), loop.create_task(self._rumours.run())]
 

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from pathlib import Path
 
 import msgspec
 import pytest
+from cached.errors import CachedError
 from cached.peers.authority import admit, init_cluster, revoke
 from cached.peers.directory import Directory, Pace
 from cached.peers.identity import Identity
@@ -270,6 +272,34 @@ def test_a_hint_is_enough_to_join(play):
         await until(lambda: a.alive() == b.alive() == {a.id, b.id})
 
     play(scene)
+
+
+def test_a_peer_that_calls_while_a_node_is_still_starting_is_told_so(play, caplog, monkeypatch):
+    async def scene(cluster):
+        first = await cluster.add("a")
+        found, go_on = Directory._find_address, threading.Event()
+
+        def slow(directory):
+            assert go_on.wait(20)
+            return found(directory)
+
+        late = Node(Identity.open(cluster.folder / "late", key_file=cluster.key_file), "late")
+        await late.link.start(late.listen)
+        monkeypatch.setattr(Directory, "_find_address", slow)
+        starting = asyncio.create_task(late.directory.start())
+        await asyncio.sleep(0)
+        try:
+            await first.link.dial(late.address)
+            with pytest.raises(CachedError, match="starting"):
+                await first.directory._gossip.swap(late.id)
+        finally:
+            go_on.set()
+            await starting
+        cluster.nodes.append(late)
+        await first.directory._gossip.swap(late.id)
+
+    play(scene)
+    assert not [one for one in caplog.records if one.exc_info]
 
 
 def test_halves_that_lost_sight_of_each_other_grow_together(play):
