@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import os
 import stat
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cached import packets, wire
-from cached.api import sockets
-from cached.api.auth import Callers
-from cached.api.handles import HandleServer
-from cached.api.local import LocalServer
-from cached.api.metrics import ApiMetrics
 from cached.api.verbs import Verbs
 from cached.errors import NotFound
 from cached.node.caller import Caller
 from cached.sets.names import SetRef
 from cached.units import rfc3339
-from prometheus_client import CollectorRegistry
 
 
 @dataclass(kw_only=True)
@@ -330,110 +322,3 @@ class FakeNode:
 def root_of(data: bytes) -> str:
     """Stands for the merkle root: the tests only compare."""
     return hashlib.sha256(data).hexdigest() if data else ""
-
-
-class Daemon:
-    """The real socket servers over a fake node, in a thread with an event loop of its own."""
-
-    def __init__(
-        self, folder: Path, *, admins: Sequence[str] = ("root",), http_connections: int = 64, **limits: int
-    ) -> None:
-        self.runtime = folder / "run"
-        self.runtime.mkdir(parents=True, exist_ok=True)
-        self.root = folder / "store"
-        self.root.mkdir(exist_ok=True)
-        self._admins = admins
-        self._limits = limits
-        self._http_connections = http_connections
-        self._started = threading.Event()
-        self.node: FakeNode
-        self.loop: asyncio.AbstractEventLoop
-        self.handles: HandleServer
-        self._stop: asyncio.Event
-
-    def start(self) -> Daemon:
-        self._started.clear()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
-        self._thread.start()
-        assert self._started.wait(10)
-        return self
-
-    async def _run(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        before = getattr(self, "node", None)
-        self.node = FakeNode(self.root)
-        if before is not None:
-            self.node.sets = before.sets
-        callers = Callers(admins=self._admins)
-        counted, registry = ApiMetrics(), CollectorRegistry()
-        registry.register(counted)
-        data = sockets.listen(self.runtime / "data.sock", sockets.PACKETS)
-        api = sockets.listen(self.runtime / "api.sock", sockets.STREAM)
-        self.handles = HandleServer(self.node.verbs(), callers, metrics=counted, **self._limits)
-        local = LocalServer(
-            self.node.verbs(),
-            callers,
-            counted=counted,
-            registry=registry,
-            connections_per_user=self._http_connections,
-        )
-        self.handles.start(data)
-        await local.start(api)
-        self._started.set()
-        await self._stop.wait()
-        await self.handles.close()
-        await local.close()
-        data.close()
-        api.close()
-
-    def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-
-    def hold(self) -> None:
-        """Close the gate: long work waits."""
-        self.loop.call_soon_threadsafe(self.node.gate.clear)
-        self.settle()
-
-    def go_on(self) -> None:
-        self.loop.call_soon_threadsafe(self.node.gate.set)
-
-    def settle(self) -> None:
-        """Let the loop run through what is ready."""
-        for _ in range(3):
-            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self.loop).result(10)
-
-    def until(self, fact: Callable[[], bool]) -> None:
-        """Wait until something is so."""
-
-        async def poll() -> None:
-            while not fact():
-                await asyncio.sleep(0.005)
-
-        asyncio.run_coroutine_threadsafe(asyncio.wait_for(poll(), 20), self.loop).result(30)
-
-
-@contextlib.contextmanager
-def running(folder: Path, **options: Any) -> Iterator[Daemon]:
-    daemon = Daemon(folder, **options).start()
-    try:
-        yield daemon
-    finally:
-        daemon.go_on()
-        daemon.stop()
-
-
-def plant(folder: Path) -> Path:
-    """Write a small tree with one of everything."""
-    (folder / "sub" / "deep").mkdir(parents=True)
-    (folder / "empty-dir").mkdir()
-    (folder / "a.txt").write_bytes(b"hello, world\n")
-    (folder / "run.sh").write_bytes(b"#!/bin/sh\n")
-    (folder / "run.sh").chmod(0o755)
-    (folder / "sub" / "empty").write_bytes(b"")
-    (folder / "sub" / "deep" / "ünï \U0001f40d.bin").write_bytes(bytes(range(256)) * 40)
-    (folder / "sub" / "link").symlink_to("../a.txt")
-    os.utime(folder / "a.txt", ns=(10**18, 10**18 + 5))
-    return folder

@@ -13,7 +13,7 @@ from typing import Self
 import pytest
 from cached import packets
 from cached.errors import SourceChanged
-from tests.api.fake_node import Daemon, plant, running
+from tests.api.fake_daemon import Daemon, plant, running
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from cached.errors import Busy
-from tests.api.fake_node import Daemon, plant, root_of, running
+from tests.api.fake_daemon import Daemon, plant, running
+from tests.api.fake_node import root_of
 
 HELLO = b"hello, world\n"
 TAG = f'"{root_of(HELLO)}"'

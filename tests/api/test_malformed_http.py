@@ -8,7 +8,7 @@ import socket
 import urllib.parse
 
 import pytest
-from tests.api.fake_node import plant, running
+from tests.api.fake_daemon import plant, running
 
 
 @pytest.fixture

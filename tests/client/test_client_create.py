@@ -19,7 +19,7 @@ from cached.errors import (
     UnsupportedFile,
     UsageError,
 )
-from tests.api.fake_node import Daemon, plant, running
+from tests.api.fake_daemon import Daemon, plant, running
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ import pytest
 from cached import packets, wire
 from cached.client import Client
 from cached.errors import DaemonUnreachable, NotFound, UsageError
-from tests.api.fake_node import Daemon, FakeSet, plant, running
+from tests.api.fake_daemon import Daemon, plant, running
+from tests.api.fake_node import FakeSet
 
 
 @pytest.fixture

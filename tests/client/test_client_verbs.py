@@ -12,7 +12,7 @@ import cached
 import pytest
 from cached.client import AsyncClient, Client
 from cached.errors import NotFound
-from tests.api.fake_node import Daemon, plant, running
+from tests.api.fake_daemon import Daemon, plant, running
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cached.client import Client, export
 from cached.errors import CachedError, UsageError
-from tests.api.fake_node import Daemon, plant, running
+from tests.api.fake_daemon import Daemon, plant, running
 
 
 @pytest.fixture

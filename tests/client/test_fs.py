@@ -15,7 +15,8 @@ from cached.fs import CacheSetFileSystem
 from fsspec.implementations.local import LocalFileSystem, make_path_posix
 from fsspec.tests.abstract import AbstractFixtures
 from fsspec.tests.abstract.get import AbstractGetTests
-from tests.api.fake_node import Daemon, plant, root_of, running
+from tests.api.fake_daemon import Daemon, plant, running
+from tests.api.fake_node import root_of
 
 HELLO = b"hello, world\n"
 
