@@ -203,9 +203,14 @@ class Creation:
         cancelled = False
         while self._work:
             try:
-                self._work -= (await asyncio.wait(self._work))[0]
+                done, _ = await asyncio.wait(self._work)
             except asyncio.CancelledError:
                 cancelled = True
+                continue
+            self._work.difference_update(done)
+            for one in done:  # looked at, or asyncio logs the errors of a cancelled creation as overlooked
+                if not one.cancelled():
+                    one.exception()
         if cancelled:
             raise asyncio.CancelledError
 
