@@ -109,6 +109,7 @@ class Channel:
             except TimeoutError as error:
                 raise self._timed_out() from error
             except ConnectionError as error:
+                self._last_words()
                 raise LostError from error
             if packet is None:
                 raise LostError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import select
 import socket
@@ -71,12 +72,13 @@ class Rest:
                 connection.close()
                 continue
             try:
-                connection.request(
-                    method,
-                    target,
-                    body=None if body is None else wire.encode(body),
-                    headers={"Content-Type": "application/json"} if body is not None else {},
-                )
+                with contextlib.suppress(BrokenPipeError):  # it may have said why before it closed
+                    connection.request(
+                        method,
+                        target,
+                        body=None if body is None else wire.encode(body),
+                        headers={"Content-Type": "application/json"} if body is not None else {},
+                    )
                 return connection, connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
                 connection.close()

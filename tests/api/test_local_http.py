@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -38,7 +39,8 @@ class Http(http.client.HTTPConnection):
 
     def ask(self, method, path, body=None, **headers):
         data = json.dumps(body) if isinstance(body, (dict, list)) else body
-        self.request(method, path, data, {key.replace("_", "-"): value for key, value in headers.items()})
+        with contextlib.suppress(BrokenPipeError):  # the daemon may have answered and closed already
+            self.request(method, path, data, {key.replace("_", "-"): value for key, value in headers.items()})
         response = self.getresponse()
         return response, response.read()
 
