@@ -7,7 +7,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from tests.daemons.cluster import Cluster, Node
+from tests.daemons.cluster import Cluster
+from tests.daemons.node import Node
 
 
 def free_port() -> int:

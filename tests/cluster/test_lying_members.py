@@ -18,7 +18,8 @@ from cached.peers.link import Link
 from cached.peers.records import Holding, NodeContents, digest
 from cached.sets.set import SetRecord, SignedRecord, newer, set_id
 from tests.cluster.kit import noise
-from tests.daemons.cluster import Cluster, Node
+from tests.daemons.cluster import Cluster
+from tests.daemons.node import Node
 
 pytestmark = pytest.mark.daemon
 

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 from tests.cluster.kit import alive, free_port, has, start
-from tests.daemons.cluster import CACHED
+from tests.daemons.node import CACHED
 
 pytestmark = pytest.mark.daemon
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from tests.cluster.kit import noise
-from tests.daemons.cluster import Node
+from tests.daemons.node import Node
 
 pytestmark = pytest.mark.daemon
 

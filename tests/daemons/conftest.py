@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.daemons.cluster import Cluster, Node, running
+from tests.daemons.cluster import Cluster, running
+from tests.daemons.node import Node
 
 
 @pytest.fixture

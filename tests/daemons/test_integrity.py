@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.daemons.cluster import Cluster, Node
+from tests.daemons.cluster import Cluster
+from tests.daemons.node import Node
 
 pytestmark = pytest.mark.daemon
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 
 import pytest
-from tests.daemons.cluster import identity, program
+from tests.daemons.node import identity, program
 
 pytestmark = pytest.mark.daemon
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 
 import pytest
-from tests.daemons.cluster import identity, program
+from tests.daemons.node import identity, program
 
 pytestmark = [pytest.mark.daemon, pytest.mark.root]
 
