@@ -170,6 +170,18 @@ class DaemonUnreachable(CachedError):
     code, exit_code, status = "daemon_unreachable", 6, 503
 
 
+class OriginUnavailable(CachedError):
+    """Cloud Storage did not answer, or refused for the moment; it was asked again until patience ended."""
+
+    code, status = "origin_unavailable", 502
+
+
+class OriginChanged(CachedError):
+    """An object was replaced or deleted while it was read, or is not of the generation that was demanded."""
+
+    code, status = "origin_changed", 409
+
+
 class IntegrityFailed(CachedError):
     """Bytes do not match the manifest; nothing of them was served."""
 

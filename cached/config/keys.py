@@ -44,6 +44,21 @@ KEYS: Final[dict[str, dict[str, Reader]]] = {
         "quota": values.optional_size,
         "admins": values.texts,
     },
+    "origin": {
+        "buckets": values.buckets,
+        "readers": values.count,
+        "threads": values.count,
+        "endpoint": values.url,
+        "credentials": values.optional_path,
+    },
+    "objects": {
+        "memory": values.optional_size,
+        "disk": values.optional_size,
+        "block": values.size,
+        "redis": values.text,
+        "freshness": values.freshness,
+        "sharing": values.one_of("permission", "owner"),
+    },
 }
 #: The section of free keys: ClassAd attribute names to expressions.
 ATTRIBUTES: Final = "attributes"

@@ -81,6 +81,17 @@ def _defaults(env: Mapping[str, str], uid: int, instance: str) -> _Layer:
         "policy.default_lease": "1d",
         "policy.quota": "200GB",
         "policy.admins": ["root"],
+        "origin.buckets": {},
+        "origin.readers": 4,
+        "origin.threads": 16,
+        "origin.endpoint": "",
+        "origin.credentials": "",
+        "objects.memory": "1GB",
+        "objects.disk": "10GB",
+        "objects.block": "8MiB",
+        "objects.redis": "",
+        "objects.freshness": "0s",
+        "objects.sharing": "permission",
     }
     found = {key: _Raw(value, "default") for key, value in plain.items()}
     found.update({key: _Raw(*placed) for key, placed in default_dirs(env, uid, instance).items()})
@@ -186,4 +197,6 @@ def _read(raw: _Layer, key: str, read: Reader) -> Any:
 def _written(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(str(each) for each in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={'+'.join(each)}" for key, each in value.items())
     return str(value).lower() if isinstance(value, bool) else str(value)

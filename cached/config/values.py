@@ -15,11 +15,14 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from cached.addresses import bucket_name
 from cached.errors import UsageError
 from cached.units import parse_duration, parse_size
 
 #: `replicas` for a copy on every node that matches.
 ALL: Final = -1
+#: Longest time for which a permission may be remembered, in seconds.
+MAX_FRESHNESS: Final = 60
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +93,38 @@ class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
     admins: tuple[str, ...]
 
 
+class OriginConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Cloud Storage behind the sets, read and written with the node's own account."""
+
+    #: Bucket to the users who may name it: user names, `group:NAME`, or `*` for everybody.
+    buckets: dict[str, tuple[str, ...]]
+    #: Nodes that read one set from the origin at the same time, at most.
+    readers: int
+    #: Requests to the origin at the same time, at most.
+    threads: int
+    #: URL of the service; empty: Google's own, or the environment's `STORAGE_EMULATOR_HOST`.
+    endpoint: str
+    #: File with the account's credentials; None: what the environment provides.
+    credentials: Path | None
+
+
+class ObjectsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The cache of single objects."""
+
+    #: Bytes in the memory tier, at most; None: no objects there.
+    memory: int | None
+    #: Bytes on disk, at most; None: no objects there.
+    disk: int | None
+    #: Larger objects are shared among nodes in blocks of so many bytes.
+    block: int
+    #: URL of a Redis server or cluster that the nodes share; empty: none.
+    redis: str
+    #: For how long a user who has been allowed an object is not asked about again, in seconds.
+    freshness: int
+    #: Who may read a copy: whoever Cloud Storage allows, or only the user who brought it.
+    sharing: Literal["permission", "owner"]
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The whole configuration of one daemon."""
 
@@ -98,6 +133,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     cluster: ClusterConfig
     replication: ReplicationConfig
     policy: PolicyConfig
+    origin: OriginConfig
+    objects: ObjectsConfig
     #: Names to ClassAd expressions that join the node ad.
     attributes: dict[str, str]
     #: `section.key` to `default`, a file's path, `environment NAME` or `flag`.
@@ -196,6 +233,46 @@ def path(value: Any) -> Path:
     if not read.is_absolute():
         raise UsageError(f"{value!r} is not an absolute path")
     return Path(os.path.normpath(read))
+
+
+def count(value: Any) -> int:
+    """Read a number from 1 to 1,000."""
+    number = int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,4}", value, re.ASCII) else value
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= 1000:
+        raise UsageError(f"{value!r} is not a number from 1 to 1000")
+    return number
+
+
+def freshness(value: Any) -> int:
+    """Read a duration of at most a minute, in seconds: granting and revoking takes Cloud Storage as long."""
+    seconds = duration(value)
+    if seconds > MAX_FRESHNESS:
+        raise UsageError(f"{value!r} is longer than {MAX_FRESHNESS} s", hint="0s asks on every open")
+    return seconds
+
+
+def url(value: Any) -> str:
+    """Read `http://HOST[:PORT]` or `https://...`; empty: none."""
+    if text(value) and not re.fullmatch(r"https?://[^\s/?#]+/?", value):
+        raise UsageError(f"{value!r} is not the URL of a service", hint="for instance http://127.0.0.1:9023")
+    return str(value).rstrip("/")
+
+
+def buckets(value: Any) -> dict[str, tuple[str, ...]]:
+    """Read buckets and who may name them: a table of lists; as one text, `BUCKET=USER+USER, BUCKET=*`."""
+    if isinstance(value, str):
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        value = {bucket.strip(): users.split("+") for bucket, _, users in pairs}
+    if not isinstance(value, dict):
+        raise UsageError(f"{value!r} is not a table of buckets", hint='for instance { genomes = ["*"] }')
+    return {bucket_name(bucket): _users(bucket, users) for bucket, users in value.items()}
+
+
+def _users(bucket: str, value: Any) -> tuple[str, ...]:
+    users = texts(value)
+    if not users:
+        raise UsageError(f"nobody may name the bucket {bucket!r}", hint='list users, or "*" for everybody')
+    return users
 
 
 def optional_path(value: Any) -> Path | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from cached import config
+from cached.config import values as config_values
 from cached.errors import BadConfig
 
 
@@ -58,6 +59,19 @@ max_lease = "30d"
 default_lease = "1d"
 quota = "200GB"
 admins = ["root", "ops"]
+[origin]
+buckets = { genomes = ["*"], lab = ["ada", "group:bio"] }
+readers = 3
+threads = 8
+endpoint = "http://127.0.0.1:9023/"
+credentials = "/etc/cached/account.json"
+[objects]
+memory = "2GiB"
+disk = ""
+block = "4MiB"
+redis = "unix:///run/redis.sock"
+freshness = "30s"
+sharing = "owner"
 [attributes]
 Site = "\"nebraska\""
 HasGpu = true
@@ -84,6 +98,13 @@ def test_every_key_of_the_contract_is_read_into_its_unit(read):
     assert (read_config.policy.max_lease, read_config.policy.default_lease) == (30 * 86_400, 86_400)
     assert read_config.policy.quota == 200 * 10**9
     assert read_config.policy.admins == ("root", "ops")
+    assert read_config.origin.buckets == {"genomes": ("*",), "lab": ("ada", "group:bio")}
+    assert (read_config.origin.readers, read_config.origin.threads) == (3, 8)
+    assert read_config.origin.endpoint == "http://127.0.0.1:9023"
+    assert read_config.origin.credentials == Path("/etc/cached/account.json")
+    assert (read_config.objects.memory, read_config.objects.disk) == (2 << 30, None)
+    assert (read_config.objects.block, read_config.objects.redis) == (4 << 20, "unix:///run/redis.sock")
+    assert (read_config.objects.freshness, read_config.objects.sharing) == (30, "owner")
     assert read_config.attributes == {"Site": '"nebraska"', "HasGpu": "true", "Slots": "8"}
     keys = [f"{section}.{key}" for section, table in tomllib.loads(FULL).items() for key in table]
     assert {key for key, _, source in config.show(read_config) if source != "default"} == set(keys)
@@ -302,3 +323,31 @@ def test_clients_look_where_the_contract_says():
         Path(f"/tmp/cached-{os.getuid()}"),
     ]
     assert config.runtime_dirs_to_try({})[0] == Path("/run/cached")
+
+
+def test_buckets_may_be_written_as_one_text(read):
+    assert config_values.buckets("genomes=*, lab=ada+group:bio") == {
+        "genomes": ("*",),
+        "lab": ("ada", "group:bio"),
+    }
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'buckets = ["genomes"]',
+        'buckets = { Genomes = ["*"] }',
+        "buckets = { genomes = [] }",
+        "readers = 0",
+        'threads = "many"',
+        'endpoint = "storage"',
+    ],
+)
+def test_an_origin_that_cannot_be_is_refused(read, line):
+    with pytest.raises(BadConfig, match="origin"):
+        read(f"[origin]\n{line}")
+
+
+def test_a_permission_is_not_remembered_for_longer_than_cloud_storage_takes_to_revoke_it(read):
+    with pytest.raises(BadConfig, match="longer than 60 s"):
+        read('[objects]\nfreshness = "2m"')
