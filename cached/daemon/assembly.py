@@ -1,0 +1,149 @@
+"""The node assembled: its ports, its links to the others, its swarm, and what binds them to each other."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from cached import machine
+from cached.catalog.sqlite import Catalog
+from cached.config import Config
+from cached.matching.ads import NodeFacts
+from cached.matchmaker.pool import Matchmaker
+from cached.node import acquaintances, announce, book, retire, seeding, sweep
+from cached.node.consents import Consents
+from cached.node.counters import Counters
+from cached.node.node import Node
+from cached.node.pins import Pins
+from cached.node.scrubber import Scrubber
+from cached.node.shelf import Shelf
+from cached.node.space import Space
+from cached.peers.directory import Directory
+from cached.peers.identity import Identity
+from cached.peers.link import Link
+from cached.replication.bittorrent import Swarm
+from cached.replication.direct import Direct, DirectServer
+from cached.sets.set import Tier
+from cached.storage.disk import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """What a node stands on: who it is, and what it has on disk."""
+
+    config: Config
+    clock: machine.SystemClock
+    identity: Identity
+    catalog: Catalog
+    stores: dict[Tier, Store]
+    shelf: Shelf
+    pins: Pins
+
+
+def assemble(
+    ground: Ground, matchmaker: Matchmaker, link: Link, port: int, undo: contextlib.AsyncExitStack
+) -> tuple[Node, Scrubber]:
+    """Return the node and its scrubber, bound to each other; `link` listens on `port`. Nothing runs yet."""
+    config, identity = ground.config, ground.identity
+    counters, consents, records = Counters(), Consents(), book.Book()
+    directory = _directory(ground, link, records, port)
+    swarm = Swarm(
+        node_id=identity.node_id,
+        listen=config.node.bittorrent,
+        scratch=config.store.disk / "packs",
+        call=link.call,
+        allowed=consents.allowed,
+        lookup=lambda content: seeding.lookup(node, content),
+        damaged=lambda content, reason: scrubber.suspect(content, reason, event="seed.damaged"),
+        tls=seeding.material(identity),
+        encrypted=config.replication.encryption == "tls",
+        upload_limit=config.replication.upload_limit,
+        reachable=lambda: directory.reachable,
+        host_of=directory.host_of,
+    )
+    node = Node(
+        config=config,
+        identity=identity,
+        clock=ground.clock,
+        new_id=lambda: secrets.token_hex(16),
+        catalog=ground.catalog,
+        shelf=ground.shelf,
+        stores=ground.stores,
+        space=_space(ground),
+        pins=ground.pins,
+        matchmaker=matchmaker,
+        link=link,
+        directory=directory,
+        swarm=swarm,
+        direct=Direct(fetch_stream=link.fetch, corrupt=lambda who, *what: scrubber.tell(*what, holder=who)),
+        direct_server=DirectServer(
+            lookup=lambda content: seeding.served(node, content),
+            allowed=consents.allowed,
+            upload_limit=config.replication.upload_limit,
+        ),
+        counters=counters,
+        facts=_facts(config, identity),
+        host=machine.hostname(),
+        started=ground.clock.now(),
+        consents=consents,
+    )
+    scrubber = Scrubber(node)
+    undo.callback(node.roots.close)
+    undo.callback(node.copiers.shutdown)
+    records.bind(node)
+    _bind(node)
+    return node, scrubber
+
+
+def _bind(node: Node) -> None:
+    """Give the parts below what they ask the node for."""
+    node.shelf.held_elsewhere = partial(announce.held_elsewhere, node)
+    node.space.make_room = partial(sweep.make_room, node)
+    node.space.leased = lambda row: node.left(row.grant) > 0
+    node.pins.on_free = partial(retire.reap_soon, node)
+
+
+def _directory(ground: Ground, link: Link, records: book.Book, port: int) -> Directory:
+    config = ground.config
+    return Directory(
+        ground.identity,
+        link,
+        records,
+        name=config.node.name,
+        advertise=config.node.advertise,
+        seeds=dict.fromkeys([*config.cluster.peers, *acquaintances.remembered(ground.catalog)]),
+        listen=f"{config.node.listen.rpartition(':')[0]}:{port}",
+    )
+
+
+def _space(ground: Ground) -> Space:
+    config = ground.config
+    return Space(
+        catalog=ground.catalog,
+        shelf=ground.shelf,
+        stores=ground.stores,
+        limits={"disk": config.store.capacity, "memory": config.store.memory_capacity},
+        quota=config.policy.quota,
+    )
+
+
+def _facts(config: Config, identity: Identity) -> Callable[..., NodeFacts]:
+    """Return this machine's facts, to be completed with what changes."""
+    arch, opsys = machine.uname()
+    domain = f"@{config.cluster.user_domain}" if config.cluster.user_domain else ""
+    return partial(
+        NodeFacts,
+        node_id=identity.node_id,
+        machine=machine.hostname(),
+        memory_bytes=machine.memory_bytes(),
+        cpus=machine.cpus(),
+        arch=arch,
+        opsys=opsys,
+        isolation=machine.isolation(),
+        user=machine.user() + domain,
+        start_time=int(machine.SystemClock().now().wall),
+        methods=config.replication.methods,
+    )

@@ -1,0 +1,24 @@
+"""What a node does by itself, without being asked."""
+
+from __future__ import annotations
+
+import asyncio
+
+from cached.node import drive, memory, recover, seeding, sweep
+from cached.node.node import Node
+from cached.node.scrubber import Scrubber
+
+
+def start(node: Node, scrubber: Scrubber, findings: recover.Findings) -> list[asyncio.Task[None]]:
+    """Start the loops, which run until they are cancelled, and return them; and what remains of the recovery."""
+    loops = {"drive": drive.run(node), "sweep": sweep.run(node), "scrubber": scrubber.run()}
+    node.fly("recover", lambda: recover.afterwards(node, findings))
+    node.fly("restore memory", lambda: memory.restore(node))
+    return [asyncio.create_task(work, name=name) for name, work in loops.items()]
+
+
+def neighbours_changed(node: Node, _node_ids: frozenset[str]) -> None:
+    """React to nodes that came, went or changed."""
+    node.stirred.set()
+    if not node.swarm.encrypted:
+        node.fly("encrypt", lambda: seeding.encrypt_with(node))

@@ -1,0 +1,58 @@
+"""The daemon's process: signals, log, readiness, exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from cached import administration, notify
+from cached.api import door
+from cached.config import Config
+from cached.daemon.daemon import Daemon
+
+log = logging.getLogger("cached")
+
+
+async def run(config: Config) -> None:
+    """Run a node until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    daemon = Daemon(config)
+    try:
+        await daemon.start()
+        node = daemon.node
+        assert node is not None
+        log.info(
+            "ready name=%s id=%s address=%s bittorrent=%d runtime_dir=%s",
+            node.directory.name,
+            node.id[:12],
+            node.directory.address,
+            node.bittorrent_port,
+            config.node.runtime_dir,
+        )
+        notify.ready(f"{len(node.shelf.replicas)} sets, {node.directory.address}")
+        await stop.wait()
+        log.info("stopping")
+        notify.stopping()
+    finally:
+        await daemon.stop()
+    log.info("stopped")
+
+
+def main(path: Path | None, instance: str, flags: Mapping[str, str]) -> int:
+    """Run this node in the foreground; return the exit code. Raises `CachedError` when it cannot start."""
+    config = administration.load(path, instance, flags)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    os.umask(0o022)
+    door.raise_limit()
+    asyncio.run(run(config))
+    return 0
