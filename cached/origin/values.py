@@ -1,0 +1,78 @@
+"""What the origin says about an object, as whom it is asked, and what was asked of it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Final
+
+import msgspec
+
+from cached.addresses import Address
+
+#: Ask with the node's own account.
+NODE_ACCOUNT: Final = None
+#: Ask without any credentials: objects that everybody may read.
+ANONYMOUS: Final = ""
+
+
+class Pinned(msgspec.Struct, frozen=True):
+    """One generation of one object: what identifies its bytes, and what is said about them.
+
+    `crc32c` is the number itself (Castagnoli, RFC 3720), not its base64; `size` counts the stored bytes, before
+    any decoding that `content_encoding` may ask for; `updated` is RFC 3339 as the service wrote it.
+    """
+
+    bucket: str
+    name: str
+    generation: int
+    size: int
+    crc32c: int
+    metageneration: int = 1
+    content_type: str = ""
+    content_encoding: str = ""
+    updated: str = ""
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def address(self) -> Address:
+        """Where it lies, with its generation."""
+        return Address(self.bucket, self.name, self.generation)
+
+
+class OriginStats:
+    """Requests by kind, bytes in and out, retries by cause; counted from many threads.
+
+    Kinds are `stat list media upload resumable delete`; causes `http_503` and the like, `reset`, `stall`, `cut`,
+    `crc32c`, `network`. `bytes_in` are bytes of objects received, `bytes_out` bytes of objects sent, repeats included.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.requests: Counter[str] = Counter()
+        self.retries: Counter[str] = Counter()
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+    def asked(self, kind: str) -> None:
+        """Count one request."""
+        with self._lock:
+            self.requests[kind] += 1
+
+    def retried(self, cause: str) -> None:
+        """Count one request that has to be repeated."""
+        with self._lock:
+            self.retries[cause] += 1
+
+    def moved(self, *, received: int = 0, sent: int = 0) -> None:
+        """Count bytes of objects."""
+        with self._lock:
+            self.bytes_in += received
+            self.bytes_out += sent
+
+    def snapshot(self) -> dict[str, int]:
+        """Return all counts by stable names: `origin.requests.KIND`, `origin.retries.CAUSE`, `origin.bytes_in`."""
+        with self._lock:
+            counts = {f"origin.requests.{kind}": count for kind, count in self.requests.items()}
+            counts |= {f"origin.retries.{cause}": count for cause, count in self.retries.items()}
+            return counts | {"origin.bytes_in": self.bytes_in, "origin.bytes_out": self.bytes_out}
