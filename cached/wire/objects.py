@@ -1,0 +1,88 @@
+"""Objects of Cloud Storage, and what the verbs on them answer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from cached.wire.kinds import ObjectTier
+
+
+class ObjectView(msgspec.Struct, frozen=True, kw_only=True):
+    """One generation of an object in Cloud Storage."""
+
+    bucket: str
+    name: str
+    generation: int
+    size: int
+    #: CRC-32C (Castagnoli) of the bytes as stored, eight hex digits.
+    crc32c: str
+    content_type: str = ""
+    #: RFC 3339 UTC; when this generation was written.
+    updated: str = ""
+    #: `gs://BUCKET/NAME#GENERATION`.
+    address: str = ""
+
+
+class ObjectReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What `object` on `data.sock` answers; one descriptor comes with it, none when `through`."""
+
+    object: ObjectView
+    #: What `close` names.
+    pin: str
+    #: Where the bytes came from.
+    tier: ObjectTier
+    size: int
+    #: No copy could be kept here: read ranges on `api.sock`.
+    through: bool = False
+    ok: bool = True
+    v: int = 1
+
+
+class ObjectList(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies below a prefix: objects, and with a delimiter the common beginnings of the others."""
+
+    items: list[ObjectView]
+    prefixes: list[str] = []
+
+
+class ClearItem(msgspec.Struct, frozen=True, kw_only=True):
+    """What `clear` took from one node."""
+
+    node: str
+    entries: int = 0
+    bytes: int = 0
+    reason: str = ""
+
+
+class ClearReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What `clear` took from all nodes."""
+
+    entries: int
+    bytes: int
+    items: list[ClearItem] = []
+
+
+class ScopeItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that the end of a scope removes."""
+
+    kind: Literal["set", "object", "origin"]
+    name: str
+    #: Empty for what lies in Cloud Storage.
+    node: str = ""
+    bytes: int = 0
+    action: str = ""
+    reason: str = ""
+
+
+class ScopeReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What the end of a scope removed, or would."""
+
+    scope: str
+    dry_run: bool
+    sets: int
+    objects: int
+    origin_objects: int
+    bytes: int
+    items: list[ScopeItem] = []
