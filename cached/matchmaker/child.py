@@ -39,8 +39,9 @@ _Outcome = tuple[bool, bool, list[str]] | None
 class Child:
     """Answers requests, one at a time."""
 
-    def __init__(self, page: mmap.mmap) -> None:
+    def __init__(self, page: mmap.mmap, cpu_seconds: float) -> None:
         self._page = page
+        self._cpu_seconds = cpu_seconds
         self._ads: dict[int, Parsed | str] = {}
         self._at = 0
 
@@ -70,7 +71,7 @@ class Child:
         """Note on the shared page what comes next, and give it its share of CPU time."""
         self._at = position
         PROGRESS.pack_into(self._page, 0, position, what)
-        signal.setitimer(signal.ITIMER_PROF, CPU_LIMIT)
+        signal.setitimer(signal.ITIMER_PROF, self._cpu_seconds)
 
     def _entering(self, side: Side) -> None:
         PROGRESS.pack_into(self._page, 0, self._at, SET_SIDE if side == "set" else NODE_SIDE)
@@ -116,12 +117,12 @@ def _read(stream: BinaryIO) -> bytes:
     return frame if len(frame) == length else b""
 
 
-def main(page_descriptor: int) -> None:
-    """Serve requests from stdin until it closes."""
+def main(page_descriptor: int, cpu_seconds: float = CPU_LIMIT) -> None:
+    """Serve requests from stdin until it closes; each piece of work may take `cpu_seconds`."""
     page = mmap.mmap(page_descriptor, PROGRESS.size)
     os.close(page_descriptor)
     _confine()
-    child = Child(page)
+    child = Child(page, cpu_seconds)
     decoder, encoder = msgspec.msgpack.Decoder(Request), msgspec.msgpack.Encoder()
     while frame := _read(sys.stdin.buffer):
         reply = encoder.encode(child.answer(decoder.decode(frame)))
@@ -131,4 +132,4 @@ def main(page_descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *map(float, sys.argv[2:3]))

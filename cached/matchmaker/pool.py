@@ -23,7 +23,7 @@ from cached.matching.untrusted import check_ad
 from cached.matching.verdict import AGREED, Verdict
 from cached.matchmaker import blame
 from cached.matchmaker.process import Died, Process
-from cached.matchmaker.protocol import NODE_SIDE, PARSING, Reply
+from cached.matchmaker.protocol import CPU_LIMIT, NODE_SIDE, PARSING, Reply
 
 _T = TypeVar("_T")
 
@@ -53,11 +53,19 @@ class _Known(msgspec.Struct, frozen=True):
 class Matchmaker:
     """Checks expressions and matches ads; one for each daemon, for the tasks of one event loop.
 
-    `allowed` are functions that the site permits besides the harmless (see `cached.matching.expressions`).
+    `allowed` are functions that the site permits besides the harmless (see `cached.matching.expressions`);
+    one pair, one ad or one expression may take `cpu_seconds`.
     """
 
-    def __init__(self, *, allowed: Collection[str] = (), max_verdicts: int = MAX_VERDICTS) -> None:
+    def __init__(
+        self,
+        *,
+        allowed: Collection[str] = (),
+        max_verdicts: int = MAX_VERDICTS,
+        cpu_seconds: float = CPU_LIMIT,
+    ) -> None:
         self._allowed = frozenset(allowed)
+        self._cpu_seconds = cpu_seconds
         self._max_verdicts = max_verdicts
         self._verdicts: dict[bytes, Verdict] = {}
         self._ads: dict[bytes, _Known] = {}
@@ -113,7 +121,7 @@ class Matchmaker:
         if self._closed:
             raise Busy("the node is stopping")
         if self._process is None:
-            self._process = Process()
+            self._process = Process(self._cpu_seconds)
             self.starts += 1
         return self._process
 

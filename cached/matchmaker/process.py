@@ -42,14 +42,22 @@ class Died(NamedTuple):
 
 
 class Process:
-    """One child, from its start to its end."""
+    """One child, from its start to its end; each piece of work may take `cpu_seconds` of its CPU time."""
 
-    def __init__(self) -> None:
+    def __init__(self, cpu_seconds: float = CPU_LIMIT) -> None:
+        self._cpu_seconds = cpu_seconds
         descriptor = os.memfd_create("cached-matchmaker")
         try:
             os.ftruncate(descriptor, PROGRESS.size)
             self._page = mmap.mmap(descriptor, PROGRESS.size)
-            command = [sys.executable, "-P", "-m", "cached.matchmaker.child", str(descriptor)]
+            command = [
+                sys.executable,
+                "-P",
+                "-m",
+                "cached.matchmaker.child",
+                str(descriptor),
+                str(cpu_seconds),
+            ]
             self._child = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -127,7 +135,7 @@ class Process:
         if stuck:
             return Died(position, stage, stuck, guilty=False)
         if code == -signal.SIGPROF:
-            return Died(position, stage, f"took longer than {CPU_LIMIT:g} s", guilty=True)
+            return Died(position, stage, f"took longer than {self._cpu_seconds:g} s", guilty=True)
         how = f"made the evaluator fail ({_ending(code)}): too much memory or too deep"
         return Died(position, stage, how, guilty=stage != IDLE and code not in _FROM_OUTSIDE)
 

@@ -23,7 +23,9 @@ from cached.peers.records import Peer
 from cached.peers.route import split_address
 from cached.peers.server import MAX_BODY, READ_BUFFER
 
-CONNECT_SECONDS = 1.0
+#: Longest wait for a connection and its handshake: a packet lost on the way is sent again after one second, and a
+#: busy peer needs a moment for the handshake.
+CONNECT_SECONDS = 3.0
 #: Connections to one node; more requests wait their turn, calls never behind streams.
 CALLS = 48
 STREAMS = 32

@@ -1,6 +1,6 @@
 """Calls and streams between the nodes of a cluster, by node id.
 
-Whoever can dial, dials. A dial costs one second at most, a node that could not be dialled is left alone for
+Whoever can dial, dials. A dial costs three seconds at most, a node that could not be dialled is left alone for
 a while (longer each time, until it shows a sign of life), and a node that nobody can dial is reached through
 the poll that it keeps open here. Errors of the other side come back as what they are; all that concerns the
 way there is `PeerUnreachable`.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from tests.cluster.kit import contents, has, holders, noise, start, trees
 
@@ -70,17 +68,16 @@ def test_a_hostile_policy_stops_nobody(cluster):
         "hostile", attributes_A0='"xxxxxxxxxxxxxxxx"', **spiral, policy_requirements="size(A8) > 0", wait=True
     )
     cluster.together()
-    begin = time.monotonic()
     a.cli("create", "s", cluster.tree("s", {"f": "x"}), "--replicas", "all")
-    cluster.wait_for(lambda: has(b, "s"), 20, "b to be served all the same")
-    answered = []
-    while time.monotonic() - begin < 4:
-        asked = time.monotonic()
+    for _ in range(40):  # each is answered within the client's 30 s, or raises
         assert a.http("GET", "/v1/sets").status == 200
-        answered.append(time.monotonic() - asked)
-    assert max(answered) < 3, "one evaluation held up everybody"
+    cluster.wait_for(lambda: has(b, "s"), what="b to be served all the same")
     found = {item["node"]: item for item in a.cli("match", "s").items()}
     assert found["b"]["matches"]
+    assert not found["hostile"]["matches"]
+    assert "node hostile" in " ".join(found["hostile"]["reasons"]), (
+        "it is stopped, and named as the one to blame"
+    )
     for text in (SLOW, "random() > 0.5", "x" * 5000):
         assert (
             a.cli("create", "t", cluster.tree("t", {}), "--requirements", text, check=False).returncode == 2

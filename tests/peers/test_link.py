@@ -289,9 +289,10 @@ def test_a_poll_that_ended_is_not_waited_for(tmp_path, key_file):
 def test_too_many_calls_of_one_peer_at_a_time_are_refused(tmp_path, key_file):
     async def scene():
         async with linked(tmp_path, key_file, "a", "b") as (_, (b, b_id)):
-            gate = asyncio.Event()
+            gate, arrived = asyncio.Event(), asyncio.Semaphore(0)
 
             async def wait(peer, body):
+                arrived.release()
                 await gate.wait()
                 return {}
 
@@ -299,12 +300,17 @@ def test_too_many_calls_of_one_peer_at_a_time_are_refused(tmp_path, key_file):
             twins = [Link(identity(tmp_path, "a", key_file)) for _ in range(3)]
             for twin in twins:
                 twin.learned(b_id, f"127.0.0.1:{b.port}", reachable=True)
-            calls = [asyncio.ensure_future(twins[n % 3].call(b_id, "wait", {})) for n in range(144)]
-            done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
-            assert {type(one.exception()).__name__ for one in done} == {"Busy"}
+            calls = []
+            for n in range(128):  # each connects before the next one dials
+                calls.append(asyncio.ensure_future(twins[n % 3].call(b_id, "wait", {}, timeout=120)))
+                there = asyncio.ensure_future(arrived.acquire())
+                await asyncio.wait([calls[-1], there], return_when=asyncio.FIRST_COMPLETED)
+                assert there.done(), calls[-1].exception()
+            for n in range(128, 144):
+                with pytest.raises(Busy, match="128 calls"):
+                    await twins[n % 3].call(b_id, "wait", {}, timeout=120)
             gate.set()
-            await asyncio.wait(calls)
-            assert sum(one.exception() is None for one in calls) == 128
+            assert await asyncio.gather(*calls) == [{}] * 128
             for twin in twins:
                 await twin.close()
 
