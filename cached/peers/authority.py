@@ -20,7 +20,15 @@ import msgspec
 
 from cached.errors import BadConfig, IntegrityFailed, UsageError
 from cached.peers import signing
-from cached.peers.keyfile import VERSION, KeyFile, Secret, encode_key_file, read_key_file, write_key_file
+from cached.peers.keyfile import (
+    VERSION,
+    KeyFile,
+    Secret,
+    encode_key_file,
+    new_secret,
+    read_key_file,
+    write_key_file,
+)
 from cached.peers.records import Revocations, SignedRevocations
 
 if TYPE_CHECKING:
@@ -63,6 +71,7 @@ def init_cluster(path: Path) -> str:
                 cluster=cluster,
                 anchors=(_pem(certificate),),
                 authority=Secret(certificate=_pem(certificate), key=key_pem(key).decode()),
+                secret=new_secret(),
             ),
         )
     except FileExistsError:
@@ -91,6 +100,7 @@ def admit(key_file: Path, *, domains: Sequence[str] = ("",), days: int = NODE_DA
         anchors=content.anchors,
         node=Secret(certificate=certificate, key=key_pem(key).decode()),
         revocations=content.revocations,
+        secret=content.secret,
     )
     return Admitted(node_id=id_of(key), text=encode_key_file(admitted))
 

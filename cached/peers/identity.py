@@ -70,6 +70,8 @@ class Identity:
         self.node_id = own.node_id
         self.domains = own.domains
         self.cluster_id = content.cluster
+        #: What only members know, 32 bytes; None when the key file is older than such secrets.
+        self.cluster_secret = bytes.fromhex(content.secret) if content.secret else None
         #: The newest revocations known, to be passed on; None when nobody was ever revoked.
         self.revocations: SignedRevocations | None = None
         self._number = 0

@@ -1,15 +1,16 @@
 """The key file: what makes a node a member of a cluster, and the care taken of files that hold secrets.
 
 A key file is JSON, version 1: the cluster's id, its trust anchors (several during a rotation), the signed
-revocations, and either the authority itself (one file for all nodes, in a laboratory) or one node's
-certificate and key. Secrets are written with mode 0600, whole or not at all, and are not read when somebody
-else could have read or replaced them.
+revocations, a secret that all members share, and either the authority itself (one file for all nodes, in a
+laboratory) or one node's certificate and key. Secrets are written with mode 0600, whole or not at all, and
+are not read when somebody else could have read or replaced them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
@@ -20,6 +21,8 @@ from cached.errors import BadConfig
 from cached.peers.records import SignedRevocations
 
 VERSION = 1
+#: Length of the secret that the members of a cluster share, in bytes.
+SECRET_BYTES = 32
 
 
 class Secret(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +46,17 @@ class KeyFile(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     authority: Secret | None = None
     node: Secret | None = None
     revocations: SignedRevocations | None = None
+    #: 64 hex digits that only members know, for what they keep in places that others reach; empty in files
+    #: made before there was one.
+    secret: str = ""
+
+    def __repr__(self) -> str:
+        return f"KeyFile(cluster={self.cluster!r})"
+
+
+def new_secret() -> str:
+    """Return a secret for a new cluster: random, as hex digits."""
+    return secrets.token_hex(SECRET_BYTES)
 
 
 def read_key_file(path: Path) -> KeyFile:
@@ -71,6 +85,11 @@ def read_key_file(path: Path) -> KeyFile:
         raise BadConfig(f"{path} is not a key file: {error}", path=str(path)) from None
     if not found.anchors or (found.authority is None) == (found.node is None):
         raise BadConfig(f"the key file {path} must hold trust anchors and either an authority or a node")
+    if found.secret and not re.fullmatch(rf"[0-9a-f]{{{2 * SECRET_BYTES}}}", found.secret, re.ASCII):
+        raise BadConfig(
+            f"the secret in the key file {path} is not {2 * SECRET_BYTES} hex digits, in lower case",
+            hint=f"take it over from another member's key file, or make one: openssl rand -hex {SECRET_BYTES}",
+        )
     return found
 
 
