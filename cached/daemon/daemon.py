@@ -9,10 +9,10 @@ from functools import partial
 from cached import machine
 from cached.api.peer import PeerApi
 from cached.config import Config
+from cached.critical import end
 from cached.daemon import assembly, background, disk, doors
 from cached.matchmaker.pool import Matchmaker
 from cached.node import acquaintances, announce, receive, recover, seeding
-from cached.node.critical import end
 from cached.node.node import Node
 from cached.node.shelf import Shelf
 from cached.peers.identity import Identity

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import msgspec
 
 from cached import faults
+from cached.critical import to_the_end
 from cached.errors import CachedError, NotFound
 from cached.node import consent, retire
-from cached.node.critical import to_the_end
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
 from cached.peers.records import digest

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 from cached import faults, wire
 from cached.catalog.rows import ReservationRow
+from cached.critical import to_the_end
 from cached.errors import Busy, CachedError, SourceChanged, UsageError
 from cached.leases import capacity, policy
 from cached.node import commit, consent, memory, views
 from cached.node.caller import Caller
-from cached.node.critical import to_the_end
 from cached.node.node import Node
 from cached.node.options import wanted
 from cached.node.shelf import Known

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import msgspec
 
 from cached import wire
+from cached.critical import to_the_end
 from cached.errors import CachedError, NoSource, RequirementsRefused
 from cached.node import announce, offer
 from cached.node.access import check_read, resolve
 from cached.node.caller import Caller
-from cached.node.critical import to_the_end
 from cached.node.flight import Flight
 from cached.node.node import Node
 from cached.node.shelf import Known

@@ -8,10 +8,10 @@ import asyncio
 
 from cached import faults
 from cached.catalog.rows import ContentRow, ReservationRow
+from cached.critical import to_the_end
 from cached.errors import Busy, CachedError
 from cached.leases import capacity
 from cached.node import retire, verify
-from cached.node.critical import to_the_end
 from cached.node.node import Node
 from cached.node.shelf import Changes
 from cached.storage.copying import copy_content

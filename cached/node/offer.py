@@ -12,10 +12,10 @@ import msgspec
 
 from cached import faults
 from cached.catalog.rows import ContentRow, ReplicaRow, ReservationRow, TransferRow
+from cached.critical import to_the_end
 from cached.errors import Busy, CachedError, NotFound, RequirementsRefused
 from cached.leases import capacity, policy
 from cached.node import announce, book, consent, damage, receive, sources
-from cached.node.critical import to_the_end
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
 from cached.peers.records import Peer

@@ -16,10 +16,10 @@ from msgspec.structs import replace
 from cached import faults
 from cached.catalog.rows import ContentRow, ReplicaRow, ReservationRow, TransferRow
 from cached.catalog.tx import Tx
+from cached.critical import to_the_end
 from cached.errors import CachedError, IntegrityFailed, NoSource, NoSpace
 from cached.leases import capacity
 from cached.node import announce, seeding, sources
-from cached.node.critical import to_the_end
 from cached.node.flight import Flight
 from cached.node.metadata import Metadata, obtain, staged
 from cached.node.node import Node

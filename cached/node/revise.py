@@ -12,12 +12,12 @@ import msgspec
 
 from cached import faults, wire
 from cached.catalog.rows import ReplicaRow
+from cached.critical import to_the_end
 from cached.errors import Busy, CachedError, LeaseRefused, NotFound, UsageError
 from cached.leases import policy
 from cached.node import announce, book, consent, memory, options, retire, views
 from cached.node.access import check_manage, check_own, resolve
 from cached.node.caller import Caller
-from cached.node.critical import to_the_end
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
 from cached.peers.records import HolderEntry, Peer

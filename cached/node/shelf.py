@@ -14,10 +14,10 @@ import msgspec
 
 from cached.catalog.rows import CheckRow, ContentRow, ReplicaRow, SetRow
 from cached.catalog.sqlite import Catalog, Tx
+from cached.critical import to_the_end
 from cached.errors import Busy
 from cached.leases import deadline
 from cached.leases.deadline import Deadline, Moment
-from cached.node.critical import to_the_end
 from cached.sets.set import SetRecord, SignedRecord, Tier
 
 

@@ -15,10 +15,10 @@ import msgspec
 
 from cached.catalog.rows import ReplicaRow, ReservationRow
 from cached.catalog.sqlite import Catalog
+from cached.critical import to_the_end
 from cached.errors import CachedError, NoSpace
 from cached.leases import policy
 from cached.leases.capacity import Space as Ledger
-from cached.node.critical import to_the_end
 from cached.node.shelf import Shelf
 from cached.sets.set import Tier
 from cached.storage.ballast import Ballast

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from cached import wire
 from cached.catalog.rows import ReservationRow
+from cached.critical import to_the_end
 from cached.errors import (
     Busy,
     CachedError,
@@ -21,7 +22,6 @@ from cached.leases import capacity
 from cached.node import damage, sources
 from cached.node.access import check_manage, may_read, resolve
 from cached.node.caller import Caller
-from cached.node.critical import to_the_end
 from cached.node.metadata import Metadata, obtain
 from cached.node.node import Node
 from cached.node.shelf import Known

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from cached.critical import to_the_end
 from cached.errors import Busy
 from cached.leases.pin import Pin, Process
 from cached.node import consents as consents_module
 from cached.node import rejections as rejections_module
 from cached.node.consents import Consents
 from cached.node.counters import Counters
-from cached.node.critical import to_the_end
 from cached.node.locks import Locks
 from cached.node.pins import Pins, is_alive, process_of
 from cached.node.rejections import Rejections
