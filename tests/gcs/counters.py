@@ -1,0 +1,65 @@
+"""What the fake counts, so that tests assert "one fetch per object" as a number; and its shared speed limit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+
+
+class Counters:
+    """Requests by kind (faulted and refused ones too), bytes of objects sent and received, most at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.active = 0
+        self.reset()
+
+    def reset(self) -> None:
+        with self._lock:
+            self.counts: Counter[str] = Counter()
+            self.bytes_out = 0
+            self.bytes_in = 0
+            self.peak = self.active
+
+    def begin(self, kind: str) -> None:
+        with self._lock:
+            self.counts[kind] += 1
+            self.active += 1
+            self.peak = max(self.peak, self.active)
+
+    def end(self) -> None:
+        with self._lock:
+            self.active -= 1
+
+    def add_out(self, amount: int) -> None:
+        with self._lock:
+            self.bytes_out += amount
+
+    def add_in(self, amount: int) -> None:
+        with self._lock:
+            self.bytes_in += amount
+
+
+class Limiter:
+    """A joint limit in bytes per second for all connections and both directions; None means no limit."""
+
+    def __init__(self) -> None:
+        self.rate: float | None = None
+        self._free_at = 0.0
+        self._lock = threading.Lock()
+
+    @property
+    def piece(self) -> int:
+        """How many bytes to move at once: big ones, or with a limit a fiftieth of a second's worth."""
+        return 4 << 20 if self.rate is None else max(1024, min(1 << 20, int(self.rate / 50)))
+
+    def take(self, amount: int) -> None:
+        """Wait for as long as the limit asks before `amount` bytes count as moved."""
+        if self.rate is None:
+            return
+        with self._lock:
+            now = time.monotonic()
+            self._free_at = max(now, self._free_at) + amount / self.rate
+            wait = self._free_at - now
+        time.sleep(wait)
