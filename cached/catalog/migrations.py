@@ -9,6 +9,7 @@ Where state is kept:
       └──< transfers                   (replicas on their way here)
     reservations                       (space set aside; the owner of incoming/<txid>)
     checks ──> contents                (when their bytes were last verified, and what is damaged)
+    uploads ──> sets                   (sets on their way into the origin)
     meta                               (high water of the clocks, marks)
 """
 
@@ -88,9 +89,18 @@ _CHECKS = (
     ) WITHOUT ROWID""",
 )
 
+_UPLOADS = (
+    """
+    CREATE TABLE uploads (
+        set_id TEXT NOT NULL PRIMARY KEY REFERENCES sets (id) ON DELETE CASCADE,
+        content TEXT NOT NULL, target TEXT NOT NULL, done BLOB NOT NULL, reason TEXT NOT NULL
+    ) WITHOUT ROWID""",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "sets, their bytes, and the promises for them", _FIRST),
     Migration(2, "when bytes were last verified, and what is damaged", _CHECKS),
+    Migration(3, "sets on their way into the origin", _UPLOADS),
 )
 
 

@@ -121,6 +121,19 @@ class CheckRow(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class UploadRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A set on its way into the origin, to be gone on with after a restart; goes with the set's row."""
+
+    set_id: str
+    content: str
+    #: `gs://BUCKET/PREFIX`.
+    target: str
+    #: What is there already, encoded by the use case.
+    done: bytes = b""
+    #: Why it waits, in words; empty while it goes on.
+    reason: str = ""
+
+
 class MetaRow(msgspec.Struct, frozen=True, kw_only=True):
     """A fact about the catalog itself."""
 

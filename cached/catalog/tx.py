@@ -20,6 +20,7 @@ from cached.catalog.rows import (
     ReservationRow,
     SetRow,
     TransferRow,
+    UploadRow,
 )
 from cached.catalog.tables import Mapped
 from cached.leases import lifecycle
@@ -109,7 +110,7 @@ class Tx:
         """Forget this node's copy of the set."""
         self._delete(tables.REPLICAS, set_id)
 
-    # Reservations and transfers
+    # Reservations, transfers and uploads
 
     def put_reservation(self, row: ReservationRow) -> None:
         """Set space aside."""
@@ -142,6 +143,18 @@ class Tx:
     def delete_transfer(self, txid: str) -> None:
         """Forget a transfer that ended."""
         self._delete(tables.TRANSFERS, txid)
+
+    def put_upload(self, row: UploadRow) -> None:
+        """Remember a set on its way into the origin; the set's row must be there."""
+        self._put(tables.UPLOADS, row)
+
+    def uploads(self) -> list[UploadRow]:
+        """Return all sets on their way into the origin."""
+        return self._list(tables.UPLOADS)
+
+    def delete_upload(self, set_id: str) -> None:
+        """Forget it: all is there, or nobody wants it any more. It goes by itself with the set's row."""
+        self._delete(tables.UPLOADS, set_id)
 
     # Facts about the catalog
 

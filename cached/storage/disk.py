@@ -9,6 +9,7 @@ Layout below the root, all owned by the daemon:
         manifest                 canonical manifest; its SHA-256 is the content id
         leaves                   32-byte digests of all 16 KiB leaves, files in canonical order
         mtimes                   signed 64-bit little-endian nanoseconds, one per entry (absent when unknown)
+        origin                   where the files lie in Cloud Storage, pinned (absent when they do not, or it is unknown)
         sets/<set id>.record     signed set records (msgpack), so that a lost database loses no bytes
     incoming/<txid>/             the same shape, writable, never served
     trash/<name>/                on its way out
@@ -193,9 +194,16 @@ class Store:
 
     def mtimes(self, content: str) -> bytes | None:
         """Return the modification times as stored, or None when they are unknown."""
-        path = self.home(content) / "mtimes"
-        with files.translated(path):
-            return path.read_bytes() if path.exists() else None
+        return files.read_if_there(self.home(content) / "mtimes")
+
+    def places(self, content: str) -> bytes | None:
+        """Return where the files lie in the origin, as stored and not checked; None when it is unknown."""
+        return files.read_if_there(self.home(content) / "origin")
+
+    def put_places(self, content: str, data: bytes) -> None:
+        """Keep where the files lie in the origin, durably, in place of what was known before."""
+        with files.translated(path := self.home(content) / "origin"):
+            files.write_atomic(path, data)
 
     def open_content(self, content: str) -> int:
         """Open the content's root directory for reading: the descriptor a job gets. The caller closes it."""

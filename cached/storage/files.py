@@ -69,6 +69,12 @@ def write_atomic(
         sync(path.parent)
 
 
+def read_if_there(path: Path) -> bytes | None:
+    """Return a file's bytes, None when there is no such file."""
+    with translated(path):
+        return path.read_bytes() if path.exists() else None
+
+
 def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of `data` at `offset`; a file system may take less at a time."""
     view = memoryview(data)

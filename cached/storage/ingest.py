@@ -87,13 +87,29 @@ class Ingest:
                     path=path,
                 )
         _check_unchanged(path, before, os.fstat(fd))
-        entry = Entry(path=path, kind="file", size=size, executable=executable, root=root_from_leaves(leaves))
-        with self._lock:
-            self._spool.keep(path, leaves)
-            self._entries[path] = entry
-            self._mtimes[path] = mtime_ns
-            self.files_done += 1
-        faults.point(INGEST_FILE)
+        self._take_in(path, leaves, size, executable, mtime_ns)
+
+    def open_file(self, path: str, size: int) -> int:
+        """Make a file that somebody else fills, and return its descriptor, which the caller closes.
+
+        Once its `size` bytes are there, `take_file` makes it an entry. `BadName` and `NoSpace` as `add_file`.
+        """
+        check_path(path)
+        self._claim(path, size)
+        with files.translated(path), _placed(path):
+            fd = tree.create(self.staging.data_fd, path, os.O_RDWR | os.O_EXCL, 0o600)
+            if self.staging.tier == "memory":
+                files.allocate(fd, size)
+            return fd
+
+    def take_file(self, path: str, fd: int, size: int, executable: bool = False, mtime_ns: int = 0) -> None:
+        """Hash the file that `open_file` made, now that it is filled. `SourceChanged` when it is too short."""
+        with files.translated(path):
+            leaves = copying.read_leaves(fd, size, self._report)
+            os.ftruncate(fd, size)
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
+            os.fchmod(fd, file_mode(executable=executable))
+        self._take_in(path, leaves, size, executable, mtime_ns)
 
     def add_dir(self, path: str, mtime_ns: int = 0) -> None:
         """Make a directory; its parents need no entry of their own."""
@@ -132,6 +148,15 @@ class Ingest:
         """Give the descriptors back. What is staged stays until it is published or discarded."""
         self.staging.close()
         self._spool.close()
+
+    def _take_in(self, path: str, leaves: bytes, size: int, executable: bool, mtime_ns: int) -> None:
+        entry = Entry(path=path, kind="file", size=size, executable=executable, root=root_from_leaves(leaves))
+        with self._lock:
+            self._spool.keep(path, leaves)
+            self._entries[path] = entry
+            self._mtimes[path] = mtime_ns
+            self.files_done += 1
+        faults.point(INGEST_FILE)
 
     def _claim(self, path: str, size: int) -> None:
         with self._lock:

@@ -22,7 +22,7 @@ STORE_SETTLED = faults.declare("store.settled")
 STORE_SYNCED = faults.declare("store.synced")
 
 #: What a content's directory may hold; anything else is left over from staging.
-KEPT = frozenset({"data", "manifest", "leaves", "mtimes", "sets"})
+KEPT = frozenset({"data", "manifest", "leaves", "mtimes", "origin", "sets"})
 
 
 def checked_manifest(data: bytes, content: str) -> Manifest:

@@ -96,6 +96,15 @@ class Staging:
         with files.translated(self.path):
             return (self.path / "leaves").read_bytes()
 
+    def put_places(self, data: bytes) -> None:
+        """Put where the files lie in the origin beside the tree, so that it is published with it."""
+        with files.translated(self.path):
+            files.write_atomic(self.path / "origin", data, durable=False)
+
+    def places(self) -> bytes | None:
+        """Return what `put_places` has put there, or None."""
+        return files.read_if_there(self.path / "origin")
+
     def put_record(self, signed: SignedRecord) -> None:
         """Put a set's signed record beside the tree, so that it is published with it."""
         records.put(self.path / "sets", signed)
