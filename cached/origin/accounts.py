@@ -1,0 +1,112 @@
+"""Clients of google-cloud-storage, one an account: the node's own, nobody's, and users' by their access tokens.
+
+The library is loaded at the first request, never before: a daemon starts without it. Tokens live in the memory of
+the credentials alone; here they are known by their SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from cached.errors import BadConfig
+from cached.origin.values import ANONYMOUS, NODE_ACCOUNT
+
+if TYPE_CHECKING:
+    from google.cloud.storage import Client
+
+#: Accounts whose clients are kept; one more costs about a millisecond.
+_KEPT: Final = 256
+_SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_write"
+#: The first request to each bucket would also ask for the bucket, for labels of traces that nobody reads.
+_NO_BUCKET_REQUESTS: Final = "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA"
+
+
+class Accounts:
+    """Makes clients and keeps those used last; they share one pool of connections. Called from threads."""
+
+    def __init__(self, *, endpoint: str, credentials: Path | None, threads: int) -> None:
+        self._endpoint = endpoint
+        self._credentials = credentials
+        self._threads = threads
+        self._clients: OrderedDict[str, Client] = OrderedDict()
+        self._adapter: Any = None
+        self._lock = threading.Lock()
+
+    def load(self) -> None:
+        """Load the library; takes about a second the first time."""
+        os.environ.setdefault(_NO_BUCKET_REQUESTS, "1")
+        import google.cloud.storage  # noqa: F401
+
+    def client(self, token: str | None) -> Client:
+        """Return the client that acts for a token. Raises exceptions of google.auth, and `BadConfig`."""
+        key = "" if token is NODE_ACCOUNT else hashlib.sha256(token.encode()).hexdigest()
+        with self._lock:
+            client = self._clients.get(key)
+            if client is None:
+                client = self._clients[key] = self._made(token)
+                if len(self._clients) > _KEPT:
+                    self._clients.popitem(last=False)  # its session shares the pool: nothing to close
+            self._clients.move_to_end(key)
+            return client
+
+    def close(self) -> None:
+        """Forget all clients and close the connections."""
+        with self._lock:
+            self._clients.clear()
+            if self._adapter is not None:
+                self._adapter.close()
+
+    def _made(self, token: str | None) -> Client:
+        self.load()
+        from google.cloud.storage import Client
+        from requests.adapters import HTTPAdapter
+
+        options = {"api_endpoint": self._endpoint} if self._endpoint else None
+        client = Client(project=None, credentials=self._identity(token), client_options=options)
+        if self._adapter is None:
+            self._adapter = HTTPAdapter(pool_connections=4, pool_maxsize=self._threads)
+        session = client._http
+        if not getattr(session, "is_mtls", False):  # such a session has an adapter with its own certificate
+            session.mount("https://", self._adapter)
+            session.mount("http://", self._adapter)
+        return client
+
+    def _identity(self, token: str | None) -> Any:
+        from google.auth.credentials import AnonymousCredentials
+        from google.oauth2.credentials import Credentials
+
+        if token == ANONYMOUS:
+            return AnonymousCredentials()  # type: ignore[no-untyped-call]
+        if token is not NODE_ACCOUNT:
+            return Credentials(token)  # type: ignore[no-untyped-call]
+        if self._credentials is not None:
+            return self._from_file(self._credentials)
+        if self._emulated():
+            return AnonymousCredentials()  # type: ignore[no-untyped-call]
+        import google.auth
+
+        return google.auth.default(scopes=[_SCOPE])[0]
+
+    def _emulated(self) -> bool:
+        """Say whether the service is an emulator, which knows no accounts: Google's own is never without TLS."""
+        return self._endpoint.startswith("http://") or bool(
+            not self._endpoint and os.environ.get("STORAGE_EMULATOR_HOST")
+        )
+
+    @staticmethod
+    def _from_file(path: Path) -> Any:
+        import google.auth
+        from google.auth.exceptions import DefaultCredentialsError
+
+        try:
+            return google.auth.load_credentials_from_file(str(path), scopes=[_SCOPE])[0]  # type: ignore[no-untyped-call]
+        except (OSError, ValueError, DefaultCredentialsError) as error:
+            raise BadConfig(
+                f"cannot use the credentials in {path}: {type(error).__name__}",
+                hint="[origin] credentials names a key file or a workload identity configuration",
+            ) from None
