@@ -119,7 +119,9 @@ class Directory:
         own.publish(self._contents, self.address, reachable=self.reachable, now=_now())
         self._own = own  # from here on peers get answers
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._rounds()), loop.create_task(self._rumours.run())]
+        self._tasks = [
+            loop.create_task(work) for work in (self._pulse(), self._rounds(), self._rumours.run())
+        ]
 
     async def meet(self, seconds: float) -> bool:
         """Compare with one seed, the first that answers; tell whether that came to pass within `seconds`.
@@ -234,6 +236,12 @@ class Directory:
 
     # The rounds.
 
+    async def _pulse(self) -> None:
+        """Give signs of life, also while a round waits for a peer that does not answer."""
+        while True:
+            self._said.beat()
+            await asyncio.sleep(self._pace.round)
+
     async def _rounds(self) -> None:
         number = 0
         while True:
@@ -250,7 +258,6 @@ class Directory:
 
     async def _round(self, number: int) -> None:
         now = _now()
-        self._said.beat()
         self._members.forget(now)
         if self._identity.refresh():
             self._revoked()

@@ -19,7 +19,8 @@ from cached.peers.records import Peer
 log = logging.getLogger(__name__)
 
 ASKED = 3
-ASK_SECONDS = 4.0
+#: Longer than a dial takes there (`client.CONNECT_SECONDS`).
+ASK_SECONDS = 6.0
 #: Seconds until the question is asked again: sooner while the answer is no.
 AGAIN_YES = 300.0
 AGAIN_NO = 30.0

@@ -90,7 +90,7 @@ class Daemon:
     def settle(self) -> None:
         """Let the loop run through what is ready."""
         for _ in range(3):
-            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self.loop).result(10)
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self.loop).result(60)
 
     def until(self, fact: Callable[[], bool]) -> None:
         """Wait until something is so."""
@@ -99,7 +99,7 @@ class Daemon:
             while not fact():
                 await asyncio.sleep(0.005)
 
-        asyncio.run_coroutine_threadsafe(asyncio.wait_for(poll(), 20), self.loop).result(30)
+        asyncio.run_coroutine_threadsafe(asyncio.wait_for(poll(), 60), self.loop).result(90)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 class Raw:
     def __init__(self, daemon: Daemon) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.settimeout(20)
+        self.socket.settimeout(60)
         self.socket.connect(str(daemon.runtime / "data.sock"))
 
     def __enter__(self) -> Self:
@@ -207,7 +207,7 @@ def test_a_client_that_does_not_read_blocks_nobody_and_is_bounded(daemon):
         sent = send_until_it_would_block(lazy, daemon)
         assert sent < 10_000
         assert other.code(op="open", name="nr") == "ok"
-        lazy.socket.settimeout(20)
+        lazy.socket.settimeout(60)
         for _ in range(sent):
             value, (fd,) = lazy.receive()
             assert value["ok"]

@@ -20,7 +20,7 @@ def daemon(tmp_path):
 
 def say(daemon, data: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(20)
+        client.settimeout(60)
         client.connect(str(daemon.runtime / "api.sock"))
         client.sendall(data)
         return client.recv(1 << 16)
@@ -44,9 +44,9 @@ def test_what_is_no_http_is_refused_and_counted_without_a_traceback(daemon, capl
 
 def test_the_longest_legal_path_fits_into_a_request(daemon):
     path = "/".join(["\u00fc" * 127] * 16)[:1940]
-    client = http.client.HTTPConnection("localhost", timeout=20)
+    client = http.client.HTTPConnection("localhost", timeout=60)
     client.sock = socket.socket(socket.AF_UNIX)
-    client.sock.settimeout(20)
+    client.sock.settimeout(60)
     client.sock.connect(str(daemon.runtime / "api.sock"))
     target = "/v1/sets/nr/content/" + urllib.parse.quote(path)
     assert len(target) > 11_000

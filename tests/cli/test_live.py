@@ -245,7 +245,7 @@ def test_ctrl_c_during_a_create_cancels_it_and_says_so(node, tmp_path):
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         wait_until(lambda: len(list(node.home.iterdir())) > 1)
         running.send_signal(signal.SIGINT)
-        assert "nothing was stored" in running.communicate(timeout=60)[1]
+        assert "nothing was stored" in running.communicate(timeout=120)[1]
         assert running.returncode == 130
     assert node.aborted.wait(30)
     assert list(node.sets) == ["nr"]

@@ -30,7 +30,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 @pytest.fixture
 def client(daemon: Daemon) -> Iterator[Client]:
-    with Client(daemon.runtime, timeout=20) as client:
+    with Client(daemon.runtime, timeout=60) as client:
         yield client
 
 

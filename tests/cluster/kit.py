@@ -37,7 +37,7 @@ def states(node: Node, ref: str) -> dict[str, str]:
 
 def holders(node: Node, ref: str) -> set[str]:
     """Return the names of the live nodes that hold the set, as `node` knows."""
-    alive = {seen["name"] for seen in node.cli("nodes").items() if seen["alive"]}
+    alive = {seen["name"] for seen in node.nodes() if seen["alive"]}
     return {name for name, state in states(node, ref).items() if state == "COMMITTED"} & alive
 
 
@@ -48,7 +48,7 @@ def has(node: Node, ref: str) -> bool:
 
 def alive(node: Node, other: Node) -> bool:
     """Tell whether `node` takes `other` for alive."""
-    return any(seen["id"] == other.id and seen["alive"] for seen in node.cli("nodes").items())
+    return any(seen["id"] == other.id and seen["alive"] for seen in node.nodes())
 
 
 def trees(node: Node) -> list[Path]:

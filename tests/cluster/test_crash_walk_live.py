@@ -42,7 +42,7 @@ def test_receivers_killed_at_any_step_end_with_the_whole_set(cluster):
         name, method = f"s{number}", ("--methods", "direct") if number % 2 else ("--methods", "bittorrent")
         a.cli("create", name, cluster.tree(name, FILES | {"mark": name}), *method, "--replicas", "all")
         for node, point in zip(receivers, points, strict=True):
-            assert node.wait_exit(30) == -9, point
+            assert node.wait_exit() == -9, point
             node.restart(wait=False)
         for node, point in zip(receivers, points, strict=True):
             node.wait_ready()
@@ -60,9 +60,9 @@ def test_a_source_killed_when_it_offers_makes_its_offer_again(cluster):
     a.restart(env={"CACHED_FAULT": "drive.offered:kill"})
     cluster.together()
     a.cli("create", "s", cluster.tree("s", FILES), "--replicas", "all")
-    assert a.wait_exit(30) == -9
+    assert a.wait_exit() == -9
     a.restart()
-    cluster.wait_for(lambda: has(b, "s"), 60, "b to get its copy")
+    cluster.wait_for(lambda: has(b, "s"), what="b to get its copy")
     assert b.cli("verify", "s").json()["ok"]
 
 
@@ -76,7 +76,7 @@ def test_holders_killed_at_any_step_of_a_deletion_end_without_the_set(cluster):
         a.cli("create", name, cluster.tree(name, FILES | {"mark": name}), "--replicas", "all", "--wait")
         a.cli("delete", name, "--everywhere")
         for node, point in zip(others, points, strict=False):
-            assert node.wait_exit(30) == -9, point
+            assert node.wait_exit() == -9, point
             node.restart(wait=False)
         for node, point in zip(others, points, strict=False):
             node.wait_ready()
@@ -95,7 +95,7 @@ def test_a_renewal_cut_off_by_a_kill_is_made_again(cluster):
     )
     cluster.together()
     a.cli("create", "s", cluster.tree("s", FILES), "--lease", "1h", "--replicas", "all", "--wait")
-    assert b.wait_exit(30) == -9
+    assert b.wait_exit() == -9
     b.restart()
     cluster.wait_for(lambda: has(b, "s") and b.show("s")["lease"]["seconds_left"] > 3, what="a renewed grant")
 
@@ -130,7 +130,7 @@ def test_daemons_that_share_a_partition_never_promise_the_same_space_twice(clust
     assert a.cli("replicate", "s", "--to", "c", check=False).returncode == 5
     own = cluster.tree("own", {"f": noise(36_000_000, 1)})
     assert c.cli("create", "own", own, "--replicas", "0", check=False).error["code"] == "no_space"
-    cluster.wait_for(lambda: has(b, "s"), 60, "b to finish what it promised")
+    cluster.wait_for(lambda: has(b, "s"), what="b to finish what it promised")
     assert b.cli("verify", "s").json()["ok"]
     assert not list((partition / "c" / "contents").iterdir())
     a.cli("delete", "s", "--everywhere")
@@ -159,5 +159,5 @@ def test_daemons_that_share_a_partition_never_promise_the_same_space_twice(clust
     )
     b.kill()
     b.restart()
-    cluster.wait_for(lambda: has(b, "t"), 60, "b to go on")
+    cluster.wait_for(lambda: has(b, "t"), what="b to go on")
     assert b.cli("verify", "t").json()["ok"]

@@ -121,7 +121,7 @@ def lying(cluster: Cluster, victim: Node, scene: Callable[[Liar], Awaitable[None
 
     async def whole() -> None:
         async with member() as liar:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 while not liar.directory._members.living(asyncio.get_running_loop().time()):
                     await asyncio.sleep(0.05)
             await scene(liar)

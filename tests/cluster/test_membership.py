@@ -33,7 +33,7 @@ def test_the_dead_and_the_silent_are_noticed_and_used_again_when_they_return(clu
     a.cli("create", "late", cluster.tree("late", {"f": "late"}), "--replicas", "all")
     c.resume()
     b.restart()
-    cluster.wait_for(lambda: has(b, "late") and has(c, "late"), 40, "both to get what they missed")
+    cluster.wait_for(lambda: has(b, "late") and has(c, "late"), what="both to get what they missed")
     assert b.cli("cat", "late/f").stdout == "late"
     assert alive(a, b)
     assert alive(a, c)
@@ -54,9 +54,7 @@ def test_a_node_that_moved_is_found_at_its_new_address(cluster):
 def test_the_first_node_finds_the_others_again_although_its_own_seeds_name_nobody(cluster):
     a, b, _ = start(cluster, "abc")
     assert a.settings.get("cluster.peers") is None
-    cluster.wait_for(
-        lambda: {item["name"] for item in a.cli("nodes").items() if item["alive"]} == {"a", "b", "c"}
-    )
+    cluster.wait_for(lambda: {item["name"] for item in a.nodes() if item["alive"]} == {"a", "b", "c"})
     a.stop()
     a.restart()
     cluster.together(seconds=15)
@@ -113,7 +111,7 @@ def test_an_admitted_node_joins_and_a_revoked_one_is_shut_out(cluster):
             [CACHED, "cluster", "revoke", c.id, "--key-file", str(key)], check=True, capture_output=True
         )
     cluster.wait_for(
-        lambda: all(c.id not in {i["id"] for i in node.cli("nodes").items()} for node in (a, b)),
+        lambda: all(c.id not in {i["id"] for i in node.nodes()} for node in (a, b)),
         30,
         "c to be shut out",
     )
@@ -130,7 +128,7 @@ def test_nodes_that_want_one_name_get_different_ones(cluster):
     names = {a.status()["name"], b.status()["name"]}
     assert "same" in names
     for node in (a, b):
-        cluster.wait_for(lambda node=node: {i["name"] for i in node.cli("nodes").items()} == names)
+        cluster.wait_for(lambda node=node: {i["name"] for i in node.nodes()} == names)
 
 
 def test_a_node_that_nobody_can_dial_still_takes_part(cluster):
@@ -139,10 +137,10 @@ def test_a_node_that_nobody_can_dial_still_takes_part(cluster):
     cluster.together()
 
     def seen(node):
-        found = [item for item in node.cli("nodes").items() if item["id"] == hidden.id]
+        found = [item for item in node.nodes() if item["id"] == hidden.id]
         return bool(found) and found[0]["attributes"].get("Reachable") is False
 
-    cluster.wait_for(lambda: seen(a) and seen(b) and seen(hidden), 40, "all to know that nobody can dial it")
+    cluster.wait_for(lambda: seen(a) and seen(b) and seen(hidden), what="all to know that nobody can dial it")
     a.cli("create", "in", cluster.tree("in", {"f": "inwards"}), "--replicas", "all", "--wait")
     assert hidden.cli("cat", "in/f").stdout == "inwards"
     hidden.cli("create", "out", cluster.tree("out", {"f": "outwards"}), "--replicas", "all", "--wait")

@@ -42,7 +42,7 @@ def test_the_number_of_copies_is_kept_when_a_holder_dies(cluster):
     (first,) = holders(a, "s") - {"a"}
     (other,) = {"b", "c"} - {first}
     nodes[first].kill()
-    cluster.wait_for(lambda: has(nodes[other], "s"), 40, "another node to take over the copy")
+    cluster.wait_for(lambda: has(nodes[other], "s"), what="another node to take over the copy")
     nodes[first].restart()
     cluster.together()
     assert a.cli("verify", "s").json()["ok"]
@@ -175,15 +175,15 @@ def test_thousands_of_small_files_and_no_file_at_all_travel_too(cluster, method)
 
 @pytest.mark.parametrize("method", ["direct", "bittorrent"])
 def test_a_receiver_killed_in_the_middle_goes_on_where_it_was(cluster, method):
-    a = cluster.start("a", replication_upload_limit="6MB")
+    a = cluster.start("a", replication_upload_limit="4MB")
     b = cluster.start("b")
     cluster.together()
     size = 24 * MB
     a.cli("create", "s", cluster.tree("s", {"f": noise(size)}), "--replicas", "all", "--methods", method)
-    cluster.wait_for(lambda: size / 4 < present(b, "s") < size, 30, "b to be in the middle")
+    cluster.wait_for(lambda: size / 4 < present(b, "s") < size, what="b to be in the middle")
     b.kill()
     b.restart()
-    cluster.wait_for(lambda: has(b, "s"), 60, "b to finish")
+    cluster.wait_for(lambda: has(b, "s"), what="b to finish")
     assert b.cli("verify", "s").json()["ok"]
     (found,) = [one for one in b.status()["traffic"] if one["name"] == "s"]
     assert found["bytes_received"] < size * 0.9, "what had arrived before the kill came once more"
@@ -200,9 +200,9 @@ def test_when_the_originator_is_gone_another_holder_goes_on(cluster):
     a, b, c = start(cluster, "abc")
     a.cli("create", "s", cluster.tree("s", {"f": noise(MB)}), "--replicas", "all", "--wait")
     a.kill()
-    cluster.wait_for(lambda: not alive(b, a) and not alive(c, a), 20, "a to be missed")
+    cluster.wait_for(lambda: not alive(b, a) and not alive(c, a), what="a to be missed")
     d = cluster.start("d", cluster_peers=json.dumps([b.address]))
-    cluster.wait_for(lambda: has(d, "s"), 40, "the newcomer to get a copy")
+    cluster.wait_for(lambda: has(d, "s"), what="the newcomer to get a copy")
     assert d.cli("verify", "s").json()["ok"]
     assert b.cli("show", "s").json()["originator"] == "a"
 
@@ -227,7 +227,7 @@ def test_transfers_under_way_are_finished_from_another_holder_when_the_source_di
     )
     a.kill()
     b.resume()
-    cluster.wait_for(lambda: has(c, "s") and has(d, "s"), 60, "c and d to finish from b")
+    cluster.wait_for(lambda: has(c, "s") and has(d, "s"), what="c and d to finish from b")
     assert c.cli("verify", "s").json()["ok"]
     assert d.cli("verify", "s").json()["ok"]
 
@@ -272,7 +272,7 @@ def test_ten_nodes_that_join_at_once_all_get_the_set(cluster):
     joining = [cluster.start(f"n{number}", wait=False) for number in range(10)]
     for node in joining:
         node.wait_ready()
-    cluster.wait_for(lambda: len(holders(a, "s")) == 11, 90, "all to hold it")
+    cluster.wait_for(lambda: len(holders(a, "s")) == 11, what="all to hold it")
     assert all(node.cli("cat", "s/f", text=False).stdout == noise(2 * MB) for node in joining[:2])
 
 

@@ -17,11 +17,11 @@
   daemon runs as that user, with directories of its own. `host="127.0.0.2"` gives a node an address of its own. Nodes started later
   know the first node's address as their seed. `key=False`: alone, on an authority of its own.
 - `Node`: `.name .pid .id .address .log` (text so far) `.directory .disk .memory .state .runtime`; `cli(*args, check=True, user=None,
-  input=None, timeout=60, cwd=None, env=None, text=True)`, `spawn(*args, ...)` (a Popen that teardown ends), `http(method, path, body=None, headers=None, user=None)`,
-  `client()` (a `cached.client.Client`), `show(ref)`, `status()`, `kill() stop() restart(**as start) pause() resume() wait_exit()`.
+  input=None, timeout=180, cwd=None, env=None, text=True)`, `spawn(*args, ...)` (a Popen that teardown ends), `http(method, path, body=None, headers=None, user=None)`,
+  `client()` (a `cached.client.Client`), `show(ref)`, `nodes()`, `status()`, `kill() stop() restart(**as start) pause() resume() wait_exit()`.
   `restart` keeps the settings that it is not given, except `env`'s CACHED_FAULT, which holds for one start only.
 - `cluster.root`: a directory that every user can enter (pytest's own tmp_path is closed to other users); commands run in `cluster.work`; `cluster.tree(name, files)` writes files into it.
-- `cluster.wait_for(predicate, seconds=60, what="...")` polls, returns what the predicate returned, and fails with the daemons' logs.
+- `cluster.wait_for(predicate, seconds=120, what="...")` polls, returns what the predicate returned, and fails with the daemons' logs.
 - The end of a test stops every node in order (SIGKILL for what does not end), and fails when a daemon ended with another code than 0 or has
   logged a traceback. A test that provokes one on purpose says so: `node.may_log = r"regular expression of the lines"`.
 """
@@ -126,7 +126,7 @@ class Cluster:
         """Found a cluster of its own."""
         subprocess.run([CACHED, "cluster", "init", "--key-file", str(path)], check=True, capture_output=True)
 
-    def together(self, *nodes: Node, seconds: float = 60) -> None:
+    def together(self, *nodes: Node, seconds: float = 120) -> None:
         """Wait until each of the nodes (default: all that run) sees each other alive."""
         wanted = nodes or tuple(node for node in self.nodes.values() if node.running)
         ids = {node.id for node in wanted}
@@ -151,7 +151,7 @@ class Cluster:
                 (folder / path).write_bytes(data.encode() if isinstance(data, str) else data)
         return folder
 
-    def wait_for(self, predicate: Callable[[], Any], seconds: float = 60, what: str = "it") -> Any:
+    def wait_for(self, predicate: Callable[[], Any], seconds: float = 120, what: str = "it") -> Any:
         """Poll until the predicate returns something true, and return that; fail with the daemons' logs otherwise."""
         deadline = time.monotonic() + seconds
         while True:
@@ -210,7 +210,7 @@ class Cluster:
         wrong = []
         if node.running:
             try:
-                code = node.wait_exit(20)
+                code = node.wait_exit()
             except AssertionError:
                 wrong.append(f"{node.name} does not stop")
                 os.kill(node.pid, signal.SIGABRT)

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,7 +196,7 @@ class Node:
             for path in (self.directory, self.memory, *self.directory.iterdir()):
                 os.chown(path, who["user"], who["group"])
 
-    def wait_ready(self, seconds: float = 30) -> None:
+    def wait_ready(self, seconds: float = 120) -> None:
         """Return when the daemon says that it is ready and api.sock answers."""
         found = self.cluster.wait_for(
             lambda: self._exited() or READY.search(self.last_log), seconds, f"{self.name} to be ready"
@@ -222,7 +223,7 @@ class Node:
         self.process.terminate()
         assert self.wait_exit() == 0, f"{self.name} ended with {self.process.returncode}:\n{self.last_log}"
 
-    def wait_exit(self, seconds: float = 30) -> int:
+    def wait_exit(self, seconds: float = 120) -> int:
         """Wait until the process ends by itself (a fault point, for one), and return its code (-9: killed)."""
         assert self.process is not None
         try:
@@ -256,7 +257,7 @@ class Node:
         check: bool = True,
         user: int | str | None = None,
         input: Any = None,  # noqa: A002 - as subprocess calls it
-        timeout: float = 60,
+        timeout: float = 180,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         text: bool = True,
@@ -312,12 +313,18 @@ class Node:
         return Client(runtime_dir=self.runtime)
 
     def show(self, ref: str, **how: Any) -> dict[str, Any]:
-        """Return the set as `cached show` does; {} when it is not there."""
-        result = self.cli("show", ref, check=False, **how)
-        if result.returncode == 3:
-            return {}
-        assert result.returncode == 0, result.stderr
-        return result.json()
+        """Return the set as `cached show` does; {} when it is not there. Polling with a command keeps a processor busy."""
+        if how:
+            result = self.cli("show", ref, check=False, **how)
+            assert result.returncode in (0, 3), result.stderr
+            return result.json() if result.returncode == 0 else {}
+        answer = self.http("GET", f"/v1/sets/{urllib.parse.quote(ref, safe='')}")
+        assert answer.status in (200, 404), answer.body
+        return answer.json() if answer.status == 200 else {}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return the nodes that it knows, as `cached nodes` does."""
+        return self.http("GET", "/v1/nodes").json()["items"]
 
     def status(self) -> dict[str, Any]:
         """Return what `cached status` says."""
@@ -328,7 +335,7 @@ class Node:
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=30)
+        super().__init__("localhost", timeout=60)
         self._path = path
 
     def connect(self) -> None:

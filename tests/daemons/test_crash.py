@@ -221,7 +221,7 @@ def test_what_was_acknowledged_survives_many_kills_at_random(walk):
         time.sleep(0.25 + 0.15 * turn)  # anywhere in the middle: every moment must be safe
         node.kill()
         for index, (child, source) in enumerate(zip(running, sources, strict=True)):
-            out, error = child.communicate(timeout=30)
+            out, error = child.communicate(timeout=120)
             assert child.returncode in (0, 6), error
             if child.returncode == 0:
                 assert out
@@ -244,7 +244,7 @@ def test_a_stop_in_the_middle_of_creations_ends_each_as_done_or_as_never_begun(w
     node.stop()
     node.restart()
     for index, (child, source) in enumerate(zip(running, sources, strict=True)):
-        _, error = child.communicate(timeout=30)
+        _, error = child.communicate(timeout=120)
         assert child.returncode in (0, 1, 5, 6), error
         assert "Traceback" not in error
         there = walk.absent_or_whole(f"stopped{index}", source)

@@ -218,7 +218,7 @@ def test_replace_moves_the_name_while_a_job_reads_on(node):
     assert new["id"] != old["id"]
     assert node.cli("cat", "versions/v").stdout == "2"
     assert node.show(f"id:{old['id']}")["state"] == "WITHDRAWN"
-    assert job.communicate("go\n", timeout=30)[0] == "1"
+    assert job.communicate("go\n", timeout=120)[0] == "1"
     assert node.cli("create", "versions", source, "--replace").json()["id"] == new["id"]
 
 

@@ -45,5 +45,5 @@ def test_a_job_that_reads_from_memory_reads_on_when_the_set_leaves_memory(node):
     job.stdin.flush()
     assert job.stdout.read(6) == "second"
     node.cli("delete", "leaving", "--everywhere")
-    assert job.communicate("go\n", timeout=30)[0] == "first"
+    assert job.communicate("go\n", timeout=120)[0] == "first"
     node.cluster.wait_for(lambda: list((node.memory / "contents").iterdir()) == [], what="memory to return")

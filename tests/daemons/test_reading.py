@@ -36,7 +36,7 @@ class Wire:
 
     def __init__(self, node) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.settimeout(30)
+        self.socket.settimeout(60)
         self.socket.connect(str(node.runtime / "data.sock"))
 
     def ask(self, **request):
@@ -248,7 +248,7 @@ def test_a_set_that_goes_during_a_run_stays_readable_to_it_also_across_kill_9(cl
     node.restart()
     full = node.cli("create", "wanted", wanted, check=False)
     assert (full.returncode, full.error["code"]) == (5, "no_space")
-    assert job.communicate("go\n", timeout=30)[0] == "later3\n"
+    assert job.communicate("go\n", timeout=120)[0] == "later3\n"
     cluster.wait_for(
         lambda: node.cli("create", "wanted", wanted, check=False).returncode == 0, what="the space to return"
     )

@@ -139,7 +139,7 @@ def test_ctrl_c_cancels_cleanly(cluster, node, source):
     creating = slow.spawn("create", "cancelled", source, start_new_session=True)
     cluster.wait_for(lambda: list((slow.disk / "incoming").iterdir()), what="the copy to begin")
     os.killpg(creating.pid, signal.SIGINT)
-    out, error = creating.communicate(timeout=30)
+    out, error = creating.communicate(timeout=120)
     assert creating.returncode == 130
     assert out == ""
     assert "nothing was stored" in error
@@ -160,7 +160,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(node, source):
     )
     while creating.poll() is None:
         os.utime(source / "changing")
-    out, error = creating.communicate(timeout=30)
+    out, error = creating.communicate(timeout=120)
     assert (creating.returncode, out) == (1, "")
     assert "changing" in error
     assert "source_changed" in error
@@ -216,7 +216,7 @@ def test_a_full_partition_refuses_and_is_never_filled(cluster, node, source):
         tiny.kill()
         tiny.restart()
         assert (place / "disk/contents").stat().st_nlink == 3
-        assert job.communicate("go\n", timeout=30)[0] == "fine too"
+        assert job.communicate("go\n", timeout=120)[0] == "fine too"
         cluster.wait_for(
             lambda: not list((place / "disk/contents").iterdir()),
             what="the bytes to go with their last reader",

@@ -18,7 +18,7 @@ def notify_socket(cluster):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(path))
         path.chmod(0o666)
-        receiver.settimeout(30)
+        receiver.settimeout(60)
         yield receiver
 
 
@@ -71,7 +71,7 @@ def test_sockets_given_by_systemd_are_served_and_outlive_the_daemon(cluster):
     assert (folder / "api.sock").exists()
     waiting = node.spawn("cat", "nr/x")  # connects while no daemon runs: the backlog holds it
     start()
-    assert waiting.communicate(timeout=30)[0] == "data"
+    assert waiting.communicate(timeout=120)[0] == "data"
     node.stop()
     for listener in listeners:
         listener.close()
@@ -80,7 +80,7 @@ def test_sockets_given_by_systemd_are_served_and_outlive_the_daemon(cluster):
 def test_a_second_daemon_on_one_state_directory_is_refused_and_the_first_goes_on(cluster):
     node = cluster.start("a")
     second = subprocess.run(
-        node.command(), check=False, capture_output=True, text=True, env=cluster.environment(), timeout=60
+        node.command(), check=False, capture_output=True, text=True, env=cluster.environment(), timeout=180
     )
     assert second.returncode == 5
     assert f"another daemon runs on {node.state}" in second.stderr

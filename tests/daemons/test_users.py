@@ -208,7 +208,7 @@ def test_a_private_set_is_out_of_a_second_user_s_reach(node, source):
     assert (
         node.cli("create", "private", opened, user=BOB).json()["owner"] == BOB
     )  # the name is each user's own
-    assert job.communicate("go\n", timeout=30)[0] == "the launch code"
+    assert job.communicate("go\n", timeout=120)[0] == "the launch code"
     node.cli("delete", "private", "--everywhere", user=BOB)
     node.cli("delete", "private", "--everywhere", user=ANN)
     node.cli("delete", "open", "--everywhere", user=ANN)

@@ -269,7 +269,7 @@ def test_the_child_inherits_no_socket_and_dies_with_its_parent():
 
 def _wait_until_gone(pid: int) -> None:
     status = Path(f"/proc/{pid}/status")
-    for _ in range(500):
+    for _ in range(3000):
         try:
             if "State:\tZ" in status.read_text():
                 return

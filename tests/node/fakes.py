@@ -268,7 +268,7 @@ async def create_set(
     return await (await hand_over(node, who, name, files, **options)).seal()
 
 
-async def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+async def until(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
     """Wait for a condition, with a generous deadline."""
     async with asyncio.timeout(seconds):
         while not (found := condition()):

@@ -44,7 +44,7 @@ class Book:
 
 
 class Node:
-    def __init__(self, identity, name, *, seeds=(), advertise="", listen="127.0.0.1:0") -> None:
+    def __init__(self, identity, name, *, seeds=(), advertise="", listen="127.0.0.1:0", pace=FAST) -> None:
         self.identity = identity
         self.id = identity.node_id
         self.link = Link(identity)
@@ -58,7 +58,7 @@ class Node:
             seeds=seeds,
             advertise=advertise,
             listen=listen,
-            pace=FAST,
+            pace=pace,
         )
         self.link.handle("echo", self._echo)
 
@@ -96,7 +96,7 @@ class Node:
         return signed
 
 
-async def until(condition, seconds=15.0):
+async def until(condition, seconds=120.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -130,7 +130,7 @@ def play(tmp_path):
         async def whole():
             cluster = Cluster(tmp_path)
             try:
-                await asyncio.wait_for(scene(cluster), 60)
+                await asyncio.wait_for(scene(cluster), 240)
             finally:
                 for node in list(cluster.nodes):
                     with contextlib.suppress(Exception):
@@ -147,14 +147,14 @@ def test_nodes_find_each_other_through_one_seed_and_tell_of_their_replicas(play)
         everyone = {node.id for node in nodes}
         await until(lambda: all(node.alive() == everyone for node in nodes))
         holding = Holding(
-            set_id="ab" * 16, revision=1, content="cd" * 32, state="COMMITTED", lease_seconds_left=100.0
+            set_id="ab" * 16, revision=1, content="cd" * 32, state="COMMITTED", lease_seconds_left=10000.0
         )
         nodes[3].directory.publish(NodeContents(host="h", replicas=(holding,), ad={"Memory": 5}))
         await until(lambda: all(node.directory.holders("ab" * 16) for node in nodes))
         found = nodes[0].directory.holders("ab" * 16)[0]
         assert found.node.record.id == nodes[3].id
         assert found.node.record.ad == {"Memory": 5, "Reachable": True}
-        assert 90 < found.holding.lease_seconds_left <= 100
+        assert 9000 < found.holding.lease_seconds_left <= 10000
         assert nodes[0].directory.node("d").record.id == nodes[3].id
         assert nodes[0].directory.node(nodes[3].id[:8]).record.id == nodes[3].id
         assert nodes[0].directory.node("zz") is None
@@ -203,12 +203,32 @@ def test_a_dead_node_is_noticed_and_a_restarted_one_is_used_again(play):
     play(scene)
 
 
+def test_a_peer_that_hangs_does_not_silence_a_node(play):
+    async def scene(cluster):
+        a, b = [await cluster.add(name) for name in "ab"]
+        await until(lambda: len(a.alive()) == 2)
+        hung = asyncio.Event()
+
+        async def hang(_node_id):
+            hung.set()
+            await asyncio.Event().wait()
+
+        a.directory._gossip.swap = hang
+        await asyncio.wait_for(hung.wait(), 120)
+        beats = a.directory.own_row()[3]
+        await until(lambda: a.directory.own_row()[3] > beats + 2 * FAST.dead / FAST.round)
+        await until(lambda: a.id in b.alive())
+
+    play(scene)
+
+
 def test_an_orderly_stop_is_known_at_once(play):
     async def scene(cluster):
-        a, b, c = [await cluster.add(name) for name in "abc"]
+        slow_to_mourn = msgspec.structs.replace(FAST, dead=3600.0)
+        a, b, c = [await cluster.add(name, pace=slow_to_mourn) for name in "abc"]
         await until(lambda: len(a.alive()) == len(b.alive()) == len(c.alive()) == 3)
         await cluster.remove(c)
-        await until(lambda: c.id not in a.alive() | b.alive(), seconds=FAST.dead * 0.9)
+        await until(lambda: c.id not in a.alive() | b.alive())
 
     play(scene)
 
@@ -228,10 +248,11 @@ def test_records_and_tombstones_of_sets_reach_all_also_late_comers(play):
         await until(lambda: len({str(sorted(node.book.known().items())) for node in nodes}) == 1)
         assert len(late.book.records) == 601
         assert late.book.records[set_id("ada", "cd" * 32, "ab" * 16)].record().status == "deleted"
-        await asyncio.sleep(10 * FAST.round)
-        offered = [node.book.offered for node in nodes]
-        await asyncio.sleep(10 * FAST.round)
-        assert [node.book.offered for node in nodes] == offered, "an idle cluster exchanges no records"
+        offered, silent = [], 0
+        while silent < 10:  # rounds, after those that were under way: an idle cluster exchanges no records
+            before, offered = offered, [node.book.offered for node in nodes]
+            silent = silent + 1 if offered == before else 0
+            await asyncio.sleep(FAST.round)
 
     play(scene)
 
@@ -256,10 +277,10 @@ def test_clusters_of_different_authorities_never_mix(play):
         init_cluster(other)
         stranger = await cluster.add("stranger", key_file=other)
         a.directory.learn(stranger.address)
+        await until(lambda: a.link.refused > 0)
         await asyncio.sleep(6 * FAST.round)
         assert a.alive() == {a.id}
         assert stranger.alive() == {stranger.id}
-        assert a.link.refused > 0
 
     play(scene)
 
@@ -280,7 +301,7 @@ def test_a_peer_that_calls_while_a_node_is_still_starting_is_told_so(play, caplo
         found, go_on = Directory._find_address, threading.Event()
 
         def slow(directory):
-            assert go_on.wait(20)
+            assert go_on.wait(120)
             return found(directory)
 
         late = Node(Identity.open(cluster.folder / "late", key_file=cluster.key_file), "late")
@@ -339,7 +360,7 @@ def test_a_node_that_cannot_be_dialled_takes_part_and_says_so(play):
         made = hidden.sign("01" * 16).record()
         await until(lambda: made.id in b.book.records)
         await asyncio.sleep(2 * FAST.dead)
-        assert hidden.id in a.alive() & b.alive()
+        await until(lambda: hidden.id in a.alive() & b.alive())
         hidden.directory._advertise = f"127.0.0.1:{hidden.link.port}"
         await until(lambda: a.directory.node(hidden.id).record.reachable)
 

@@ -13,7 +13,6 @@ from cached.peers.authority import admit, init_cluster, revoke
 from cached.peers.identity import Identity
 from cached.peers.keyfile import write_private
 from cached.peers.link import Link
-from cached.peers.poll import GRACE_SECONDS
 
 
 @pytest.fixture
@@ -170,7 +169,7 @@ def test_a_stranger_gets_nothing_from_the_port(tmp_path, key_file, caplog):
     request = b"POST /v1/call/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
 
     def ask(port: int, context: ssl.SSLContext | None) -> bytes:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as plain:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as plain:
             try:
                 wire = context.wrap_socket(plain) if context else plain
                 wire.sendall(request)
@@ -246,9 +245,7 @@ def test_a_node_that_cannot_be_dialled_answers_through_its_poll(tmp_path, key_fi
             with pytest.raises(PeerUnreachable, match="does not poll"):
                 await a.call(b_id, "echo", {})
             b.keep_polls(frozenset({a_id}))
-            for _ in range(100):
-                if a._mailboxes.polled_by(b_id):
-                    break
+            while not a._mailboxes.polled_by(b_id):
                 await asyncio.sleep(0.02)
             answer = await a.call(b_id, "echo", {"x": 1})
             assert answer == {"from": a_id, "domains": [""], "body": {"x": 1}}
@@ -279,7 +276,8 @@ def test_a_poll_that_ended_is_not_waited_for(tmp_path, key_file):
             while not a._mailboxes.polled_by(b_id):
                 await asyncio.sleep(0.02)
             await b.close()
-            await asyncio.sleep(GRACE_SECONDS + 0.2)
+            while a._mailboxes.polled_by(b_id):
+                await asyncio.sleep(0.02)
             with pytest.raises(PeerUnreachable, match="does not poll"):
                 await a.call(b_id, "echo", {})
 
@@ -334,7 +332,7 @@ def test_a_revoked_node_gets_nothing_from_a_poll_that_was_open_already(tmp_path,
         b.learned(lab.node_id, f"127.0.0.1:{a.port}", reachable=True)
         b.keep_polls(frozenset({lab.node_id}))
         a.learned(node.node_id, "", reachable=False)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             while not a.can_call(node.node_id):
                 await asyncio.sleep(0.01)
         revoke(key_file, [node.node_id])
@@ -353,7 +351,7 @@ def test_a_body_is_read_only_once_its_call_is_admitted(tmp_path, key_file, monke
         async with linked(tmp_path, key_file, "a", "b") as ((a, _), (b, b_id)):
             b.handle("echo", echo)
             large = {"x": "y" * (8 << 20)}
-            assert (await a.call(b_id, "echo", large))["body"] == large
+            assert (await a.call(b_id, "echo", large, timeout=120))["body"] == large
             monkeypatch.setattr(server, "MAX_BODIES", 4 << 20)
             with pytest.raises(Busy):
                 await a.call(b_id, "echo", large)
@@ -378,13 +376,13 @@ def test_one_peer_cannot_open_connections_without_end(tmp_path, key_file, monkey
                     "127.0.0.1", b.port, ssl=context, server_hostname=f"{b_id}.node"
                 )
                 writers.append(connected)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(120):
                 ended = [await reader.read() for reader, _ in writers[3:]]
             assert ended == [b""] * 5
             assert not writers[0][0].at_eof()
             for _, writer in writers:
                 writer.transport.abort()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(120):
                 while True:
                     with contextlib.suppress(CachedError):
                         assert (await a.call(b_id, "echo", {}))["from"] == a_id

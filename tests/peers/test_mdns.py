@@ -18,7 +18,7 @@ def loopback_multicasts() -> bool:
             hear.bind(("", 0))
             group = struct.pack("4s4s", socket.inet_aton("224.0.0.251"), socket.inet_aton("127.0.0.1"))
             hear.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
-            hear.settimeout(1)
+            hear.settimeout(5)
             say.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
             say.sendto(b"x", ("224.0.0.251", hear.getsockname()[1]))
             return hear.recv(1) == b"x"
@@ -38,14 +38,14 @@ def test_members_of_one_cluster_hear_of_each_other_and_of_nobody_else():
         for node in nodes:
             node.start()
         try:
-            for _ in range(400):
+            for _ in range(1200):
                 if heard["a"] and heard["b"]:
                     break
                 await asyncio.sleep(0.05)
         finally:
             for node in nodes:
                 node.stop()
-        await asyncio.to_thread(lambda: [node.join(10) for node in nodes])
+        await asyncio.to_thread(lambda: [node.join(60) for node in nodes])
         assert set(heard["a"]) == {"127.0.0.1:1002"}
         assert set(heard["b"]) == {"127.0.0.1:1001"}
         assert heard["c"] == []
@@ -57,7 +57,7 @@ def test_without_multicast_the_node_goes_on_and_says_so_once(caplog):
     async def scene():
         node = Mdns("one", "a" * 40, "192.0.2.1:1001", "192.0.2.1", lambda address: None)
         node.start()
-        await asyncio.to_thread(node.join, 10)
+        await asyncio.to_thread(node.join, 60)
         node.stop()
 
     with caplog.at_level(logging.WARNING):

@@ -56,7 +56,7 @@ def test_libtorrent_moves_bytes_between_two_nodes_of_a_cluster_and_to_no_other(t
             handles[-1].set_ssl_certificate_buffer(
                 material.certificate, material.private_key, material.dh_params
             )
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while not handles[0].status().is_seeding:
             assert time.monotonic() < end
             time.sleep(0.05)

@@ -15,7 +15,7 @@ from cached import notify
 def manager(tmp_path, monkeypatch):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inlet:
         inlet.bind(str(tmp_path / "notify"))
-        inlet.settimeout(5)
+        inlet.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         yield inlet
 
@@ -31,7 +31,7 @@ def test_the_manager_hears_readiness_status_and_the_stop(manager):
 def test_abstract_addresses_work(monkeypatch):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inlet:
         inlet.bind(f"\0cached-test-{os.getpid()}")
-        inlet.settimeout(5)
+        inlet.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", f"@cached-test-{os.getpid()}")
         notify.stopping()
         assert inlet.recv(100) == b"STOPPING=1"
