@@ -130,25 +130,21 @@ def listing(objects: list[Stored], request: Request) -> Answer:
     start, end = query.get("startOffset", ""), query.get("endOffset")
     after = base64.urlsafe_b64decode(query["pageToken"]).decode() if query.get("pageToken") else ""
 
-    def place(stored: Stored) -> str:
+    def place(stored: Stored) -> tuple[str, bool]:
         """The name, or the prefix under which this name is folded."""
         head, found, _ = stored.name[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
-        return prefix + head + delimiter if found else stored.name
+        return (prefix + head + delimiter, True) if found else (stored.name, False)
 
     inside = [
         s for s in objects if s.name.startswith(prefix) and s.name >= start and (end is None or s.name < end)
     ]
-    rows = [(name, list(group)) for name, group in itertools.groupby(inside, key=place) if name > after]
+    rows = [(*key, list(group)) for key, group in itertools.groupby(inside, key=place) if key[0] > after]
     limit = min(1000, int(query.get("maxResults", 1000)))
     page: dict[str, Any] = {"kind": "storage#objects"}
     shown = rows[:limit]
-    folded = [
-        name for name, group in shown if delimiter and name.endswith(delimiter) and name != group[0].name
-    ]
-    page["items"] = [
-        resource(s, request.base, set()) for name, group in shown if name not in folded for s in group
-    ]
-    page["prefixes"] = folded
+    flat = [stored for _, folded, group in shown if not folded for stored in group]
+    page["items"] = [resource(stored, request.base, set()) for stored in flat]
+    page["prefixes"] = [name for name, folded, _ in shown if folded]
     if len(rows) > limit:
         page["nextPageToken"] = base64.urlsafe_b64encode(shown[-1][0].encode()).decode()
     return of_json(page)

@@ -193,7 +193,7 @@ class _Connection(BaseHTTPRequestHandler):
         faults: dict[str, Fault] = {}
         try:
             fake.requests.append(request)
-            fake.service.identify(request)
+            fake.service.identify(request, body)
             faults = fake.faults.take(request)
             self._before(request, body, faults)
             answer = fake.service.answer(request, body, set(faults))

@@ -31,11 +31,11 @@ class Service:
         answer: Answer = getattr(self, f"_{request.kind}")(request, body, leave_out)
         return answer
 
-    def identify(self, request: Request) -> None:
-        """Find out who asks, and which object a resumable upload is about."""
+    def identify(self, request: Request, body: Body) -> None:
+        """Find out who asks, and which object an upload is about."""
         request.user = self._access.user(request.headers.get("Authorization"))
-        if request.kind == "resumable":
-            request.name = self._uploads.named(request)
+        if request.kind in ("upload", "resumable"):
+            request.name = self._uploads.named(request, body)
 
     def _authorise(self, request: Request) -> None:
         if request.kind == "resumable" and "upload_id" in request.query:
@@ -63,7 +63,7 @@ class Service:
         return answers.of_media(self._get(request), request, leave_out)
 
     def _list(self, request: Request, body: Body, leave_out: set[str]) -> Answer:
-        versions = request.query.get("versions") == "true"
+        versions = request.query.get("versions", "").lower() == "true"
         return answers.listing(self._store.names(request.bucket, versions=versions), request)
 
     def _bucket(self, request: Request, body: Body, leave_out: set[str]) -> Answer:

@@ -35,6 +35,7 @@ class Body:
         self._length = length
         self._left = length or 0
         self._whole = False
+        self._head = b""
         self.cut_at: Callable[[int], int] | None = None
 
     @property
@@ -44,7 +45,7 @@ class Body:
 
     def pieces(self) -> Iterator[bytes]:
         """The bytes. Raises `Dropped` where a fault cuts, and when the client goes away."""
-        allowed = self.cut_at(self._left) if self.cut_at else None
+        allowed = self.cut_at(self._length or 0) if self.cut_at else None
         for piece in self._plain() if self._length is not None else self._chunked():
             if allowed is not None and len(piece) >= allowed:
                 yield piece[:allowed]
@@ -52,6 +53,12 @@ class Body:
             allowed = allowed if allowed is None else allowed - len(piece)
             yield piece
         self._whole = True
+
+    def head(self) -> bytes:
+        """The first bytes, which will be read again."""
+        self._head = self._take(min(self._left, 64 * 1024))
+        self._left -= len(self._head)
+        return self._head
 
     def read(self) -> bytes:
         return b"".join(self.pieces())
@@ -75,6 +82,9 @@ class Body:
         return piece
 
     def _plain(self) -> Iterator[bytes]:
+        if self._head:
+            head, self._head = self._head, b""
+            yield head
         while self._left:
             piece = self._take(min(self._left, self._limiter.piece))
             self._left -= len(piece)
@@ -165,10 +175,21 @@ class Uploads:
         del self._sessions[request.query["upload_id"]]
         raise Refusal(499, "Client Closed Request")
 
-    def named(self, request: Request) -> str:
-        """The object that a session is about, or the request's own name."""
-        session = self._sessions.get(request.query.get("upload_id", ""))
-        return session.name if session else request.name
+    def named(self, request: Request, body: Body) -> str:
+        """The object that an upload is about: of its session, of the query, or of the metadata in its body."""
+        if session := self._sessions.get(request.query.get("upload_id", "")):
+            return session.name
+        if request.name or "upload_id" in request.query or request.query.get("uploadType") == "media":
+            return request.name
+        fields = re.search(rb"\{.*", body.head(), re.DOTALL)
+        try:
+            return (
+                str(json.JSONDecoder().raw_decode(fields[0].decode(errors="replace"))[0]["name"])
+                if fields
+                else ""
+            )
+        except (ValueError, KeyError):
+            return ""
 
     def _session(self, request: Request) -> Session:
         if (session := self._sessions.get(request.query["upload_id"])) is None:
