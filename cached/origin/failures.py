@@ -35,8 +35,9 @@ def translate(error: Exception, secret: str | None) -> Failed | None:
     from google.cloud.storage.exceptions import InvalidResponse
     from urllib3.exceptions import HTTPError
 
-    if isinstance(error, Failed):
-        return error
+    for each in (error, error.__cause__):  # the library wraps what a stream raises
+        if isinstance(each, Failed):
+            return each
     if isinstance(error, GoogleAPICallError | InvalidResponse):
         return answered(getattr(error, "response", None), secret)
     if isinstance(error, GoogleAuthError):
