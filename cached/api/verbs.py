@@ -6,11 +6,12 @@ a fake node. Every verb raises `CachedError`s for what the caller is to be told.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from cached import wire
+from cached.addresses import Address, Prefix
 from cached.node.caller import Caller
 from cached.sets.names import SetRef
 
@@ -94,6 +95,65 @@ class Opened(Protocol):
     @property
     def pin(self) -> Any:
         """Keeps the replica until it is given to `release`; every open takes one."""
+
+
+class OpenedObject(Protocol):
+    """An open copy of an object. The receiver owns `fd` and gives `pin` to `object_release`, once."""
+
+    @property
+    def view(self) -> wire.ObjectView:
+        """Which generation it is."""
+
+    @property
+    def fd(self) -> int:
+        """Read-only descriptor of all its bytes; -1 when no copy could be kept: read it by `object_stream`."""
+
+    @property
+    def tier(self) -> wire.ObjectTier:
+        """Where the bytes came from."""
+
+    @property
+    def pin(self) -> str:
+        """Keeps the copy from being evicted until it is given to `object_release`; every open takes one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PutOptions:
+    """How an object is to be written."""
+
+    #: The generation that must be there at present; 0: none; None: whichever.
+    if_generation: int | None = None
+    content_type: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    scope: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectVerbs:
+    """The node's verbs on objects of Cloud Storage.
+
+    The first argument of each is the caller, `token` the access token that came with the request (empty: none, so
+    only what everybody may read); it goes no further than to Cloud Storage.
+    """
+
+    #: (caller, address, token, scope) -> OpenedObject, or None when Cloud Storage must be asked. Must not block.
+    open_now: Callable[[Caller, Address, str, str], OpenedObject | None]
+    #: (caller, address, *, token, scope, keep: "auto" | "memory" | "none", progress: Report | None) -> OpenedObject
+    open: Callable[..., Awaitable[OpenedObject]]
+    #: (pin) -> None; must not block.
+    release: Callable[[str], None]
+    #: (caller, address, token)
+    stat: Callable[[Caller, Address, str], Awaitable[wire.ObjectView]]
+    #: (caller, prefix, token, delimiter)
+    list: Callable[[Caller, Prefix, str, str], Awaitable[wire.ObjectList]]
+    #: (caller, view, start, stop, token) -> the bytes of a range, from Cloud Storage.
+    stream: Callable[[Caller, wire.ObjectView, int, int, str], AsyncIterator[bytes]]
+    #: (caller, address, fd, token, options, progress); the caller keeps `fd`, a regular file or memory.
+    put: Callable[[Caller, Address, int, str, PutOptions, Report | None], Awaitable[wire.ObjectView]]
+    #: (caller, prefix or None for all, user or None for the caller)
+    clear: Callable[[Caller, Prefix | None, str | None], Awaitable[wire.ClearReply]]
+    #: (caller, scope, delete_origin, token, dry_run)
+    end_scope: Callable[[Caller, str, bool, str, bool], Awaitable[wire.ScopeReply]]
 
 
 @dataclass(frozen=True, kw_only=True)
