@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import os
 
+import google_crc32c
 import pytest
 from google.api_core.exceptions import BadRequest, NotFound, PreconditionFailed
 from tests.gcs.raw import ask
 
 MIB = 1 << 20
+WITH_X = base64.b64encode(google_crc32c.Checksum(b"x").digest())
 UPLOAD = "/upload/storage/v1/b/b/o"
 
 
@@ -68,16 +71,31 @@ def test_an_overwrite_of_a_certain_generation_needs_that_one(gcs, client):
     assert gcs.get("b", "o") == b"2"
 
 
-def test_a_wrong_checksum_refuses_the_upload(gcs, client):
-    with pytest.raises(BadRequest, match="CRC32C"):
-        client.bucket("b").blob("o").upload_from_string(
-            b"x", checksum="crc32c", crc32c_checksum_value="AAAAAA=="
-        )
-    raw = ask(gcs.url, "POST", f"{UPLOAD}?uploadType=media&name=o", b"x", x_goog_hash="crc32c=AAAAAA==")
-    assert raw.status == 400
-    assert (
-        ask(gcs.url, "POST", f"{UPLOAD}?uploadType=media&name=o", b"x", x_goog_hash="md5=AAAA").status == 400
+def test_a_wrong_checksum_refuses_an_upload_in_one_request(gcs):
+    parts = (
+        b'--X\r\nContent-Type: application/json\r\n\r\n{"name": "o", "crc32c": "%s"}\r\n--X\r\n\r\nx\r\n--X--'
     )
+    sent = [
+        ask(
+            gcs.url,
+            "POST",
+            f"{UPLOAD}?uploadType=multipart",
+            parts % crc,
+            Content_Type="multipart/related; boundary=X",
+        )
+        for crc in (b"AAAAAA==", WITH_X)
+    ]
+    assert [reply.status for reply in sent] == [400, 200]
+    for wrong in ("crc32c=AAAAAA==", "md5=AAAA"):
+        assert (
+            ask(gcs.url, "POST", f"{UPLOAD}?uploadType=media&name=p", b"x", x_goog_hash=wrong).status == 400
+        )
+    assert gcs.names("b") == ["o"]
+
+
+def test_a_wrong_checksum_that_the_client_states_refuses_its_resumable_upload(gcs, client):
+    with pytest.raises(BadRequest, match="CRC32C"):
+        client.bucket("b").blob("o").upload_from_string(b"x" * 9 * MIB, crc32c_checksum_value="AAAAAA==")
     assert gcs.names("b") == []
 
 

@@ -222,7 +222,7 @@ def parse_multipart(content_type: str, body: bytes) -> tuple[dict[str, Any], byt
     meta_at = body.find(b"\r\n\r\n", body.find(mark)) + 4
     meta_end = body.find(b"\r\n" + mark, meta_at)
     head_at = meta_end + len(mark) + 4
-    data_at = body.find(b"\r\n\r\n", head_at) + 4
+    data_at = body.find(b"\r\n\r\n", head_at - 2) + 4  # the part may have no headers
     data_end = body.rfind(b"\r\n" + mark + b"--")
     if min(meta_end, data_end) < 0 or data_at < head_at:
         raise Refusal(400, "Malformed multipart body.")
