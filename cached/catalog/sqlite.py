@@ -88,10 +88,6 @@ class Catalog:
         """
         return await asyncio.wrap_future(self._writer.submit(work))
 
-    def write_now(self, work: Callable[[Tx], T]) -> T:
-        """Do as `write`, blocking; for start-up."""
-        return self._writer.submit(work).result()
-
     async def read(self, work: Callable[[Tx], T]) -> T:
         """Run `work` on a consistent view of the last commit, in a reader's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, work)

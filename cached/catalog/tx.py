@@ -116,10 +116,6 @@ class Tx:
         """Set space aside."""
         self._put(tables.RESERVATIONS, row)
 
-    def reservation(self, txid: str) -> ReservationRow | None:
-        """Return the reservation of that id."""
-        return self._get(tables.RESERVATIONS, txid)
-
     def reservations(self) -> list[ReservationRow]:
         """Return all space set aside."""
         return self._list(tables.RESERVATIONS)

@@ -1,8 +1,7 @@
 """Reconciliation at start-up: what the catalog knows against what the directories hold.
 
 `reconcile` is pure: facts in, actions out. Nothing is ever removed that a lost database may have known:
-without one, or with an older one, every content is adopted. `apply` does the file system's half of the
-actions; the caller then does the catalog's half (rows, reservations, refetching).
+without one, or with an older one, every content is adopted. `node/recover.py` carries the actions out.
 """
 
 from __future__ import annotations
@@ -12,11 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from cached import faults
-from cached.storage.disk import Store
 from cached.storage.survey import DirectoryFacts, FoundContent
-
-RECONCILE_STEP = faults.declare("reconcile.step")
 
 
 class KnownContent(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,20 +181,3 @@ def _unspoken(found: FoundContent, *, keep: bool) -> Iterator[Action]:
         yield Adopt(content=found.content, records=found.records)
     else:
         yield RemoveOrphan(content=found.content)
-
-
-def apply(store: Store, actions: Iterable[Action]) -> int:
-    """Do the file system's half of the actions; return the bytes given back. May be repeated."""
-    freed = 0
-    for action in actions:
-        trashed = None
-        if isinstance(action, DropIncoming):
-            trashed = store.discard(action.txid)
-        elif isinstance(action, FinishGoing | RemoveOrphan):
-            trashed = store.retire(action.content)
-        elif isinstance(action, EmptyTrash):
-            trashed = store.root / "trash" / action.name
-        if trashed is not None:
-            faults.point(RECONCILE_STEP)
-            freed += store.empty(trashed)
-    return freed

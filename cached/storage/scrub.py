@@ -104,16 +104,6 @@ def verify(
         os.close(data_fd)
 
 
-def verify_file(store: Store, content: str, entry: Entry) -> Damage | None:
-    """Read one file of a content and return its damage, None when it is whole."""
-    data_fd = store.open_content(content)
-    try:
-        leaves = _leaves_of(data_fd, entry, lambda _: None, fresh=False)
-    finally:
-        os.close(data_fd)
-    return leaves if isinstance(leaves, Damage) else None
-
-
 def verify_shape(store: Store, content: str) -> list[Damage]:
     """Return what is wrong with a content's names, kinds, sizes, modes and links; no file is read."""
     data_fd = store.open_content(content)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from cached.catalog.rows import (
     CheckRow,
     ContentRow,
@@ -33,6 +35,11 @@ class FakeClock:
 
     def reboot(self, off_seconds, boot_id="boot-2", wall_error=0.0):
         self.moment = Moment(boot_id=boot_id, boottime=5.0, wall=self.moment.wall + off_seconds + wall_error)
+
+
+def write(catalog, work):
+    """Run `work` in a transaction of its own, and return its result."""
+    return asyncio.run(catalog.write(work))
 
 
 def a_set(number=1, **changes):

@@ -32,7 +32,7 @@ def fill(path, clock=None, sets=50):
             tx.put_replica(samples.a_replica(number))
         tx.mark_reconciled()
 
-    catalog.write_now(put)
+    samples.write(catalog, put)
     catalog.close()
 
 
@@ -63,7 +63,7 @@ def test_the_connections_are_durable_and_check_references(path):
             for name in ("journal_mode", "synchronous", "foreign_keys")
         ]
 
-    assert catalog.write_now(pragmas) == ["wal", 2, 1]
+    assert samples.write(catalog, pragmas) == ["wal", 2, 1]
     assert catalog.read_now(pragmas) == ["wal", 2, 1]
     catalog.close()
 
@@ -176,14 +176,14 @@ def test_a_truncated_catalog_is_fresh(path):
 
 def test_a_full_disk_is_told_apart_and_takes_nothing_with_it(path):
     catalog = Catalog.open(path, FakeClock())
-    catalog.write_now(lambda tx: tx.put_set(samples.a_set(1)))
-    pages = catalog.write_now(lambda tx: tx._connection.exec_driver_sql("PRAGMA page_count").scalar())
-    catalog.write_now(lambda tx: tx._connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}"))
+    samples.write(catalog, lambda tx: tx.put_set(samples.a_set(1)))
+    pages = samples.write(catalog, lambda tx: tx._connection.exec_driver_sql("PRAGMA page_count").scalar())
+    samples.write(catalog, lambda tx: tx._connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}"))
     with pytest.raises(NoSpace):
-        catalog.write_now(lambda tx: tx.put_set(samples.a_set(2, record=b"x" * 200_000)))
+        samples.write(catalog, lambda tx: tx.put_set(samples.a_set(2, record=b"x" * 200_000)))
     assert len(catalog.read_now(lambda tx: tx.sets())) == 1
-    catalog.write_now(lambda tx: tx._connection.exec_driver_sql("PRAGMA max_page_count = 100000"))
-    catalog.write_now(lambda tx: tx.put_set(samples.a_set(2, record=b"x" * 200_000)))
+    samples.write(catalog, lambda tx: tx._connection.exec_driver_sql("PRAGMA max_page_count = 100000"))
+    samples.write(catalog, lambda tx: tx.put_set(samples.a_set(2, record=b"x" * 200_000)))
     assert len(catalog.read_now(lambda tx: tx.sets())) == 2
     catalog.close()
 

@@ -28,7 +28,7 @@ def held(catalog):
         tx.put_content(samples.a_content())
         tx.put_replica(samples.a_replica())
 
-    catalog.write_now(put)
+    samples.write(catalog, put)
     return catalog
 
 
@@ -39,14 +39,14 @@ def test_every_row_comes_back_as_it_was_put(held):
         tx.put_meta("key", "value")
         tx.put_check(samples.a_check(reason="damaged: f"))
 
-    held.write_now(put)
+    samples.write(held, put)
 
     def got(tx):
         return (
             tx.set(f"{1:032x}"),
             tx.content(CONTENT, "disk"),
             tx.replica(f"{1:032x}"),
-            tx.reservation("tx"),
+            *tx.reservations(),
             tx.transfer("tx"),
             tx.get_meta("key"),
             tx.checks(),
@@ -64,10 +64,10 @@ def test_every_row_comes_back_as_it_was_put(held):
 
 
 def test_putting_again_replaces_and_deleting_forgets(held):
-    held.write_now(lambda tx: tx.put_check(samples.a_check()))
+    samples.write(held, lambda tx: tx.put_check(samples.a_check()))
     changed = samples.a_set(revision=2, status="withdrawn", lease=after(NOW, 5.5), local=False)
 
-    held.write_now(lambda tx: tx.put_set(changed))
+    samples.write(held, lambda tx: tx.put_set(changed))
     assert held.read_now(lambda tx: tx.sets()) == [changed]
     assert held.read_now(lambda tx: tx.replica(changed.id)) == samples.a_replica()
 
@@ -76,7 +76,7 @@ def test_putting_again_replaces_and_deleting_forgets(held):
         tx.delete_content(CONTENT, "disk")
         tx.delete_set(changed.id)
 
-    held.write_now(forget)
+    samples.write(held, forget)
     assert held.read_now(lambda tx: [*tx.sets(), *tx.contents(), *tx.replicas(), *tx.checks()]) == []
 
 
@@ -95,28 +95,28 @@ def test_putting_again_replaces_and_deleting_forgets(held):
 )
 def test_a_row_that_would_break_a_reference_or_a_rule_is_refused(held, dangling):
     with pytest.raises(CatalogError, match="constraint failed"):
-        held.write_now(dangling)
+        samples.write(held, dangling)
     assert held.read_now(lambda tx: tx.replicas()) == [samples.a_replica()]
 
 
 def test_deleting_forgets_reservations_and_transfers(held):
-    held.write_now(lambda tx: tx.put_reservation(samples.a_reservation()))
-    held.write_now(lambda tx: tx.put_transfer(samples.a_transfer()))
+    samples.write(held, lambda tx: tx.put_reservation(samples.a_reservation()))
+    samples.write(held, lambda tx: tx.put_transfer(samples.a_transfer()))
     assert held.read_now(lambda tx: len(tx.reservations() + tx.transfers())) == 2
     with pytest.raises(CatalogError):
-        held.write_now(lambda tx: (tx.delete_replica(f"{1:032x}"), tx.delete_set(f"{1:032x}")))
-    held.write_now(lambda tx: tx.delete_reservation("tx"))
-    held.write_now(lambda tx: tx.delete_transfer("tx"))
+        samples.write(held, lambda tx: (tx.delete_replica(f"{1:032x}"), tx.delete_set(f"{1:032x}")))
+    samples.write(held, lambda tx: tx.delete_reservation("tx"))
+    samples.write(held, lambda tx: tx.delete_transfer("tx"))
     assert held.read_now(lambda tx: tx.reservations() + tx.transfers()) == []
 
 
 def test_what_is_going_never_comes_back_before_it_is_gone(held):
-    held.write_now(lambda tx: tx.put_replica(samples.a_replica(state="GOING")))
-    held.write_now(lambda tx: tx.put_content(samples.a_content(state="GOING")))
+    samples.write(held, lambda tx: tx.put_replica(samples.a_replica(state="GOING")))
+    samples.write(held, lambda tx: tx.put_content(samples.a_content(state="GOING")))
     with pytest.raises(Busy, match="GOING"):
-        held.write_now(lambda tx: tx.put_replica(samples.a_replica()))
+        samples.write(held, lambda tx: tx.put_replica(samples.a_replica()))
     with pytest.raises(Busy, match="GOING"):
-        held.write_now(lambda tx: tx.put_content(samples.a_content()))
+        samples.write(held, lambda tx: tx.put_content(samples.a_content()))
 
     def again(tx):
         tx.delete_replica(f"{1:032x}")
@@ -124,7 +124,7 @@ def test_what_is_going_never_comes_back_before_it_is_gone(held):
         tx.put_content(samples.a_content())
         tx.put_replica(samples.a_replica())
 
-    held.write_now(again)
+    samples.write(held, again)
     assert held.read_now(lambda tx: tx.replicas()) == [samples.a_replica()]
 
 

@@ -88,7 +88,7 @@ def test_many_writers_cost_few_commits(catalog):
 
 
 def test_a_reader_sees_the_last_commit_and_does_not_wait_for_the_writer(catalog):
-    catalog.write_now(lambda tx: tx.put_set(samples.a_set(1)))
+    samples.write(catalog, lambda tx: tx.put_set(samples.a_set(1)))
     started, go = threading.Event(), threading.Event()
 
     def slow(tx):
@@ -129,7 +129,7 @@ def test_closing_finishes_what_is_queued_and_refuses_what_comes_after(tmp_path):
     catalog.close()
     assert queued.result(0) is None
     with pytest.raises(CatalogError, match="closed"):
-        catalog.write_now(lambda tx: None)
+        samples.write(catalog, lambda tx: None)
     again = Catalog.open(tmp_path / "catalog.db", FakeClock())
     assert len(again.read_now(lambda tx: tx.sets())) == 1
     again.close()

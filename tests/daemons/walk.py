@@ -24,13 +24,12 @@ MEMORY = ["copy.file", "memory.copied"]
 DELETE = [
     "delete.kept", "retire.going", "trash.renamed", "retire.trashed", "trash.unlinked", "trash.emptied", "retire.emptied", "retire.forgotten",
 ]  # fmt: skip
-#: Points that take a second node, or that no daemon comes by: where they are walked instead.
+#: Points that take a second node: where they are walked instead.
 ELSEWHERE = {
     "tests/cluster": {
         "book.taken", "drive.offered", "offer.accepted", "offer.reserved", "receive.committed", "receive.metadata", "receive.prepared",
         "receive.published", "receive.transferred", "stage.prepared", "sweep.renewed",
     },
-    "tests/storage": {"reconcile.step"},
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from cached.peers.link import Link
 from cached.peers.records import Holding, NodeContents, digest
 from cached.sets.set import SetRecord, SignedRecord, newer, set_id
 
-FAST = Pace(round=0.1, alone=0.05, dead=1.0, rumour=0.01, heal=3, same_start=0.3)
+FAST = Pace(round=0.1, alone=0.05, dead=3.0, rumour=0.01, heal=3, same_start=0.3)
 
 
 class Book:
