@@ -27,7 +27,7 @@ async def read(lanes: Lanes, pinned: Pinned, start: int, stop: int, *, token: st
         return b""
     for again in (True, False):
         async with lanes.bulk:
-            data = await _part(lanes, Part(pinned, start, stop), token)
+            data = b"".join(await _part(lanes, Part(pinned, start, stop), token))
         if stop - start < pinned.size or crc32c(data) == pinned.crc32c:
             return data
         _wrong(lanes, pinned, again=again)
@@ -89,15 +89,15 @@ class _Copy:
         for start in waiting:
             stop = min(start + self._part, self._pinned.size)
             async with self._lanes.bulk:
-                data = await _part(self._lanes, Part(self._pinned, start, stop), self._token)
-                crc = await self._lanes.work(functools.partial(_write, self._fd, data, start))
-            self._crcs[start] = (crc, len(data))
-            self._done += len(data)
+                pieces = await _part(self._lanes, Part(self._pinned, start, stop), self._token)
+                crc = await self._lanes.work(functools.partial(_write, self._fd, pieces, start))
+            self._crcs[start] = (crc, stop - start)
+            self._done += stop - start
             if self._progress is not None:
                 self._progress(self._done)
 
 
-async def _part(lanes: Lanes, part: Part, token: str | None) -> bytes:
+async def _part(lanes: Lanes, part: Part, token: str | None) -> list[bytes]:
     try:
         await lanes.ask(
             "media",
@@ -113,12 +113,16 @@ async def _part(lanes: Lanes, part: Part, token: str | None) -> bytes:
         lanes.stats.moved(received=part.filled)
 
 
-def _write(fd: int, data: bytes, start: int) -> int:
-    """Write at a place; return the crc32c. Raises `OSError`."""
-    view, at = memoryview(data), 0
-    while at < len(view):
-        at += os.pwrite(fd, view[at:], start + at)
-    return crc32c(data)
+def _write(fd: int, pieces: list[bytes], start: int) -> int:
+    """Write pieces one after the other, the first at `start`; return their crc32c. Raises `OSError`."""
+    crc, at = 0, start
+    for piece in pieces:
+        crc = crc32c(piece, crc)
+        view = memoryview(piece)
+        while view:
+            written = os.pwrite(fd, view, at)
+            view, at = view[written:], at + written
+    return crc
 
 
 def _wrong(lanes: Lanes, pinned: Pinned, *, again: bool) -> None:

@@ -29,17 +29,23 @@ def translate(error: Exception, secret: str | None) -> Failed | None:
 
     `secret`, the token, is struck out, should an answer repeat it.
     """
+    failed = _meant(error)
+    if failed is not None and secret:
+        failed.text = failed.text.replace(secret, "...")
+    return failed
+
+
+def _meant(error: Exception) -> Failed | None:
     import requests
     from google.api_core.exceptions import GoogleAPICallError
     from google.auth.exceptions import GoogleAuthError
     from google.cloud.storage.exceptions import InvalidResponse
     from urllib3.exceptions import HTTPError
 
-    for each in (error, error.__cause__):  # the library wraps what a stream raises
-        if isinstance(each, Failed):
-            return each
+    if isinstance(error, Failed):
+        return error
     if isinstance(error, GoogleAPICallError | InvalidResponse):
-        return answered(getattr(error, "response", None), secret)
+        return answered(getattr(error, "response", None))
     if isinstance(error, GoogleAuthError):
         return _credentials(error)
     if isinstance(error, requests.RequestException | HTTPError | ConnectionError | TimeoutError):
@@ -47,11 +53,11 @@ def translate(error: Exception, secret: str | None) -> Failed | None:
     return None
 
 
-def answered(response: object, secret: str | None) -> Failed:
+def answered(response: object) -> Failed:
     """Return what an answer other than success means."""
     status = int(getattr(response, "status_code", 0) or 0)
     text, reason = _said(response)
-    text = " ".join(text.replace(secret, "...").split() if secret else text.split())[:200]
+    text = " ".join(text.split())[:400]
     limited = status == 403 and reason in ("rateLimitExceeded", "userRateLimitExceeded")
     transient = status in _TRANSIENT or limited
     return Failed(f"http_{status}", f"HTTP {status}: {text}".rstrip(": "), status=status, transient=transient)

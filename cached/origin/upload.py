@@ -6,6 +6,7 @@ before it is repeated, or believed to have failed a precondition, what is there 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from cached.addresses import Address
-from cached.errors import Forbidden, IntegrityFailed, NotFound, UsageError
+from cached.errors import CachedError, Forbidden, IntegrityFailed, NotFound, UsageError
 from cached.origin import calls
 from cached.origin.crc import crc32c as checksum
 from cached.origin.failures import Failed
@@ -225,7 +226,8 @@ async def _stat(lanes: Lanes, upload: Upload) -> Pinned:
 async def _remove(lanes: Lanes, upload: Upload, stored: Pinned) -> None:
     if upload.is_it(msgspec.structs.replace(stored, size=upload.size, crc32c=upload.crc32c)):
         call = functools.partial(calls.delete, address=stored.address, timeout=lanes.timeout)
-        await lanes.ask("delete", call, stored.address, token=upload.token)
+        with contextlib.suppress(CachedError):
+            await lanes.ask("delete", call, stored.address, token=upload.token)
 
 
 def _read(upload: Upload, start: int, stop: int) -> bytes:
