@@ -17,7 +17,6 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 
 from cached import wire
 from cached.api import content, metrics, stream
@@ -85,7 +84,7 @@ class LocalServer:
         callers: Callers,
         *,
         counted: metrics.ApiMetrics,
-        registry: CollectorRegistry,
+        registry: metrics.Figures,
         connections_per_user: int | None = None,
     ) -> None:
         self._verbs = verbs
@@ -261,6 +260,7 @@ class LocalServer:
         return _json(await self._verbs.locate(self._caller_of(request), names, request.query.get("job_ad")))
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        await asyncio.to_thread(metrics.load)
         return web.Response(
             body=metrics.exposition(self._registry), headers={"Content-Type": metrics.CONTENT_TYPE}
         )

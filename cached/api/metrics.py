@@ -1,23 +1,31 @@
 """What the local sockets count, for Prometheus.
 
 The histogram is our own few lines: `open` on `data.sock` answers tens of thousands of requests a second, and
-the library's locks would be a good part of each.
+the library's locks would be a good part of each. The library itself is loaded with the first request for figures.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Final, Protocol
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 #: Upper bounds of the buckets, in seconds.
 BOUNDS: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0)
 #: Content type of the Prometheus text format.
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Figures(Protocol):
+    """Whoever has metric families to show: a collector of the library, or a registry of them."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metric families of this moment."""
+        ...
 
 
 class ApiMetrics:
@@ -44,6 +52,8 @@ class ApiMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metric families, as a Prometheus registry wants them."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
         requests = HistogramMetricFamily(
             "cached_request_seconds", "Time to answer a local request", labels=["op"]
         )
@@ -73,6 +83,13 @@ def _cumulative(counts: list[int]) -> list[tuple[str, float]]:
     return rows
 
 
-def exposition(registry: CollectorRegistry) -> bytes:
-    """Return all metrics of a registry as text."""
-    return generate_latest(registry)
+def load() -> None:
+    """Load the library; blocks for a moment, the first time."""
+    import prometheus_client.core  # noqa: F401
+
+
+def exposition(figures: Figures) -> bytes:
+    """Return all metrics as text."""
+    from prometheus_client import generate_latest
+
+    return generate_latest(figures)

@@ -35,11 +35,11 @@ class Daemon:
         """Bring everything up, from the disk to the sockets. Raises `BadConfig`, `Busy` or another `CachedError`."""
         config, undo = self.config, self._undo
         disk.lock_state(config, undo)
-        ground = await self._ground()
         matchmaker = Matchmaker()
         undo.push_async_callback(matchmaker.close)
         checked = asyncio.create_task(announce.check(config, matchmaker))
         undo.push_async_callback(end, checked)
+        ground = await self._ground()
         link = Link(ground.identity)
         undo.push_async_callback(link.close)
         port = await link.start(acquaintances.usual_address(ground.catalog, config.node.listen))
@@ -60,8 +60,12 @@ class Daemon:
         await checked
         await receive.resume_all(node, findings.transfers)
         await doors.open_sockets(node, undo)
-        doors.start_mdns(node, undo)
         self._background = background.start(node, scrubber, findings)
+
+    def ready(self) -> None:
+        """Begin what readiness does not wait for, once it was told."""
+        if self.node is not None:
+            doors.start_mdns(self.node, self._undo)
 
     async def _ground(self) -> assembly.Ground:
         """Return what the node stands on; the state directory is locked."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Iterable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from cached import machine, notify
 from cached.api import sockets
@@ -15,9 +17,11 @@ from cached.api.metrics import ApiMetrics
 from cached.api.verbs import Verbs
 from cached.config.values import split_address
 from cached.node import create, fetch, locate, match, read, replicate, revise, status, verify
-from cached.node.metrics import NodeMetrics
 from cached.node.node import Node
 from cached.peers.mdns import Mdns
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 
 async def open_sockets(node: Node, undo: contextlib.AsyncExitStack) -> None:
@@ -28,7 +32,7 @@ async def open_sockets(node: Node, undo: contextlib.AsyncExitStack) -> None:
     callers = Callers(admins=config.policy.admins, user_domain=config.cluster.user_domain)
     behind = verbs(node)
     given = notify.inherited()
-    local = LocalServer(behind, callers, counted=counted, registry=NodeMetrics(node, counted).registry)
+    local = LocalServer(behind, callers, counted=counted, registry=_Figures(node, counted))
     handles = HandleServer(behind, callers, metrics=counted)
     listeners = {}
     for name, kind in (("api.sock", socket.SOCK_STREAM), ("data.sock", socket.SOCK_SEQPACKET)):
@@ -41,6 +45,19 @@ async def open_sockets(node: Node, undo: contextlib.AsyncExitStack) -> None:
     undo.push_async_callback(local.close)
     handles.start(listeners["data.sock"])
     undo.push_async_callback(handles.close)
+
+
+class _Figures:
+    """The figures of the node and of its sockets; what they need is loaded when they are first asked for."""
+
+    def __init__(self, node: Node, counted: ApiMetrics) -> None:
+        self._node = node
+        self._counted = counted
+
+    def collect(self) -> Iterable[Metric]:
+        from cached.node.metrics import NodeMetrics
+
+        return NodeMetrics(self._node, self._counted).registry.collect()
 
 
 def verbs(node: Node) -> Verbs:

@@ -38,6 +38,7 @@ async def run(config: Config) -> None:
             config.node.runtime_dir,
         )
         notify.ready(f"{len(node.shelf.replicas)} sets, {node.directory.address}")
+        daemon.ready()
         await stop.wait()
         log.info("stopping")
         notify.stopping()
