@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import msgspec
 
 from cached import faults
-from cached.catalog.rows import ContentRow, ReplicaRow
+from cached.catalog.rows import ContentRow, ReplicaRow, UploadRow
+from cached.catalog.tx import Tx
 from cached.errors import Busy, CachedError, NameTaken
 from cached.leases import capacity, policy
-from cached.node import announce, book, retire, verify
+from cached.node import announce, book, persist, retire, verify
 from cached.node.node import Node
 from cached.node.options import Wanted
 from cached.node.shelf import Changes, Edit, Known
@@ -64,7 +65,10 @@ async def commit(node: Node, order: Order, staging: Staging, manifest: Manifest,
         known = _chosen(node, order, existing, manifest, content)
         replaced = existing if existing is not None and existing.record.id != known.record.id else None
         await asyncio.to_thread(staging.put_record, known.aged(node.now()))
-        await _publish(node, order, known, replaced, manifest)
+        upload = _upload(order, known)
+        await _publish(node, order, known, replaced, manifest, staging, upload)
+        if upload is not None:
+            persist.start(node, upload)
     node.space.settle(order.txid)
     announce.publish(node, known.record.id, *([replaced.record.id] if replaced else []))
     return known
@@ -78,8 +82,12 @@ def _chosen(node: Node, order: Order, existing: Known | None, manifest: Manifest
         held = node.shelf.replicas.get(existing.record.id)
         if held is not None and held.state == "GOING":
             raise Busy("your set of that name is just being deleted here", hint="try again")
-        over = node.left(existing.lease) <= 0
-        return book.revise(node, existing, lease_seconds=order.grant.seconds) if over else existing
+        changes: dict[str, object] = {}
+        if node.left(existing.lease) <= 0:
+            changes["lease_seconds"] = order.grant.seconds
+        if order.terms.origin != existing.record.origin and order.terms.origin:
+            changes["origin"] = order.terms.origin
+        return book.revise(node, existing, **changes) if changes else existing
     if not order.terms.replace:
         raise _taken(existing)
     return _new(node, order, manifest, content)
@@ -107,12 +115,26 @@ def _new(node: Node, order: Order, manifest: Manifest, content: str) -> Known:
         lease_seconds=order.grant.seconds,
         min_lease_seconds=terms.min_lease_seconds,
         scope=terms.scope,
+        origin=terms.origin,
     )
     return Known.heard(node.identity.sign(msgspec.json.encode(record)), node.now(), local=True)
 
 
+def _upload(order: Order, known: Known) -> UploadRow | None:
+    if not order.terms.origin:
+        return None
+    record = known.record
+    return UploadRow(set_id=record.id, content=record.content, target=order.terms.origin)
+
+
 async def _publish(
-    node: Node, order: Order, known: Known, replaced: Known | None, manifest: Manifest
+    node: Node,
+    order: Order,
+    known: Known,
+    replaced: Known | None,
+    manifest: Manifest,
+    staging: Staging,
+    upload: UploadRow | None,
 ) -> None:
     """Make the content visible and durable, then commit; what was published in vain is taken back."""
     store, content = node.stores["disk"], known.record.content
@@ -124,9 +146,11 @@ async def _publish(
         was_there = await asyncio.to_thread(store.has, content)
         try:
             await verify.heal_from_staged(node, store, content, order.txid)
-            await asyncio.to_thread(store.publish, order.txid, content)
+            places = await asyncio.to_thread(staging.places)
+            if not await asyncio.to_thread(store.publish, order.txid, content) and places:
+                await asyncio.to_thread(store.put_places, content, places)
             faults.point(CREATE_PUBLISHED)
-            await node.shelf.keep(_changes(node, order, known, replaced, manifest))
+            await node.shelf.keep(_changes(node, order, known, replaced, manifest, upload))
         except Exception:
             if not was_there:
                 await _take_back(node, content)
@@ -150,7 +174,14 @@ def _is_going(node: Node, content: str) -> bool:
     return row is not None and row.state == "GOING"
 
 
-def _changes(node: Node, order: Order, known: Known, replaced: Known | None, manifest: Manifest) -> Changes:
+def _changes(
+    node: Node,
+    order: Order,
+    known: Known,
+    replaced: Known | None,
+    manifest: Manifest,
+    upload: UploadRow | None,
+) -> Changes:
     record, at_once, grant = known.record, node.after(0.0), node.after(order.grant.seconds)
 
     def kept(stored: ReplicaRow) -> ReplicaRow:  # a promise that still runs stays as it was given
@@ -159,6 +190,11 @@ def _changes(node: Node, order: Order, known: Known, replaced: Known | None, man
 
     def over(stored: ReplicaRow) -> ReplicaRow:  # readable as long as nobody wants its space
         return msgspec.structs.replace(stored, grant=at_once)
+
+    def landed(tx: Tx) -> None:
+        tx.delete_reservation(order.txid)
+        if upload is not None:
+            tx.put_upload(upload)
 
     edits: list[tuple[str, Edit]] = []
     if replaced is not None and replaced.record.id in node.shelf.replicas:
@@ -178,7 +214,7 @@ def _changes(node: Node, order: Order, known: Known, replaced: Known | None, man
         ),
         replicas=() if record.id in node.shelf.replicas else (_row(node, order, known),),
         edits=tuple(edits),
-        also=lambda tx: tx.delete_reservation(order.txid),
+        also=landed,
     )
 
 

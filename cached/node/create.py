@@ -10,19 +10,22 @@ import contextlib
 import os
 import time
 from collections.abc import Sequence
+from typing import TypeVar
 
 from cached import faults, wire
 from cached.catalog.rows import ReservationRow
 from cached.critical import to_the_end
 from cached.errors import Busy, CachedError, SourceChanged, UsageError
 from cached.leases import capacity, policy
-from cached.node import commit, consent, memory, views
+from cached.node import commit, consent, memory, origins, persist, views
 from cached.node.caller import Caller
 from cached.node.node import Node
 from cached.node.options import wanted
+from cached.node.commit import Order
 from cached.node.shelf import Known
 from cached.sets.names import check_set_name
 from cached.storage.ingest import Ingest
+from cached.sets.manifest import Manifest
 
 CREATE_RESERVED = faults.declare("create.reserved")
 CREATE_COPIED = faults.declare("create.copied")
@@ -38,9 +41,24 @@ PATIENCE = 600.0
 
 
 async def begin(
+Kind = TypeVar("Kind", bound="Creation")
+
     node: Node, caller: Caller, name: str, options: wire.CreateOptions, total_bytes: int, total_files: int
 ) -> Creation:
-    """Promise a lease and reserve the space; the bytes follow through `Creation.add`.
+    """Promise a lease and reserve the space; the bytes follow through `Creation.add`. Raises as `begin_as`."""
+    return await begin_as(Creation, node, caller, name, options, total_bytes, total_files)
+
+
+async def begin_as(
+    kind: type[Kind],
+    node: Node,
+    caller: Caller,
+    name: str,
+    options: wire.CreateOptions,
+    total_bytes: int,
+    total_files: int,
+) -> Kind:
+    """Promise a lease and reserve the space; the bytes follow through a `Creation` of that kind.
 
     Raises `BadName`, `BadExpression`, `UsageError`, `LeaseRefused`, `NoSpace`, `QuotaExceeded`, `NameTaken` or `Busy`;
     then nothing is left behind.
@@ -54,6 +72,8 @@ async def begin(
     terms = await wanted(node, options)
     grant = policy.decide(
         asked=options.lease_seconds,
+    if terms.origin:
+        origins.named(node, caller, terms.origin)
         min_lease=options.min_lease_seconds,
         max_lease=node.config.policy.max_lease,
         default=node.config.policy.default_lease,
@@ -73,7 +93,7 @@ async def begin(
         ),
         fairly=True,
     )
-    creation = Creation(node, order, total_bytes, total_files)
+    creation = kind(node, order, total_bytes, total_files)
     try:
         faults.point(CREATE_RESERVED)
         if terms.tier == "memory":
@@ -97,7 +117,7 @@ async def give_up_idle(node: Node, now: float) -> None:
 class Creation:
     """One set on its way in. Ends with `seal` or `abort`; both may be called once more without harm."""
 
-    def __init__(self, node: Node, order: commit.Order, total_bytes: int, total_files: int) -> None:
+    def __init__(self, node: Node, order: Order, total_bytes: int, total_files: int) -> None:
         self.node = node
         self.order = order
         self.grant = order.grant
@@ -135,13 +155,11 @@ class Creation:
 
     async def add(self, entries: Sequence[wire.NewEntry], fds: Sequence[int]) -> None:
         """Copy entries in; one descriptor per file, in order. Closes the descriptors, also when it fails."""
-        self._adding += 1
         try:
             files = [entry for entry in entries if entry.kind == "file"]
+            ingest = self.begin_work()
             if len(files) != len(fds):
                 raise UsageError(f"{len(files)} files came with {len(fds)} descriptors")
-            if self._ended or self._ingest is None:
-                raise _over()
             if self.files_done + len(files) > self._total_files:
                 surplus = files[max(0, self._total_files - self.files_done)].path
                 raise SourceChanged(
@@ -149,8 +167,7 @@ class Creation:
                     hint="the directory grew while it was read",
                     path=surplus,
                 )
-            ingest = self._ingest
-            await self._make_room_for(len(entries) - len(files))
+            await self.make_room_for(len(entries) - len(files))
             for entry in entries:
                 if entry.kind == "dir":
                     ingest.add_dir(entry.path, entry.mtime_ns)
@@ -158,13 +175,28 @@ class Creation:
                     ingest.add_link(entry.path, entry.target, entry.mtime_ns)
             await self._copy(ingest, list(zip(files, fds, strict=True)))
         finally:
-            self._adding -= 1
-            self._moved = time.monotonic()
+            self.end_work()
             for fd in fds:
                 with contextlib.suppress(OSError):
                     os.close(fd)
 
-    async def _make_room_for(self, extras: int) -> None:
+    async def draw(self) -> None:
+        """Bring the bytes from the origin. Raises `UsageError`: those of this set are handed over."""
+        raise UsageError("this set is made of files that are handed over: there is nothing to draw")
+
+    def begin_work(self) -> Ingest:
+        """Note that entries are taken in, until `end_work`, and return what takes them. Raises `Busy` after the end."""
+        self._adding += 1
+        if self._ended or self._ingest is None:
+            raise _over()
+        return self._ingest
+
+    def end_work(self) -> None:
+        """Note that it is done, well or not."""
+        self._adding -= 1
+        self._moved = time.monotonic()
+
+    async def make_room_for(self, extras: int) -> None:
         """Reserve more when directories and links outnumber the files: each takes space as well."""
         before, self._extras = self._extras, self._extras + extras
         if self._extras > max(before, self._total_files):
@@ -233,6 +265,7 @@ class Creation:
         await self.node.space.grow(self.txid, capacity.physical(manifest))
         await self.node.space.name(self.txid, content)
         faults.point(CREATE_SEALED)
+        await self.complete(ingest, manifest)
         known = await commit.commit(self.node, self.order, ingest.staging, manifest, content)
         if self.order.terms.tier == "memory":
             await self._fill_memory(content)
@@ -241,6 +274,26 @@ class Creation:
     async def _fill_memory(self, content: str) -> None:
         """Make the memory copy. The set is committed by now: when that fails, readers use the durable copy."""
         try:
+    async def complete(self, ingest: Ingest, manifest: Manifest) -> None:
+        """Put more beside a sealed tree, before it is published."""
+
+    async def kept(self) -> wire.SetView:
+        """Wait until the origin has it too, when that was asked for; cancelling stops only the wait.
+
+        Raises what keeps the origin from having it: then the set is committed here, and what is missing is tried again.
+        """
+        known = self.node.shelf.current(self.order.owner, self.order.name)
+        if known is None:
+            raise Busy("your set of that name has just been deleted")
+        await persist.kept(self.node, known.record.id)
+        return views.set_view(self.node, known)
+
+    @property
+    def upload(self) -> wire.Progress | None:
+        """How far the origin has it; None when nothing is on its way there."""
+        known = self.node.shelf.current(self.order.owner, self.order.name)
+        return None if known is None else persist.report(self.node, known.record.id)
+
             await memory.fill(self.node, self.txid, content)
         except CachedError as error:
             self.node.counters.note("memory.not_filled", error.message, content=content[:8])

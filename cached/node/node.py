@@ -29,6 +29,8 @@ from cached.node.roots import Roots
 from cached.node.shelf import Shelf
 from cached.node.space import Space
 from cached.node.trust import trusted_with
+from cached.node.upload import Upload
+from cached.origin.origin import Origin
 from cached.peers.directory import Directory
 from cached.peers.identity import Identity
 from cached.peers.link import Link
@@ -88,6 +90,10 @@ class Node:
     host: str
     #: When the daemon started.
     started: Moment
+    #: Cloud Storage behind the sets; None where this node has none.
+    origin: Origin | None = None
+    #: Returns the groups of a user of this machine, by name.
+    groups_of: Callable[[str], frozenset[str]] = lambda _user: frozenset()
     locks: Locks = field(default_factory=Locks)
     #: Threads that copy what users hand over, apart from those that everything else waits for.
     copiers: ThreadPoolExecutor = field(
@@ -105,6 +111,8 @@ class Node:
     accepted: dict[str, str] = field(default_factory=dict)
     #: The node whose offer was accepted, by set id.
     sources: dict[str, str] = field(default_factory=dict)
+    #: Sets on their way into the origin, by set id.
+    uploads: dict[str, Upload] = field(default_factory=dict)
     #: Bytes of metadata that peers are sending at present.
     metadata_coming: int = 0
     #: Sets whose bytes were lost while their grant holds: fetched again until that ends.

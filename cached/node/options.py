@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from cached import wire
+from cached.addresses import parse_prefix
 from cached.errors import Refused, UsageError
 from cached.node.node import Node
+from cached.sets.names import check_share
 from cached.sets.set import ALL, Method, SetRecord, Tier
-
-_GROUP = re.compile(r"group:[A-Za-z_0-9][A-Za-z0-9_.@+-]{0,63}\$?")
 
 #: What a creator may leave to the node.
 _OPTIONS = ("requirements", "share", "replicas", "methods", "tier", "scope")
@@ -27,19 +26,26 @@ class Wanted:
     tier: Tier
     min_lease_seconds: int
     scope: str
+    #: `gs://BUCKET/PREFIX` where the set is to be kept as well; empty: nowhere.
+    origin: str
     replace: bool
     #: Names of the options that the creator chose, of `_OPTIONS`; the others are filled in.
     chosen: frozenset[str] = frozenset()
 
     def same(self, record: SetRecord) -> bool:
-        """Tell whether an existing set already has the options that the creator chose."""
+        """Tell whether an existing set already has the options that the creator chose.
+
+        One that is kept nowhere may be kept somewhere from now on.
+        """
+        if self.origin and record.origin not in ("", self.origin):
+            return False
         return all(getattr(self, name) == getattr(record, name) for name in self.chosen)
 
 
 async def wanted(node: Node, options: wire.CreateOptions) -> Wanted:
     """Check the options of a create. Raises `UsageError`, `BadExpression` or `Refused`."""
-    if options.origin or options.scope:
-        raise UsageError("this node has no origin configured", hint="leave --origin and --scope out")
+    if options.scope:
+        raise UsageError("this node has no origin configured", hint="leave --scope out")
     replicas = options.replicas if options.replicas is not None else node.config.replication.replicas
     return Wanted(
         requirements=await requirements(node, options.requirements or ""),
@@ -49,9 +55,15 @@ async def wanted(node: Node, options: wire.CreateOptions) -> Wanted:
         tier=tier(node, options.tier or "disk"),
         min_lease_seconds=options.min_lease_seconds,
         scope=options.scope or "",
+        origin=origin(options.origin),
         replace=options.replace,
         chosen=frozenset(name for name in _OPTIONS if getattr(options, name) is not None),
     )
+
+
+def origin(text: str) -> str:
+    """Return where a set is to be kept, without the slash at the end. Raises `UsageError`."""
+    return str(parse_prefix(text)).rstrip("/") if text else ""
 
 
 async def requirements(node: Node, expression: str) -> str:
@@ -63,9 +75,8 @@ async def requirements(node: Node, expression: str) -> str:
 
 def share(value: str) -> str:
     """Return `private`, `public` or `group:NAME`. Raises `UsageError`."""
-    if value in ("private", "public") or _GROUP.fullmatch(value):
-        return value
-    raise UsageError(f"a set cannot be shared with {value!r}", hint="private, public, or group:NAME")
+    check_share(value)
+    return value
 
 
 def replica_count(value: int) -> int:

@@ -28,7 +28,7 @@ def set_view(node: Node, known: Known) -> wire.SetView:
         revision=record.revision,
         bytes=record.bytes,
         files=record.files,
-        state=state_of(record),
+        state="UPLOADING" if record.id in node.uploads and record.status == "live" else state_of(record),
         requirements=record.requirements,
         methods=record.methods,
         share=record.share,
@@ -38,6 +38,7 @@ def set_view(node: Node, known: Known) -> wire.SetView:
         lease=lease_view(node, known),
         replicas=replica_views(node, known),
         scope=record.scope,
+        origin=record.origin,
     )
 
 
@@ -87,6 +88,7 @@ def replica_view(entry: HolderEntry) -> wire.ReplicaView:
         reason=holding.reason if there.alive else f"node not seen for {there.age:.0f} s",
         volatile=holding.volatile,
         node_id=there.record.id,
+        alive=there.alive,
     )
 
 

@@ -9,8 +9,9 @@ from cached.errors import BadName
 from cached.origin.values import Pinned
 from cached.sets.paths import check_path
 
-#: Of a set that is kept in the origin: the object that says what the set is, below its prefix.
-DOCUMENT = ".cached/set"
+#: Of a set that is kept in the origin: where what makes it a set lies below its prefix, and the object that says so.
+KEPT = ".cached/"
+DOCUMENT = f"{KEPT}set"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +47,14 @@ def single(pinned: Pinned) -> Plan:
 def below(listed: Iterable[Pinned], bucket: str, base: str) -> Plan:
     """Return the plan of a set of all objects listed, whose names begin with `base`.
 
-    Raises `BadName`, naming the object, for a name that cannot be a path, and for objects that would have to be file and
-    directory at the same time. The document of a set that is kept there is left out.
+    Raises `BadName`, naming the object, for a name that cannot be a path, and for objects that would have to be
+    file and directory at the same time. What makes the objects a set that is kept there is left out.
     """
     files: dict[str, Pinned] = {}
     marked: dict[str, Pinned] = {}
     for pinned in listed:
         path = pinned.name[len(base) :]
-        if path == DOCUMENT or (not path and not pinned.size):
+        if path.startswith(KEPT) or (not path and not pinned.size):
             continue
         if path.endswith("/"):
             _check(pinned, path[:-1])

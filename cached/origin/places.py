@@ -14,9 +14,9 @@ from cached.origin.naming import Plan
 from cached.origin.values import Pinned
 from cached.sets.manifest import Manifest
 
-#: Longest form that is read, for each file, and besides, in bytes.
-PER_FILE = 16
-HEAD = 2048
+#: Longest form, in bytes: for each file, and besides.
+_PER_FILE = 16
+_HEAD = 2048
 #: Version of the form.
 FORMAT = 1
 
@@ -58,6 +58,11 @@ def of_objects(bucket: str, base: str, objects: dict[str, Pinned], manifest: Man
         generations=tuple(one.generation for one in found),
         checksums=tuple(one.crc32c for one in found),
     )
+
+
+def longest(files: int) -> int:
+    """Return how many bytes the form of so many files has at most."""
+    return _HEAD + files * _PER_FILE
 
 
 def encode(places: Places) -> bytes:

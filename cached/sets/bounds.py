@@ -19,9 +19,12 @@ MAX_NUMBER: Final = 2**60
 #: Longest duration, in seconds.
 MAX_SECONDS: Final = 2**50
 MAX_REPLICAS: Final = 1_000_000
+#: Longest address of a place in the origin, in characters.
+MAX_ORIGIN: Final = 1300
 
 _NONCE = re.compile(r"[0-9a-f]{32}")
 _CONTENT = re.compile(r"[0-9a-f]{64}")
+_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def check_record(record: SetRecord) -> None:
@@ -46,6 +49,7 @@ def _checks(record: SetRecord) -> dict[str, bool]:
         "files": 0 <= record.files <= MAX_NUMBER,
         "revision": 1 <= record.revision <= MAX_NUMBER,
         "replicas": ALL <= record.replicas <= MAX_REPLICAS,
+        "origin": len(record.origin) <= MAX_ORIGIN and not _UNFIT.search(record.origin),
         "lease_seconds": -MAX_SECONDS <= record.lease_seconds <= MAX_SECONDS,
         "min_lease_seconds": -MAX_SECONDS <= record.min_lease_seconds <= MAX_SECONDS,
     }

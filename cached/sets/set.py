@@ -59,6 +59,8 @@ class SetRecord(msgspec.Struct, frozen=True, kw_only=True):
     lease_seconds: int
     min_lease_seconds: int = 0
     scope: str = ""
+    #: `gs://BUCKET/PREFIX` where the set is kept as well; empty: nowhere.
+    origin: str = ""
     #: `withdrawn`: no more offers, replicas end with their grants. `deleted`: a tombstone.
     status: Status = "live"
 

@@ -26,6 +26,10 @@ class CreateOptions(msgspec.Struct, frozen=True, kw_only=True):
     share: str | None = None
     #: `gs://BUCKET/PREFIX`; empty: not kept in an origin.
     origin: str = ""
+    #: `gs://BUCKET/PREFIX` whose objects become the files; empty: the files are handed over.
+    source: str = ""
+    #: `gs://BUCKET/PREFIX` where a set is kept, to be made again; empty: the files are handed over.
+    source_set: str = ""
     scope: str | None = None
     #: Move a taken name to the new set and withdraw the old one.
     replace: bool = False

@@ -26,6 +26,8 @@ from cached.config.values import (
     ClusterConfig,
     Config,
     NodeConfig,
+    ObjectsConfig,
+    OriginConfig,
     PolicyConfig,
     ReplicationConfig,
     StoreConfig,
@@ -201,6 +203,7 @@ def configured(
     replicas: int = -1,
     methods: tuple[Any, ...] = ("bittorrent", "direct"),
     encryption: Any = "tls",
+    buckets: dict[str, tuple[str, ...]] | None = None,
 ) -> Config:
     return Config(
         node=NodeConfig(
@@ -227,6 +230,10 @@ def configured(
             default_lease=default_lease,
             quota=quota,
             admins=("root",),
+        ),
+        origin=OriginConfig(buckets=buckets or {}, readers=2, threads=4, endpoint="", credentials=None),
+        objects=ObjectsConfig(
+            memory=None, disk=None, block=8 << 20, redis="", freshness=0, sharing="permission"
         ),
         attributes={},
         sources={},

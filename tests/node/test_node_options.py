@@ -69,9 +69,11 @@ def test_memory_is_refused_where_there_is_none(tmp_path):
         wanted(node_with(tmp_path), tier="memory")
 
 
-def test_an_origin_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(UsageError):
-        wanted(node_with(tmp_path), origin="gs://bucket/prefix")
+def test_where_a_set_is_kept_is_an_address_without_the_slash_at_its_end(tmp_path):
+    assert wanted(node_with(tmp_path), origin="gs://bucket/prefix/").origin == "gs://bucket/prefix"
+    for text in ("bucket/prefix", "gs://", "gs://B/x", "gs://bucket/a\nb"):
+        with pytest.raises(UsageError):
+            wanted(node_with(tmp_path), origin=text)
 
 
 def record_of(asked, **changes):

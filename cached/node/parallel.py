@@ -1,0 +1,41 @@
+"""Many pieces of work, a few at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from cached.critical import to_the_end
+
+Item = TypeVar("Item")
+
+
+async def each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], *, width: int) -> None:
+    """Do `work` for every item, `width` at a time. The first error ends the rest and is raised; so does a cancellation.
+
+    Nothing runs any more when this returns.
+    """
+    left = iter(items)
+
+    async def worker() -> None:
+        for item in left:
+            await work(item)
+
+    tasks = [asyncio.create_task(worker()) for _ in range(width)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await to_the_end(_ended(tasks))
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+
+
+async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+    await asyncio.wait(tasks)
+    for task in tasks:  # looked at, or asyncio logs the errors of what was cancelled as overlooked
+        if not task.cancelled():
+            task.exception()

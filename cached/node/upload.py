@@ -1,0 +1,36 @@
+"""An upload under way on this node, as everybody here may look at it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import msgspec
+
+from cached.catalog.rows import UploadRow
+from cached.errors import CachedError
+
+
+class Done(msgspec.Struct, kw_only=True):
+    """What of an upload is there already."""
+
+    #: Generation and crc32c of each file's object, by path.
+    objects: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)
+    #: Where large uploads that were begun can be gone on with, by path. Whoever knows one can write there.
+    sessions: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Upload:
+    """One upload of this node."""
+
+    row: UploadRow
+    done: Done
+    bytes_done: int = 0
+    bytes_wanted: int = 0
+    #: Why the last attempt failed.
+    error: CachedError | None = None
+    #: Set when an attempt has ended, well or not; and to begin the next one at once.
+    attempted: asyncio.Event = field(default_factory=asyncio.Event)
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    noted: float = 0.0
