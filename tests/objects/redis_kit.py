@@ -142,8 +142,8 @@ class Cluster:
     def _complete(server: Server) -> bool:
         with server.raw() as raw:
             slots = raw.execute_command("CLUSTER SLOTS")
-            state = str(raw.execute_command("CLUSTER INFO"))
-        return len(slots) == 3 and "cluster_state" in state and "fail'" not in state and ":fail" not in state
+            facts = raw.cluster("info")
+        return len(slots) == 3 and facts["cluster_state"] == "ok"
 
 
 class Watched(RedisTier):
