@@ -20,8 +20,11 @@ class Failed(Exception):
     """One request failed. `cause` is a short name for counters; `status` 0 when there was no answer at all."""
 
     def __init__(self, cause: str, text: str, *, status: int = 0, transient: bool = False) -> None:
-        super().__init__(text)
+        super().__init__()
         self.cause, self.text, self.status, self.transient = cause, text, status, transient
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def translate(error: Exception, secret: str | None) -> Failed | None:
