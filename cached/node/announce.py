@@ -13,6 +13,9 @@ from cached.node.node import Node
 from cached.peers.records import Holding, HoldingState, NodeContents
 from cached.sets.set import Tier
 
+#: Said of a set for memory whose durable copy alone is there: the log of that node says why.
+NOT_IN_MEMORY = "there is no copy in memory now: the copy on disk serves"
+
 
 def publish(node: Node, *changed: str) -> None:
     """Publish this node's state; `changed` are sets whose records are new and should travel at once."""
@@ -85,6 +88,7 @@ def holding(node: Node, row: ReplicaRow) -> Holding:
     committed = row.state == "COMMITTED"
     left = node.left(row.grant)
     check = node.shelf.checks.get((row.content, row.tier))
+    tier = shown_tier(node, row)
     state: HoldingState = row.state
     if committed and left <= 0:
         state = "EXPIRED"
@@ -95,11 +99,14 @@ def holding(node: Node, row: ReplicaRow) -> Holding:
         revision=known.record.revision,
         content=row.content,
         state=state,
-        tier=shown_tier(node, row),
+        tier=tier,
         bytes_present=row.bytes if committed else (flight.progress.bytes_present if flight else 0),
         lease_seconds_left=left,
         set_lease_seconds_left=node.left(known.lease),
-        reason=(flight.progress.reason if flight else "") or row.reason or (check.reason if check else ""),
+        reason=(flight.progress.reason if flight else "")
+        or row.reason
+        or (check.reason if check else "")
+        or (NOT_IN_MEMORY if committed and known.record.tier == "memory" and tier != "memory" else ""),
         volatile=row.tier == "memory",
     )
 

@@ -18,6 +18,7 @@ MIN_ID_PREFIX: Final = 8
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _OWNER = re.compile(r"[^\s:/@\x00-\x1f\x7f-\x9f-][^\s:/@\x00-\x1f\x7f-\x9f]*(?:@[A-Za-z0-9][A-Za-z0-9.-]*)?")
+_GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}\$?(?:@[A-Za-z0-9][A-Za-z0-9.-]*)?")
 _ID_PREFIX = re.compile(r"[0-9a-f]{8,32}")
 
 
@@ -87,5 +88,5 @@ def check_owner(owner: str) -> None:
 def check_share(share: str) -> None:
     """Raise `UsageError` unless `share` is `private`, `public` or `group:NAME`."""
     kind, _, group = share.partition(":")
-    if share not in ("private", "public") and not (kind == "group" and _OWNER.fullmatch(group)):
+    if share not in ("private", "public") and not (kind == "group" and _GROUP.fullmatch(group)):
         raise UsageError(f"{share!r} is no way to share a set", hint="write private, public or group:NAME")

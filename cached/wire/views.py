@@ -34,6 +34,8 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     volatile: bool = False
     #: Node id.
     node_id: str = ""
+    #: Whether the node was heard of lately; what a dead node held may be gone.
+    alive: bool = True
 
 
 class SetView(msgspec.Struct, frozen=True, kw_only=True):

@@ -52,8 +52,9 @@ def create(session: Session, /, name: str, paths: tuple[str, ...], wait: bool, *
     if not session.json:
         click.echo(made["id"])
         talk(f"{made['name']}: {made['files']} files, {format_size(made['bytes'])}, {_leased(made)}")
-    if shorter := shortened(options.lease_seconds, made.get("lease")):
-        warn(shorter)
+    for warning in (shortened(options.lease_seconds, made.get("lease")), _not_in_memory(options.tier, made)):
+        if warning:
+            warn(warning)
     try:
         if wait:
             require_complete(name, wait_for(session, reference, replicas=options.replicas))
@@ -91,11 +92,22 @@ def aftermath(name: str, last: dict[str, Any]) -> str:
 
 
 def shortened(asked: int | None, lease: dict[str, Any] | None) -> str:
-    """Return the warning that a lease is shorter than asked; empty when it is not."""
+    """Return the warning that a lease is shorter than asked; empty when it is not.
+
+    The node may have shortened it, or the set was there already: that keeps the lease it has.
+    """
     if asked is None or lease is None or lease["seconds_left"] >= asked - min(_SLACK, asked / 10):
         return ""
     said = f"{format_duration(asked)} asked, {left(lease['seconds_left'])} granted"
-    return f"the lease was shortened: {said}, until {lease['expires_at']}"
+    return f"the lease is shorter than asked: {said}, until {lease['expires_at']}"
+
+
+def _not_in_memory(asked: str | None, made: dict[str, Any]) -> str:
+    """Return the warning that the copy wanted in memory is on disk alone; empty when there is nothing to say."""
+    here = [one for one in made["replicas"] if one["node"] == made["originator"] and one["tier"] != "memory"]
+    if asked != "memory" or not here:
+        return ""
+    return f"{made['originator']} holds it on disk alone: {here[0]['reason'] or 'there is no copy in memory'}"
 
 
 def _leased(made: dict[str, Any]) -> str:

@@ -101,16 +101,23 @@ def lease(found: dict[str, Any]) -> str:
 
 
 def wanted(found: dict[str, Any]) -> str:
-    """Return how many copies hold the set, of how many are wanted besides the originator's."""
-    here = sum(1 for entry in found["replicas"] if entry["state"] == "COMMITTED")
+    """Return how many live nodes hold the set, how many dead ones, and how many are wanted besides the originator's."""
+    live, away = held(found)
     asked = found.get("replicas_wanted")
-    return f"{here} held" + (
-        "" if asked is None else f", {'all' if asked == ALL else asked} wanted besides the first"
+    return (
+        f"{live} held"
+        + (f", {away} on nodes that are not seen" if away else "")
+        + ("" if asked is None else f", {'all' if asked == ALL else asked} wanted besides the first")
     )
 
 
+def held(found: dict[str, Any]) -> tuple[int, int]:
+    """Return how many live nodes hold a whole copy of the set, and how many that are not seen."""
+    alive = [entry.get("alive", True) for entry in found["replicas"] if entry["state"] == "COMMITTED"]
+    return sum(alive), len(alive) - sum(alive)
+
+
 def _row(entry: dict[str, Any]) -> tuple[object, ...]:
-    held = sum(1 for replica in entry["replicas"] if replica["state"] == "COMMITTED")
     granted = entry.get("lease")
     return (
         entry["name"],
@@ -119,7 +126,7 @@ def _row(entry: dict[str, Any]) -> tuple[object, ...]:
         size(entry["bytes"]),
         entry["state"],
         left(granted["seconds_left"]) if granted else "-",
-        held,
+        held(entry)[0],
         entry["share"],
     )
 

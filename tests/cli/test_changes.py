@@ -7,7 +7,7 @@ from tests.cli.conftest import SET_ID, replica, set_view
 
 
 def test_create_asks_for_what_was_wished_and_prints_the_id(run, client, tmp_path):
-    client.answers["create"] = set_view()
+    client.answers["create"] = set_view(tier="memory", replicas=[replica("n1", tier="memory")])
     made = run(
         *[
             "create",
@@ -44,11 +44,23 @@ def test_create_asks_for_what_was_wished_and_prints_the_id(run, client, tmp_path
     assert client.last[1][2] == wire.CreateOptions()
 
 
-def test_a_shortened_lease_is_a_warning(run, client):
+def test_a_lease_that_is_shorter_than_asked_is_a_warning(run, client):
     client.answers["create"] = set_view()
     warned = run("create", "nr", ".", "--lease", "7d")
     assert warned.code == 0
-    assert "the lease was shortened: 7d asked, 1d granted" in warned.err
+    assert "the lease is shorter than asked: 7d asked, 1d granted" in warned.err
+    assert run("create", "nr", ".", "--lease", "1h").err.count("shorter") == 0
+
+
+def test_a_memory_copy_that_is_missing_is_a_warning_and_no_failure(run, client):
+    client.answers["create"] = set_view(
+        tier="memory", replicas=[replica("n1", reason="no copy in memory now")]
+    )
+    warned = run("create", "nr", ".", "--tier", "memory")
+    assert warned.code == 0
+    assert "n1 holds it on disk alone: no copy in memory now" in warned.err
+    client.answers["create"] = set_view(tier="memory", replicas=[replica("n1", tier="memory")])
+    assert "disk alone" not in run("create", "nr", ".", "--tier", "memory").err
 
 
 def test_ctrl_c_in_create_says_what_became_of_it(run, client):

@@ -17,7 +17,7 @@ from cached.errors import (
     NoSpace,
     NotFound,
 )
-from tests.cli.conftest import set_view
+from tests.cli.conftest import replica, set_view
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,21 @@ def test_list_prints_a_table_or_items(run, client):
     assert row == "nr alice 2 3.0 MiB COMMITTED 1d 1 private"
     assert "x" * 120 in plain.out
     assert [entry["name"] for entry in run("list", "--json").json["items"]] == ["nr", "x" * 120]
+
+
+def test_copies_of_dead_nodes_do_not_count_as_held(run, client):
+    client.answers["show"] = known = set_view(
+        replicas=[
+            replica("n1"),
+            replica("n2", alive=False, reason="node not seen for 60 s"),
+            replica("n3", state="GOING"),
+        ]
+    )
+    client.answers["list"] = [known]
+    shown = run("show", "nr").out
+    assert "1 held, 1 on nodes that are not seen, all wanted besides the first" in shown
+    assert "node not seen for 60 s" in shown
+    assert "COMMITTED 1d 1 private" in " ".join(run("list").out.splitlines()[1].split())
 
 
 def test_show_and_files_tell_of_one_set(run, client):

@@ -47,7 +47,7 @@ def test_the_tour_of_the_readme_works_when_typed(tmp_path):
     assert done.returncode == 0, done.stderr
     for said in ("COMMITTED", "for everybody", "b'1\\n'", "TARGET.Site is undefined"):
         assert said in done.stdout
-    for said in ("the lease was shortened: 7d asked, 2d granted", "are as the manifest says"):
+    for said in ("the lease is shorter than asked: 7d asked, 2d granted", "are as the manifest says"):
         assert said in done.stderr
     assert not (tmp_path / "t").exists()
 

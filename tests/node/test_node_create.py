@@ -17,7 +17,7 @@ from cached.errors import (
     SourceChanged,
     UsageError,
 )
-from cached.node import create, read, revise
+from cached.node import announce, create, read, revise
 from cached.sets.names import parse_ref
 from tests.node.fakes import NOTHING, caller, create_set, hand_over, left_behind, until, world
 
@@ -325,6 +325,7 @@ def test_a_set_for_memory_is_durable_even_when_its_memory_copy_fails(tmp_path, m
             node = await w.node("a", memory=True)
             view = await create_set(node, ALICE, "fast", FILES, tier="memory")
             assert node.shelf.contents[(view.content, "memory")].state == "STABLE"
+            assert [(one.tier, one.reason) for one in view.replicas] == [("memory", "")]
             assert opened(node, ALICE, "fast/f")[1] == FILES["f"]
             assert node.space.reserved("memory") == 0
 
@@ -334,6 +335,7 @@ def test_a_set_for_memory_is_durable_even_when_its_memory_copy_fails(tmp_path, m
             monkeypatch.setattr("cached.node.memory.copy_content", broken)
             view = await create_set(node, ALICE, "slow", {"f": b"disk only"}, tier="memory")
             assert (view.content, "memory") not in node.shelf.contents
+            assert [(one.tier, one.reason) for one in view.replicas] == [("disk", announce.NOT_IN_MEMORY)]
             assert opened(node, ALICE, "slow/f")[1] == b"disk only"
             assert node.counters.snapshot()["memory.not_filled"] == 1
             assert node.space.reserved("memory") == 0

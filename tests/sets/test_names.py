@@ -106,12 +106,28 @@ def test_set_names_end_where_the_contract_says():
         check_set_name("a" * 129)
 
 
-@pytest.mark.parametrize("share", ["private", "public", "group:staff"])
+@pytest.mark.parametrize(
+    "share", ["private", "public", "group:staff", "group:domain-users$", "group:lab@site.example"]
+)
 def test_the_three_ways_to_share_pass(share):
     check_share(share)
 
 
-@pytest.mark.parametrize("share", ["", "group:", "group", "Public", "group:a b", "public:x"])
+@pytest.mark.parametrize(
+    "share",
+    [
+        "",
+        "group:",
+        "group",
+        "Public",
+        "group:a b",
+        "public:x",
+        "group:a@b@c",
+        "group:a@",
+        "group:a\nb",
+        "group:\u00e9",
+    ],
+)
 def test_other_ways_to_share_are_refused(share):
     with pytest.raises(UsageError):
         check_share(share)
