@@ -1,0 +1,412 @@
+"""Sets made of objects, and sets that go into the origin: whole and pinned, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+
+import msgspec
+import pytest
+from cached import wire
+from cached.addresses import Address
+from cached.catalog.rows import UploadRow
+from cached.errors import (
+    BadName,
+    Forbidden,
+    IntegrityFailed,
+    NameTaken,
+    NotFound,
+    OriginChanged,
+    OriginUnavailable,
+    Refused,
+    UsageError,
+)
+from cached.node import begin, book, persist, read, revise
+from cached.origin import document, places
+from cached.sets.names import parse_ref
+from tests.node.fakes import NOTHING, caller, create_set, hand_over, left_behind, until, world
+from tests.origin.memory_origin import MemoryOrigin
+
+ADA = caller("ada", "lab")
+BUCKETS = {"data": ("*",), "closed": ("group:others", "bob"), "lab": ("group:lab",)}
+FILES = {"a": b"some bytes", "d/b": b"x" * 40_000, "d/e/c": b""}
+
+
+def filled(files=FILES, base="in/"):
+    origin = MemoryOrigin()
+    origin.bucket("data")
+    for path, data in files.items():
+        origin.store("data", base + path, data)
+    return origin
+
+
+async def node_with(w, origin, name="a", **config):
+    node = await w.node(name, buckets=BUCKETS, **config)
+    node.origin = origin
+    persist.resume_all(node)
+    return node
+
+
+async def made(node, who, name, **options):
+    creation = await begin.begin(node, who, name, wire.CreateOptions(**options), 0, 0)
+    try:
+        await creation.draw()
+        return await creation.seal()
+    finally:
+        await creation.abort()
+
+
+def content_of(node, who, ref):
+    set_ref = parse_ref(ref)
+    found = read.open_now(node, who, set_ref, set_ref.path or "")
+    with os.fdopen(found.fd, "rb") as file:
+        return file.read()
+
+
+def run(story):
+    asyncio.run(story)
+
+
+def test_objects_below_a_prefix_become_a_set_like_any_other(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = filled()
+            origin.store("data", "in/empty/", b"")
+            node = await node_with(w, origin)
+            view = await made(node, ADA, "nr", source="gs://data/in", lease_seconds=500)
+            assert (view.state, view.files, view.bytes, view.owner) == ("COMMITTED", 3, 40_010, "ada")
+            for path, data in FILES.items():
+                assert content_of(node, ADA, f"nr/{path}") == data
+            manifest = node.stores["disk"].manifest(view.content)
+            assert [one.path for one in manifest.entries if one.kind == "dir"] == ["d", "d/e", "empty"]
+            found = places.decode(node.stores["disk"].places(view.content), manifest).pinned(manifest)
+            assert {path: pinned.generation for path, pinned in found.items()} == {
+                path: (await origin.stat(Address("data", f"in/{path}"), token=None)).generation
+                for path in FILES
+            }
+            left = left_behind(node)
+            assert (left["incoming"], left["reservations"], left["reserved"], left["creations"]) == (
+                [],
+                [],
+                0,
+                0,
+            )
+            local = await create_set(node, ADA, "same", {"x": b"1"})
+            assert node.stores["disk"].places(local.content) is None
+
+    run(story())
+
+
+def test_the_same_bytes_handed_over_and_read_from_objects_are_one_content_which_learns_where_it_lies(
+    tmp_path,
+):
+    async def story():
+        async with world(tmp_path) as w:
+            node = await node_with(w, filled())
+            local = await create_set(node, ADA, "local", FILES)
+            remote = await made(node, ADA, "remote", source="gs://data/in/")
+            again = await made(node, ADA, "remote", source="gs://data/in/")
+            assert (remote.content, again.id) == (local.content, remote.id)
+            assert node.stores["disk"].places(local.content) is not None
+
+    run(story())
+
+
+def test_one_object_is_a_set_of_one_file(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            node = await node_with(w, filled())
+            await made(node, ADA, "one", source="gs://data/in/d/b")
+            assert content_of(node, ADA, "one/b") == FILES["d/b"]
+
+    run(story())
+
+
+def test_what_a_user_may_not_name_or_what_cannot_be_a_set_leaves_nothing(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = filled()
+            origin.bucket("closed")
+            origin.bucket("lab")
+            origin.store("data", "bad/../x", b"1")
+            origin.store("data", "in", b"1")
+            origin.store("data", "denied/x", b"1")
+            origin.deny("data", None, "denied/x")
+            node = await node_with(w, origin)
+            cases = [
+                ("gs://closed/x", Forbidden),
+                ("gs://unlisted/x", Forbidden),
+                ("gs://lab/nothing", NotFound),
+                ("gs://data/nothing", NotFound),
+                ("gs://data/bad", BadName),
+                ("gs://data/in", BadName),
+                ("gs://data/denied", Forbidden),
+                ("data/in", UsageError),
+            ]
+            for source, error in cases:
+                with pytest.raises(error):
+                    await made(node, ADA, "nr", source=source)
+                assert left_behind(node) == NOTHING
+            with pytest.raises(UsageError):
+                await begin.begin(node, ADA, "nr", wire.CreateOptions(source="gs://data/in/"), 5, 1)
+            node.origin = None
+            with pytest.raises(Refused):
+                await made(node, ADA, "nr", source="gs://data/in/")
+            assert left_behind(node) == NOTHING
+
+    run(story())
+
+
+def replace_it(origin):
+    origin.store("data", "in/d/b", b"y" * 40_000)
+
+
+def delete_it(origin):
+    with contextlib.suppress(KeyError):
+        origin.remove("data", "in/d/b")
+
+
+def fail_it(_origin):
+    raise OriginUnavailable("gs://data/in/d/b: HTTP 503")
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [(replace_it, OriginChanged), (delete_it, OriginChanged), (fail_it, OriginUnavailable)],
+)
+def test_what_goes_wrong_while_objects_are_read_leaves_nothing(tmp_path, fault, error):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = filled()
+            node = await node_with(w, origin)
+
+            async def before(kind, address):
+                if kind == "media" and address.name == "in/d/b":
+                    fault(origin)
+
+            origin.before = before
+            with pytest.raises(error, match="gs://data/in/d/b"):
+                await made(node, ADA, "nr", source="gs://data/in")
+            assert left_behind(node) == NOTHING
+
+    run(story())
+
+
+def test_bytes_that_are_not_the_objects_leave_nothing(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = filled()
+            origin.store("data", "in/d/b", b"y" * 40_000, crc32c=1)
+            node = await node_with(w, origin)
+            with pytest.raises(IntegrityFailed):
+                await made(node, ADA, "nr", source="gs://data/in")
+            assert left_behind(node) == NOTHING
+
+    run(story())
+
+
+def test_whoever_goes_away_while_objects_are_read_leaves_nothing(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = filled()
+            node = await node_with(w, origin)
+            reading = asyncio.Event()
+
+            async def before(kind, _address):
+                if kind == "media":
+                    reading.set()
+                    await asyncio.sleep(3600)
+
+            origin.before = before
+            work = asyncio.create_task(made(node, ADA, "nr", source="gs://data/in"))
+            async with asyncio.timeout(60):
+                await reading.wait()
+            work.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await work
+            assert left_behind(node) == NOTHING
+
+    run(story())
+
+
+async def persisted(node, who, name, files, target):
+    creation = await hand_over(node, who, name, files, origin=target)
+    await creation.seal()
+    return await creation.kept()
+
+
+def test_a_created_set_is_acknowledged_once_the_origin_has_all_of_it(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            origin.bucket("data")
+            node = await node_with(w, origin)
+            seen = []
+
+            async def before(kind, _address):
+                if kind == "upload":
+                    seen.append(next(iter(node.shelf.known.values())))
+
+            origin.before = before
+            view = await persisted(node, ADA, "nr", FILES, "gs://data/out/")
+            assert (view.state, view.origin) == ("COMMITTED", "gs://data/out")
+            assert {path: origin.content("data", f"out/{path}") for path in FILES} == FILES
+            found = document.decode(origin.content("data", "out/.cached/set"), "")
+            assert (found.content, found.files, found.bytes) == (view.content, 3, 40_010)
+            uploads = [address.name for kind, _, address in origin.asked if kind == "upload"]
+            assert uploads[-1] == "out/.cached/set"
+            assert len(seen) == len(uploads) == 8
+            assert node.catalog.read_now(lambda tx: tx.uploads()) == []
+            assert node.stores["disk"].places(view.content) is not None
+            again = await persisted(node, ADA, "nr", FILES, "gs://data/out")
+            assert again.id == view.id
+            assert sum(kind == "upload" for kind, _, _ in origin.asked) == len(uploads)
+
+    run(story())
+
+
+def test_a_set_of_an_earlier_creation_can_be_kept_from_now_on(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            origin.bucket("data")
+            node = await node_with(w, origin)
+            plain = await create_set(node, ADA, "nr", FILES)
+            kept = await persisted(node, ADA, "nr", FILES, "gs://data/out")
+            assert (kept.id, kept.origin, kept.revision) == (plain.id, "gs://data/out", plain.revision + 1)
+            with pytest.raises(NameTaken):
+                await persisted(node, ADA, "nr", FILES, "gs://data/elsewhere")
+
+    run(story())
+
+
+def test_identical_objects_count_and_others_are_never_overwritten(tmp_path, monkeypatch):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            there = origin.store("data", "out/a", FILES["a"])
+            node = await node_with(w, origin)
+            await persisted(node, ADA, "nr", FILES, "gs://data/out")
+            assert (await origin.stat(Address("data", "out/a"), token=None)) == there
+            assert node.counters.snapshot()["persist.found"] == 1
+            origin.store("data", "taken/a", b"somebody else's")
+            with pytest.raises(OriginChanged, match="gs://data/taken/a is there already"):
+                await persisted(node, ADA, "other", FILES, "gs://data/taken")
+            assert origin.content("data", "taken/a") == b"somebody else's"
+            with pytest.raises(OriginChanged, match="another set"):
+                await persisted(node, ADA, "third", {"x": b"1"}, "gs://data/out")
+            with pytest.raises(BadName):
+                await persisted(node, ADA, "fourth", {".cached/set": b"1"}, "gs://data/fourth")
+            with pytest.raises(Forbidden):
+                await persisted(node, ADA, "fifth", FILES, "gs://closed/x")
+
+    run(story())
+
+
+def test_an_upload_that_failed_says_why_and_goes_on_by_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(persist, "PAUSE", 0.05)
+
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            origin.bucket("data")
+            node = await node_with(w, origin)
+            origin.fail(OriginUnavailable("gs://data/out/a: HTTP 503"), kind="upload")
+            origin.fail(Forbidden("gs://data/out/a: HTTP 403"), kind="stat")
+            with pytest.raises((OriginUnavailable, Forbidden), match="committed on this node"):
+                await persisted(node, ADA, "nr", FILES, "gs://data/out")
+            await until(lambda: not node.uploads, 60)
+            assert origin.content("data", "out/.cached/set")
+            assert node.counters.snapshot()["persist.failed"] >= 1
+
+    run(story())
+
+
+def test_an_upload_goes_on_after_a_crash_and_sends_nothing_twice(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            origin.bucket("data")
+            node = await node_with(w, origin)
+            stuck = asyncio.Event()
+
+            async def before(kind, address):
+                if kind == "upload" and address.name == "out/d/b":
+                    stuck.set()
+                    await asyncio.sleep(3600)
+
+            origin.before = before
+            creation = await hand_over(node, ADA, "nr", FILES, origin="gs://data/out")
+            sealed = await creation.seal()
+            waiting = asyncio.create_task(creation.kept())
+            async with asyncio.timeout(60):
+                await stuck.wait()
+            assert sealed.state == "UPLOADING"
+            assert creation.upload is not None
+            assert creation.upload.state == "UPLOADING"
+            waiting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await waiting
+            await w.crash("a")
+            origin.before = None
+            node = await node_with(w, origin)
+            await until(lambda: not node.uploads, 60)
+            assert {path: origin.content("data", f"out/{path}") for path in FILES} == FILES
+            assert origin.content("data", "out/.cached/set")
+
+    run(story())
+
+
+def test_what_was_uploaded_is_not_sent_again_and_a_session_is_gone_on_with(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            origin.bucket("data")
+            node = await node_with(w, origin)
+            view = await create_set(node, ADA, "nr", FILES)
+            there = origin.store("data", "out/a", FILES["a"])
+            done = persist.Done(
+                objects={"a": (there.generation, there.crc32c)}, sessions={"d/b": "https://go/on"}
+            )
+            row = UploadRow(
+                set_id=view.id,
+                content=view.content,
+                target="gs://data/out",
+                done=msgspec.msgpack.encode(done),
+            )
+            known = node.shelf.known[view.id]
+            await book.keep(node, book.revise(node, known, origin="gs://data/out"))
+            await node.catalog.write(lambda tx: tx.put_upload(row))
+            resumed = {}
+            put = origin.put
+
+            async def watched(fd, size, address, **kwargs):
+                resumed[address.name] = kwargs["resume"]
+                return await put(fd, size, address, **kwargs)
+
+            origin.put = watched
+            persist.resume_all(node)
+            await until(lambda: not node.uploads, 60)
+            assert "out/a" not in resumed
+            assert resumed["out/d/b"] == "https://go/on"
+
+    run(story())
+
+
+def test_an_upload_of_a_deleted_set_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(persist, "PAUSE", 0.05)
+
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            origin.bucket("data")
+            node = await node_with(w, origin)
+            origin.deny("data", None)
+            with pytest.raises(Forbidden):
+                await persisted(node, ADA, "nr", FILES, "gs://data/out")
+            await revise.delete(node, ADA, parse_ref("nr"), everywhere=True, dry_run=False)
+            await until(lambda: not node.uploads, 60)
+            assert node.catalog.read_now(lambda tx: tx.uploads()) == []
+
+    run(story())
