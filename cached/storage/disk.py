@@ -121,10 +121,6 @@ class Store:
         """Return the physical bytes of each part, `contents`, `incoming` and `trash`. Walks everything."""
         return {part: tree.physical_bytes(self.root / part) for part in _PARTS}
 
-    def du(self, content: str) -> int:
-        """Return the physical bytes of one content with its record files, each inode counted once."""
-        return tree.physical_bytes(self.home(content))
-
     # Staging and publishing.
 
     def stage(self, txid: str) -> Staging:

@@ -68,7 +68,7 @@ def test_a_published_content_has_closed_modes_and_the_times_of_its_source(store,
     assert (data / "deep/link").read_bytes() == b"x" * 40_000
     assert store.list_incoming() == []
     assert store.list_contents() == [content]
-    assert store.du(content) >= 40_000
+    assert store.usage()["contents"] >= 40_000
 
 
 def test_publishing_a_content_twice_keeps_the_first_and_its_new_records(store, ingested):
