@@ -200,7 +200,7 @@ class _Connection(BaseHTTPRequestHandler):
         except Refusal as refusal:
             answer = answers.of_refusal(refusal)
         body.drain()
-        if "replace_between" in faults:
+        if "replace_between" in faults and answer.status < 300:
             data = faults["replace_between"].args.get("data", b"replaced")
             fake.put(request.bucket, request.name, data.encode() if isinstance(data, str) else data)
         if "lost_reply" in faults:
