@@ -68,6 +68,18 @@ class Room:
         self._reserved_bytes += wanted
         return True
 
+    def resize(self, ticket: str, size: int) -> bool:
+        """Make a reservation as large as what the file system really gave; False when that does not fit.
+
+        Raises `KeyError` for an unknown ticket.
+        """
+        more = rounded(size) - self._reserved[ticket]
+        if more > self.free:
+            return False
+        self._reserved[ticket] += more
+        self._reserved_bytes += more
+        return True
+
     def cancel(self, ticket: str) -> int:
         """Give a reservation back; return its bytes, 0 when there is none."""
         promised = self._reserved.pop(ticket, 0)

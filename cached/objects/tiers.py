@@ -1,0 +1,352 @@
+"""The copies of objects on this node: files in memory and on disk, and the index that says what is where.
+
+Room is reserved before a byte is written, and given back after the file is gone, so that a tier never takes more than
+its cap. Names appear in the index when a file is sealed and vanish from it before the file goes: what `open` finds is
+whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from cached.errors import IntegrityFailed, NoSpace, NotFound
+from cached.objects.admission import Tier
+from cached.objects.copies import Copy, Event, Filling, Wanted
+from cached.objects.entry import Entry, Held, Row
+from cached.objects.eviction import Reason
+from cached.objects.index import Index
+from cached.objects.undisturbed import undisturbed
+from cached.storage.objects import Found, ObjectStore, Writing
+
+_ORDER: tuple[Tier, ...] = ("memory", "disk")
+#: Copies that move up at a time; what is hit meanwhile moves up another time.
+MOVING = 4
+
+
+__all__ = ["Copy", "Event", "Filling", "Tiers", "Wanted"]
+
+
+class Tiers:
+    """Memory and disk for copies of objects, whichever of them the node has."""
+
+    def __init__(
+        self,
+        stores: Mapping[Tier, ObjectStore],
+        caps: Mapping[Tier, int],
+        boot: str,
+        observe: Callable[[Event], None] = lambda _: None,
+    ) -> None:
+        """Use `stores` for up to `caps` bytes each; `boot` is the id of this boot, `observe` must not raise."""
+        self._stores = dict(stores)
+        self.index = Index({tier: caps[tier] for tier in _ORDER if tier in stores})
+        self.boot = boot
+        self._observe = observe
+        self._serial = itertools.count()
+        self._locks = {tier: asyncio.Lock() for tier in stores}
+        self._moving: set[str] = set()
+        #: Copies that are no longer in the index, but still open: their room is taken until they are closed.
+        self._leaving: dict[int, list[tuple[Tier, Held]]] = {}
+
+    # Reading
+
+    def lookup(self, name: str) -> Entry | None:
+        """Return what is here under a name."""
+        return self.index.get(name)
+
+    def open(self, name: str, user: str, now: float) -> Copy | None:
+        """Open the best copy under a name and keep it from going until `release`; None: there is none.
+
+        `now`: wall clock, seconds. A copy that is not `verified` in this boot has to be compared with its checksum.
+        """
+        entry = self.index.get(name)
+        if entry is None:
+            return None
+        for tier in [one for one in _ORDER if one in entry.held]:
+            try:
+                fd = self._stores[tier].open(name)
+            except NotFound:
+                held = self._detach(entry, tier, "lost")
+                self.index.rooms[tier].drop(held.ticket)
+                continue
+            self.index.touch(entry, user, now)
+            entry.pins += 1
+            return Copy(fd, entry, tier)
+        return None
+
+    def release(self, entry: Entry) -> None:
+        """End what `open` began, after the descriptor is closed."""
+        entry.pins -= 1
+        if entry.pins == 0:
+            for tier, held in self._leaving.pop(id(entry), ()):
+                self.index.rooms[tier].drop(held.ticket)
+
+    def is_verified(self, entry: Entry) -> bool:
+        """Say whether the checksum was found right in this boot."""
+        return entry.boot == self.boot
+
+    def verified(self, entry: Entry) -> None:
+        """Note that the checksum was found right."""
+        entry.boot = self.boot
+
+    async def promote(self, entry: Entry) -> bool:
+        """Copy what is on disk into memory if it belongs there and others make room; return whether it was done."""
+        busy = entry.name in self._moving or len(self._moving) >= MOVING
+        if busy or not self.is_verified(entry) or not self.index.belongs_up(entry):
+            return False
+        return await self._copy(entry, "disk", "memory")
+
+    # Writing
+
+    async def reserve(self, wanted: Wanted, tier: Tier | None = None) -> Filling | None:
+        """Make room and a file for a copy in the best tier, or in `tier`; None: read it through.
+
+        Copies that are worth less go for it. It counts as a use of what is wanted.
+        """
+        touches = self.index.missed(wanted.name)
+        for one in self.index.choose(wanted.size, touches, flagged=wanted.flagged):
+            if tier in (None, one) and (filling := await self._begin(wanted, one, touches)) is not None:
+                return filling
+        self._observe(Event(what="refused", tier=tier, reason="", entry=None, bytes=wanted.size))
+        return None
+
+    async def seal(self, filling: Filling, crc32c: int, now: float) -> Entry:
+        """Take in a copy whose bytes are all there and whose checksum was compared; `now`: wall clock, seconds.
+
+        Open it before the next `await`, or it may be gone. Raises `IntegrityFailed` for a file of another size.
+        """
+        name = filling.wanted.name
+
+        def settle(found: Found) -> Entry:
+            entry = self.index.get(name) or _entry(filling, crc32c, now, self.boot)
+            return self._settle(entry, filling.tier, filling.ticket, found)
+
+        seal = partial(self._stores[filling.tier].seal, filling.writing)
+        return settle(
+            await undisturbed(seal, settle, lambda: self.index.rooms[filling.tier].cancel(filling.ticket))
+        )
+
+    async def abandon(self, filling: Filling) -> None:
+        """Remove a file that will not be sealed, and give its room back."""
+
+        def give(_: None) -> None:
+            self.index.rooms[filling.tier].cancel(filling.ticket)
+
+        await undisturbed(partial(self._stores[filling.tier].discard, filling.writing), give)
+        give(None)
+
+    # Removing
+
+    async def remove(self, entry: Entry, reason: Reason) -> int:
+        """Remove a copy from all tiers; return the bytes that come back, when its readers are done."""
+        given = 0
+        for tier in list(entry.held):
+            given += await self._drop(entry, tier, reason)
+        return given
+
+    async def clear(
+        self, matches: Callable[[Entry], bool], reason: Reason, user: str | None = None
+    ) -> tuple[int, int]:
+        """Remove all copies that match; return how many, and their bytes.
+
+        With `user`, only those that no other user is known to have read; with the others, just the user is forgotten.
+        What is being fetched at this moment is not affected.
+        """
+        count = given = 0
+        for entry in [entry for entry in self.index if matches(entry)]:
+            if user is not None:
+                if user not in entry.users:
+                    continue
+                entry.users = tuple(one for one in entry.users if one != user)
+                if entry.users:
+                    continue
+            given += await self.remove(entry, reason)
+            count += 1
+        return count, given
+
+    # Over restarts
+
+    def entries(self) -> list[Row]:
+        """Return what is to be written down."""
+        return [entry.row for entry in self.index]
+
+    def survey(self) -> dict[Tier, dict[str, Found]]:
+        """Look for files, and remove unfinished ones; blocks. For the start, before anything is reserved."""
+        return {tier: store.survey() for tier, store in self._stores.items()}
+
+    async def load(self, rows: Iterable[Row], present: Mapping[Tier, Mapping[str, Found]]) -> None:
+        """Take in what was written down and is present; remove files that nobody knows, or that no longer fit.
+
+        What was used last is taken in first.
+        """
+        newest = sorted(rows, key=lambda row: row.last_used, reverse=True)
+        known = {row.name: Entry.of(row) for row in newest}
+        fit: list[tuple[Entry, Tier, Held]] = []
+        for tier, found in present.items():
+            room, gone = self.index.rooms[tier], set(found)
+            for entry in known.values():
+                file = found.get(entry.name)
+                if file is None or file.size != entry.size:
+                    continue
+                held = Held(self._ticket(entry.name), file.allocated)
+                if room.adopt(held.ticket, file.allocated):
+                    fit.append((entry, tier, held))
+                    gone.discard(entry.name)
+            for name in sorted(gone):
+                await asyncio.to_thread(self._stores[tier].remove, name)
+                reason: Reason = "smaller" if name in known else "unknown"
+                self._gone(tier, reason, known.get(name), found[name].allocated)
+        for entry, tier, held in sorted(fit, key=lambda one: one[0].last_used):
+            self.index.keep(entry, tier, held)
+
+    # How
+
+    async def _begin(self, wanted: Wanted, tier: Tier, touches: int) -> Filling | None:
+        make = partial(self._stores[tier].create, wanted.name, wanted.size)
+        made = await self._write(wanted.name, wanted.size, tier, None, make)
+        return None if made is None else Filling(wanted, tier, made[0], made[1], touches)
+
+    async def _write(
+        self, name: str, size: int, tier: Tier, rival: Entry | None, make: Callable[[], Writing]
+    ) -> tuple[str, Writing] | None:
+        """Reserve room, then make a file; None when there is no room for it, in the tier or on the file system."""
+        room, store, ticket = self.index.rooms[tier], self._stores[tier], self._ticket(name)
+        if not await self._make_room(ticket, tier, size, rival):
+            return None
+
+        def undo(writing: Writing) -> None:
+            store.discard(writing)
+            room.cancel(ticket)
+
+        try:
+            writing = await undisturbed(make, undo, partial(room.cancel, ticket))
+        except NoSpace:
+            self._observe(Event(what="refused", tier=tier, reason="full", entry=None, bytes=size))
+            return None
+        if not room.resize(ticket, writing.allocated):
+            undo(writing)
+            return None
+        return ticket, writing
+
+    async def _make_room(self, ticket: str, tier: Tier, size: int, rival: Entry | None) -> bool:
+        room = self.index.rooms[tier]
+        if room.reserve(ticket, size):
+            return True
+        async with self._locks[tier]:
+            while not room.reserve(ticket, size):
+                victims = self.index.victims(tier, size, rival)
+                if victims is None:
+                    return False
+                for victim in victims:
+                    await self._evict(victim, tier)
+        return True
+
+    async def _evict(self, entry: Entry, tier: Tier) -> None:
+        """Let a copy go from a tier; what leaves memory goes down to disk if it is worth it there."""
+        if tier == "memory" and "disk" not in entry.held and "disk" in self._stores:
+            await self._copy(entry, "memory", "disk")
+        if not entry.pins and tier in entry.held:
+            await self._drop(entry, tier, "room" if len(entry.held) == 1 else "twin")
+
+    async def _copy(self, entry: Entry, source: Tier, goal: Tier) -> bool:
+        """Copy a file to the other tier, where only what is worth less makes room; the old one stays."""
+        reader, writer = self._stores[source], self._stores[goal]
+        self._moving.add(entry.name)
+        entry.pins += 1
+        try:
+            made = await self._write(
+                entry.name, entry.size, goal, entry, partial(_copied, reader, writer, entry.name, entry.size)
+            )
+            if made is None:
+                return False
+            ticket, writing = made
+            settle = partial(self._settle_twin, entry, goal, ticket)
+            cancel = partial(self.index.rooms[goal].cancel, ticket)
+            return settle(await undisturbed(partial(writer.seal, writing), settle, cancel))
+        except (NotFound, IntegrityFailed):
+            return False
+        finally:
+            self._moving.discard(entry.name)
+            self.release(entry)
+
+    def _settle(self, entry: Entry, tier: Tier, ticket: str, found: Found) -> Entry:
+        """Take a sealed file into the index; if there is no room for it after all, the entry lies nowhere."""
+        room, current = self.index.rooms[tier], self.index.get(entry.name) or entry
+        if tier in current.held:  # two were written at once, with the same bytes
+            room.cancel(ticket)
+        elif room.commit(ticket, ticket, found.allocated):
+            self.index.keep(current, tier, Held(ticket, found.allocated))
+            self._observe(Event(what="admitted", tier=tier, reason="", entry=current, bytes=found.allocated))
+        else:
+            self._stores[tier].remove(entry.name)
+            room.cancel(ticket)
+        return current
+
+    def _settle_twin(self, entry: Entry, tier: Tier, ticket: str, found: Found) -> bool:
+        """Take a copy of a copy into the index, unless that one has been removed meanwhile."""
+        current = self.index.get(entry.name)
+        if current is entry:
+            return tier in self._settle(entry, tier, ticket, found).held
+        if current is None or tier not in current.held:
+            self._stores[tier].remove(entry.name)
+        self.index.rooms[tier].cancel(ticket)
+        return False
+
+    async def _drop(self, entry: Entry, tier: Tier, reason: Reason) -> int:
+        """Take a copy from a tier: out of sight at once, then the file, then its room."""
+        if tier not in entry.held:
+            return 0
+        store = self._stores[tier]
+        doomed = store.retire(entry.name)
+        held = self._detach(entry, tier, reason)
+
+        def leave(_: None) -> None:
+            if entry.pins:
+                self._leaving.setdefault(id(entry), []).append((tier, held))
+            else:
+                self.index.rooms[tier].drop(held.ticket)
+
+        if doomed is not None:
+            await undisturbed(partial(store.erase, doomed), leave)
+        leave(None)
+        return held.allocated
+
+    def _detach(self, entry: Entry, tier: Tier, reason: Reason) -> Held:
+        held = self.index.detach(entry, tier, remember=reason == "room")
+        self._gone(tier, reason, entry, held.allocated)
+        return held
+
+    def _gone(self, tier: Tier, reason: Reason, entry: Entry | None, allocated: int) -> None:
+        self._observe(Event(what="gone", tier=tier, reason=reason, entry=entry, bytes=allocated))
+
+    def _ticket(self, name: str) -> str:
+        return f"{name}#{next(self._serial)}"
+
+
+def _entry(filling: Filling, crc32c: int, now: float, boot: str) -> Entry:
+    """Return the entry of a new copy; whoever opens it makes the touch that it was fetched for."""
+    wanted = filling.wanted
+    return Entry(
+        name=wanted.name,
+        key=wanted.key,
+        block=wanted.block,
+        size=wanted.size,
+        crc32c=crc32c,
+        scope=wanted.scope,
+        users=(wanted.user,) if wanted.user else (),
+        source=wanted.source,
+        last_used=now,
+        frequency=filling.touches - 1,
+        boot=boot,
+    )
+
+
+def _copied(reader: ObjectStore, writer: ObjectStore, name: str, size: int) -> Writing:
+    source = reader.open(name)
+    try:
+        return writer.copy(source, name, size)
+    finally:
+        os.close(source)
