@@ -83,8 +83,8 @@ def test_each_holder_extends_as_its_own_policy_says(cluster):
     grants = {one["node"]: one for one in a.cli("extend", "s", "5d", "--everywhere").json()["grants"]}
     assert (grants["a"]["granted"], grants["a"]["shortened"]) == (True, False)
     assert (grants["short"]["granted"], grants["short"]["shortened"]) == (True, True)
-    assert abs(grants["a"]["seconds"] - 5 * 86400) < 5
-    assert abs(grants["short"]["seconds"] - 3600) < 5
+    assert abs(grants["a"]["seconds"] - 5 * 86400) < 120
+    assert abs(grants["short"]["seconds"] - 3600) < 120
     assert short.show("s")["lease"]["seconds_left"] < 3601
     assert a.show("s")["lease"]["seconds_left"] > 4 * 86400
     assert a.cli("extend", "s", "1h").json()["set"]["lease"]["seconds_left"] > 4 * 86400
@@ -92,16 +92,18 @@ def test_each_holder_extends_as_its_own_policy_says(cluster):
 
 def test_grants_are_renewed_while_the_set_s_lease_lasts_and_no_longer(cluster):
     a = cluster.start("a")
-    b = cluster.start("b", policy_max_lease="6s", policy_default_lease="6s")
+    b = cluster.start("b", policy_max_lease="20s", policy_default_lease="20s")
     cluster.together()
     a.cli("create", "long", cluster.tree("s", {"f": "x"}), "--lease", "1h", "--replicas", "all", "--wait")
-    a.cli("create", "brief", cluster.tree("t", {"f": "y"}), "--lease", "14s", "--replicas", "all", "--wait")
-    begin = time.monotonic()
-    while time.monotonic() - begin < 10:
-        assert 0 < b.show("long")["lease"]["seconds_left"] <= 6
+    a.cli("create", "brief", cluster.tree("t", {"f": "y"}), "--lease", "45s", "--replicas", "all", "--wait")
+    left, renewals = 20.0, 0
+    while renewals < 2:  # each long before the grant is over
+        before, left = left, b.show("long")["lease"]["seconds_left"]
+        assert 0 < left <= 20
+        renewals += left > before
         time.sleep(0.3)
     cluster.wait_for(
-        lambda: states(b, "brief").get("b") == "EXPIRED", 30, "the grant to end with the set's lease"
+        lambda: states(b, "brief").get("b") == "EXPIRED", what="the grant to end with the set's lease"
     )
     assert b.cli("cat", "brief/f").stdout == "y"
     assert has(b, "long")

@@ -94,7 +94,7 @@ def told(address: tuple[str, int], context: ssl.SSLContext, name: str, data: byt
     """Give the application data that a TLS client hears: nothing when it is refused."""
     try:
         with (
-            socket.create_connection(address, 5) as plain,
+            socket.create_connection(address, 60) as plain,
             context.wrap_socket(plain, server_hostname=name) as stream,
         ):
             stream.sendall(data)
@@ -124,7 +124,7 @@ def node(cluster) -> Node:
 def is_well(node: Node) -> None:
     """Assert that a node works, with its peer too."""
     assert node.running
-    assert all(item["alive"] for item in node.cli("nodes").items())
+    node.cluster.wait_for(lambda: all(item["alive"] for item in node.nodes()), what="its peer to be there")
     assert node.cli("verify", SECRET).json()["ok"]
 
 
@@ -161,7 +161,7 @@ def test_garbage_on_either_port_gets_no_name_and_does_no_harm(node):
     ]
     for address in ports(node):
         for data in GARBAGE:
-            with socket.create_connection(address, 5) as stream:
+            with socket.create_connection(address, 60) as stream:
                 with contextlib.suppress(ConnectionError):
                     stream.sendall(data)
                 heard = everything(stream)
@@ -174,7 +174,7 @@ def test_many_silent_connections_keep_no_peer_out(node, cluster):
     address = ports(node)[0]
     with contextlib.ExitStack() as stack:
         for _ in range(300):
-            stack.enter_context(socket.create_connection(address, 5))
+            stack.enter_context(socket.create_connection(address, 60))
         c = cluster.start("c")
         cluster.together()
         cluster.wait_for(

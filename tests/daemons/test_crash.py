@@ -56,7 +56,7 @@ def test_every_declared_fault_point_is_walked_somewhere():
     assert not walked & set().union(*ELSEWHERE.values())
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_killed_at_any_step_a_node_loses_nothing_acknowledged_and_leaves_nothing_behind(walk):
     node = walk.node
     armed = ""
@@ -97,7 +97,7 @@ def test_killed_while_it_starts_a_node_starts_again(walk):
     walk.settled()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("action", ["error", "full"])
 def test_at_every_step_an_error_of_the_disk_is_told_in_words_and_the_node_goes_on(walk, action):
     """Each point fails at its first hit, so that one daemon comes by all of them, one attempt after the other."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.daemon, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.daemon
 
 
 def environment(**more: str) -> dict[str, str]:
