@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import grp
 import os
 import platform
 import pwd
@@ -103,3 +105,16 @@ def make_runtime_dir(folder: Path) -> None:
             )
     if facts.st_mode & 0o022:
         raise BadConfig(f"others may write to runtime_dir {folder}", hint=f"chmod go-w {folder}")
+
+
+def groups_of(user: str) -> frozenset[str]:
+    """Return the names of the groups of a user of this machine; none for one whom it does not know."""
+    try:
+        gids = os.getgrouplist(user, pwd.getpwnam(user).pw_gid)
+    except (KeyError, OSError):
+        return frozenset()
+    names = set()
+    for gid in gids:
+        with contextlib.suppress(KeyError):
+            names.add(grp.getgrgid(gid).gr_name)
+    return frozenset(names)

@@ -240,6 +240,9 @@ class Connection:
     async def _create(self, request: Request) -> None:
         self._reply(await self._handover.create(request))
 
+    async def _draw(self, request: Request) -> None:
+        self._reply(await self._handover.draw())
+
     async def _seal(self, request: Request) -> None:
         self._reply(await self._handover.seal())
 
@@ -253,7 +256,7 @@ class Connection:
         self._outbox.send(wire.encode(reply), (opened.fd,))
 
     async def _failed(self, op: str, error: CachedError) -> None:
-        if op in ("add", "seal", "other"):  # an entry may have been lost: what is left must not be sealed
+        if op in ("add", "draw", "seal", "other"):  # an entry may have been lost: what is left must not be sealed
             await self._handover.fail(error)
         self._refuse(op, error)
 
@@ -279,5 +282,6 @@ _OPERATIONS: Final = {
     "close": Connection._close_set,
     "create": Connection._create,
     "add": None,
+    "draw": Connection._draw,
     "seal": Connection._seal,
 }

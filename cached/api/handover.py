@@ -40,9 +40,8 @@ class Handover:
         if self._creation is not None:
             raise UsageError("this connection is already creating a set", hint="seal it, or use another one")
         self._failure = None
-        options = request.options or wire.CreateOptions()
-        creation = await self._verbs.begin(self._caller, request.name, options, request.bytes, request.files)
-        self._creation, self._wants_progress, self._wanted = creation, request.progress, request.bytes
+        self._wants_progress, self._wanted = request.progress, request.bytes
+        creation = self._creation = await self._begin(request)
         grant = creation.grant
         return {
             "v": VERSION,
@@ -70,11 +69,33 @@ class Handover:
         return {"v": VERSION, "ok": True, "bytes_done": creation.bytes_done}
 
     async def seal(self) -> dict[str, Any]:
-        """Commit; returns the reply with the set."""
+    async def _begin(self, request: Request) -> Creation:
+        """Begin, which may take long when the origin has to be asked; nobody is left with a creation that he left."""
+        options = request.options or wire.CreateOptions()
+        work = asyncio.ensure_future(
+            self._verbs.begin(self._caller, request.name, options, request.bytes, request.files)
+        )
+        try:
+            return await watch(work, self._report, every=REPORT_EVERY)
+        except asyncio.CancelledError:
+            if work.done() and not work.cancelled() and work.exception() is None:
+                await work.result().abort()
+            raise
+
+    async def draw(self) -> dict[str, Any]:
+        """Bring the bytes of a set that is made of what the origin has."""
+        creation = self._current()
+        self._wanted = creation.bytes_wanted
+        await self._run(creation.draw())
+        return {"v": VERSION, "ok": True, "bytes_done": creation.bytes_done}
+
+        """Commit; returns the reply with the set once the origin has it too, where that was asked for."""
         creation = self._current()
         self._sealing = asyncio.create_task(creation.seal())
-        view = await watch(self._sealing, self._report, every=REPORT_EVERY, cancel=False)
-        self._creation = self._sealing = None
+        await watch(self._sealing, self._report, every=REPORT_EVERY, cancel=False)
+        self._sealing = None  # from here on leaving changes nothing
+        view = await self._run(creation.kept())
+        self._creation = None
         return {"v": VERSION, "ok": True, "set": view}
 
     async def fail(self, error: CachedError) -> None:
@@ -105,18 +126,23 @@ class Handover:
 
     def _report(self) -> None:
         """Send an interim packet when something moved, and once in a while when nothing did."""
-        creation = self._creation
-        if creation is None or not self._wants_progress:
+        if not self._wants_progress:
             return
         now = time.monotonic()
+        progress = self._progress()
         at, *before = self._told
-        if before == [creation.bytes_done, creation.files_done] and now - at < HEARTBEAT:
+        if before == [progress.bytes_present, progress.files_done] and now - at < HEARTBEAT:
             return
-        self._told = (now, creation.bytes_done, creation.files_done)
-        progress = wire.Progress(
+        self._told = (now, progress.bytes_present, progress.files_done)
+        self._tell({"v": VERSION, "progress": progress})
+
+    def _progress(self) -> wire.Progress:
+        creation = self._creation
+        if creation is None:
+            return wire.Progress(state="LISTING")
+        return creation.upload or wire.Progress(
             bytes_present=creation.bytes_done,
             bytes_wanted=self._wanted,
             files_done=creation.files_done,
             state="SEALING" if self._sealing else "COPYING",
         )
-        self._tell({"v": VERSION, "progress": progress})

@@ -53,6 +53,17 @@ class Creation(Protocol):
     def files_done(self) -> int:
         """Regular files copied so far."""
 
+    @property
+    def bytes_wanted(self) -> int:
+        """Bytes of all files, as announced or as the origin says."""
+
+    @property
+    def upload(self) -> wire.Progress | None:
+        """After `seal`: how far the origin has it; None when nothing is on its way there."""
+
+    async def draw(self) -> None:
+        """Bring what the set is to be made of from the origin. May be cancelled; `abort` follows."""
+
     async def add(self, entries: Sequence[wire.NewEntry], fds: Sequence[int]) -> None:
         """Copy entries; owns `fds` (one a file, in order) from the call on. May be cancelled; `abort`
         follows.
@@ -60,6 +71,9 @@ class Creation(Protocol):
 
     async def seal(self) -> wire.SetView:
         """Commit. Never cancelled: it either commits or raises and cleans up."""
+
+    async def kept(self) -> wire.SetView:
+        """After `seal`: wait until the origin has it too, where that was asked for. Cancelling stops only the wait."""
 
     async def abort(self) -> None:
         """Stop threads that still copy and remove everything; harmless twice, or after a failure."""

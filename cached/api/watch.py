@@ -15,7 +15,7 @@ HEARTBEAT: Final = 5.0
 
 
 async def watch(
-    task: asyncio.Task[Result], tell: Callable[[], None], *, every: float, cancel: bool = True
+    task: asyncio.Future[Result], tell: Callable[[], None], *, every: float, cancel: bool = True
 ) -> Result:
     """Wait for `task`, calling `tell` now and then; when the wait is cancelled, the task ends too unless
     `cancel` is off.

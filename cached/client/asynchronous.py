@@ -54,7 +54,7 @@ class AsyncClient:
     async def create(
         self,
         name: str,
-        paths: Iterable[str | os.PathLike[str]],
+        paths: Iterable[str | os.PathLike[str]] = (),
         options: wire.CreateOptions | None = None,
         *,
         progress: Watcher | None = None,

@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 import msgspec
 
 from cached import wire
-from cached.client import export, handover, walk
+from cached.client import drawing, export, handover, walk
 from cached.client.channel import Channel, LostError, Watcher
 from cached.client.endpoint import Endpoint
 from cached.client.opened import Opened, SetFile
@@ -120,7 +120,7 @@ class Client:
     def create(
         self,
         name: str,
-        paths: Iterable[str | os.PathLike[str]],
+        paths: Iterable[str | os.PathLike[str]] = (),
         options: wire.CreateOptions | None = None,
         *,
         progress: Watcher | None = None,
@@ -132,13 +132,20 @@ class Client:
         units, `replicas="all"` is every node that matches. They count more than `options`.
 
         The files are opened here, as this user, and handed to the daemon as descriptors; an interrupt cancels
-        cleanly. With `options.wait` this also waits until the replicas are there; what they refused is in the
-        result.
+        cleanly. With `source="gs://BUCKET/PREFIX"` the node makes the set of the objects there instead, with
+        `source_set=` it makes a set again that is kept there, and no paths are named. With `options.wait` this also
+        waits until the replicas are there; what they refused is in the result.
         """
         options = wishes_of(options, wishes)
-        sources = walk.scan([paths] if isinstance(paths, (str, os.PathLike)) else paths)
+        named = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         sent = msgspec.structs.replace(options, wait=False)
-        made = handover.hand_over(Channel(self._endpoint, self._timeout), name, sources, sent, progress)
+        if options.source or options.source_set:
+            if named:
+                raise UsageError("a set is made of files or of what is in Cloud Storage: name one of them")
+            made = drawing.draw(Channel(self._endpoint, self._timeout), name, sent, progress)
+        else:
+            sources = walk.scan(named)
+            made = handover.hand_over(Channel(self._endpoint, self._timeout), name, sources, sent, progress)
         if not options.wait:
             return made
         self.replicate(f"id:{made.id}", wait=True, progress=progress)

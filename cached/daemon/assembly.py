@@ -21,6 +21,7 @@ from cached.node.pins import Pins
 from cached.node.scrubber import Scrubber
 from cached.node.shelf import Shelf
 from cached.node.space import Space
+from cached.origin.gcs import Gcs
 from cached.peers.directory import Directory
 from cached.peers.identity import Identity
 from cached.peers.link import Link
@@ -89,6 +90,8 @@ def assemble(
         host=machine.hostname(),
         started=ground.clock.now(),
         consents=consents,
+        origin=_origin(config, undo),
+        groups_of=machine.groups_of,
     )
     scrubber = Scrubber(node)
     undo.callback(node.roots.close)
@@ -96,6 +99,14 @@ def assemble(
     records.bind(node)
     _bind(node)
     return node, scrubber
+
+
+def _origin(config: Config, undo: contextlib.AsyncExitStack) -> Gcs:
+    """Return Cloud Storage; nothing is loaded or asked before somebody wants something of it."""
+    facts = config.origin
+    origin = Gcs(threads=facts.threads, endpoint=facts.endpoint, credentials=facts.credentials)
+    undo.push_async_callback(origin.close)
+    return origin
 
 
 def _bind(node: Node) -> None:

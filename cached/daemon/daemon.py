@@ -12,7 +12,7 @@ from cached.config import Config
 from cached.critical import end
 from cached.daemon import assembly, background, disk, doors
 from cached.matchmaker.pool import Matchmaker
-from cached.node import acquaintances, announce, receive, recover, seeding
+from cached.node import acquaintances, announce, persist, receive, recover, seeding
 from cached.node.node import Node
 from cached.node.shelf import Shelf
 from cached.peers.identity import Identity
@@ -59,6 +59,7 @@ class Daemon:
         node.directory.on_change(partial(background.neighbours_changed, node))
         await checked
         await receive.resume_all(node, findings.transfers)
+        persist.resume_all(node)
         await doors.open_sockets(node, undo)
         self._background = background.start(node, scrubber, findings)
 

@@ -16,7 +16,7 @@ from cached.api.local import LocalServer
 from cached.api.metrics import ApiMetrics
 from cached.api.verbs import Verbs
 from cached.config.values import split_address
-from cached.node import create, fetch, locate, match, read, replicate, revise, status, verify
+from cached.node import begin, fetch, locate, match, read, replicate, revise, status, verify
 from cached.node.node import Node
 from cached.peers.mdns import Mdns
 
@@ -66,7 +66,7 @@ def verbs(node: Node) -> Verbs:
         open_now=partial(read.open_now, node),
         open_path=partial(read.open_path, node),
         release=partial(read.release, node),
-        begin=partial(create.begin, node),
+        begin=partial(begin.begin, node),
         list_sets=partial(read.list_sets, node),
         show=partial(read.show, node),
         files=partial(read.files, node),

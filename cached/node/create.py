@@ -20,12 +20,12 @@ from cached.leases import capacity, policy
 from cached.node import commit, consent, memory, origins, persist, views
 from cached.node.caller import Caller
 from cached.node.node import Node
-from cached.node.options import wanted
 from cached.node.commit import Order
+from cached.node.options import wanted
 from cached.node.shelf import Known
 from cached.sets.names import check_set_name
-from cached.storage.ingest import Ingest
 from cached.sets.manifest import Manifest
+from cached.storage.ingest import Ingest
 
 CREATE_RESERVED = faults.declare("create.reserved")
 CREATE_COPIED = faults.declare("create.copied")
@@ -39,11 +39,11 @@ EXTRAS = 1024
 #: A creation is given up when nothing has come for so many seconds.
 PATIENCE = 600.0
 
-
-async def begin(
 Kind = TypeVar("Kind", bound="Creation")
 
     node: Node, caller: Caller, name: str, options: wire.CreateOptions, total_bytes: int, total_files: int
+
+async def begin(
 ) -> Creation:
     """Promise a lease and reserve the space; the bytes follow through `Creation.add`. Raises as `begin_as`."""
     return await begin_as(Creation, node, caller, name, options, total_bytes, total_files)
@@ -70,11 +70,11 @@ async def begin_as(
     if total_bytes < 0 or total_files < 0:
         raise UsageError("sizes and counts are never negative")
     terms = await wanted(node, options)
-    grant = policy.decide(
-        asked=options.lease_seconds,
     if terms.origin:
         origins.named(node, caller, terms.origin)
         min_lease=options.min_lease_seconds,
+    grant = policy.decide(
+        asked=options.lease_seconds,
         max_lease=node.config.policy.max_lease,
         default=node.config.policy.default_lease,
         draining=False,
@@ -139,6 +139,11 @@ class Creation:
         return self._ingest.files_done if self._ingest else 0
 
     @property
+    @property
+    def bytes_wanted(self) -> int:
+        """Bytes of all files."""
+        return self._total_bytes
+
     def bytes_done(self) -> int:
         """Bytes copied so far."""
         return self._ingest.bytes_done if self._ingest else 0
@@ -156,7 +161,6 @@ class Creation:
     async def add(self, entries: Sequence[wire.NewEntry], fds: Sequence[int]) -> None:
         """Copy entries in; one descriptor per file, in order. Closes the descriptors, also when it fails."""
         try:
-            files = [entry for entry in entries if entry.kind == "file"]
             ingest = self.begin_work()
             if len(files) != len(fds):
                 raise UsageError(f"{len(files)} files came with {len(fds)} descriptors")
@@ -265,15 +269,12 @@ class Creation:
         await self.node.space.grow(self.txid, capacity.physical(manifest))
         await self.node.space.name(self.txid, content)
         faults.point(CREATE_SEALED)
-        await self.complete(ingest, manifest)
         known = await commit.commit(self.node, self.order, ingest.staging, manifest, content)
         if self.order.terms.tier == "memory":
             await self._fill_memory(content)
         return known
 
-    async def _fill_memory(self, content: str) -> None:
-        """Make the memory copy. The set is committed by now: when that fails, readers use the durable copy."""
-        try:
+        await self.complete(ingest, manifest)
     async def complete(self, ingest: Ingest, manifest: Manifest) -> None:
         """Put more beside a sealed tree, before it is published."""
 
@@ -303,6 +304,9 @@ class Creation:
         if not (self._ended or self._sealing):
             self._ended = True
             await to_the_end(self._clean_up())
+    async def _fill_memory(self, content: str) -> None:
+        """Make the memory copy. The set is committed by now: when that fails, readers use the durable copy."""
+        try:
 
     async def _clean_up(self) -> None:
         self.node.creations.discard(self)

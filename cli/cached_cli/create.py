@@ -22,7 +22,12 @@ _SLACK = 60
 
 @click.command("create", cls=CachedCommand)
 @click.argument("name", metavar="NAME")
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
+@click.argument("paths", metavar="[PATH...]", nargs=-1, type=click.Path())
+@click.option("--from", "source", metavar="gs://B/P", help="Make it of the objects below a prefix, without PATHs.")
+@click.option(
+    "--from-set", "source_set", metavar="gs://B/P", help="Make a set again that --origin keeps there, without PATHs."
+)
+@click.option("--origin", metavar="gs://B/P", help="Keep it in Cloud Storage as well, below that prefix.")
 @click.option("--lease", type=Duration(), help="How long nodes shall keep it (default: as the node says).")
 @click.option(
     "--min-lease", type=Duration(), default="0", help="Refuse rather than take a shorter lease than this."
@@ -44,9 +49,11 @@ def create(session: Session, /, name: str, paths: tuple[str, ...], wait: bool, *
     """Commit files as a set called NAME, and print the set's id.
 
     One directory gives its contents; several paths keep their base names. The same once more changes nothing;
-    options that are left out are then as the set has them.
+    options that are left out are then as the set has them. With --origin this ends once Cloud Storage has all of it.
     """
     options = _options(wishes)
+    if bool(paths) == bool(options.source or options.source_set):
+        raise click.UsageError("name PATHs, or one of --from and --from-set")
     made = _store(session, name, paths, options)
     reference = f"id:{made['id']}"
     if not session.json:
@@ -67,6 +74,8 @@ def create(session: Session, /, name: str, paths: tuple[str, ...], wait: bool, *
 def _options(wishes: dict[str, Any]) -> CreateOptions:
     from cached.client import CreateOptions
 
+    for name in ("source", "source_set", "origin"):
+        wishes[name] = wishes[name] or ""
     return CreateOptions(
         lease_seconds=wishes.pop("lease"), min_lease_seconds=wishes.pop("min_lease"), **wishes
     )
@@ -86,6 +95,8 @@ def _store(session: Session, name: str, paths: tuple[str, ...], options: CreateO
 
 def aftermath(name: str, last: dict[str, Any]) -> str:
     """Say what an interrupted create left, by its last report: nothing, unless all had been handed over."""
+    if last.get("state") == "UPLOADING":
+        return f"it is committed on this node, which goes on to bring it to Cloud Storage: cached show {name}"
     if last.get("state") == "SEALING":
         return f"all files had been handed over, so the node may still commit them: cached show {name}"
     return "nothing was stored"
