@@ -23,6 +23,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "installing locked dependencies into $(VENV) ..."
 	@$(RUN)python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(RUN)python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(RUN)python -m compileall -q cached cli
 	@touch $(READY)
 
 demo: $(READY)

@@ -1,7 +1,10 @@
-"""How long a node takes until it says it is ready: `python -m bench.start [--sets 100] [--runs 5] [--json]`.
+"""How long a node takes until it says it is ready: `python -m bench.start [--sets 100] [--runs 5] [--against TREE]`.
 
 A node with that many sets on disk is started and stopped several times; the clock runs from exec to the READY=1
-datagram that a service manager would get. Beside it, in the same run, the start of a bare interpreter.
+datagram that a service manager would get. Beside it, in the same run, the start of a bare interpreter, and with
+`--against` the node of another checkout (`git worktree add /tmp/before COMMIT`), by turns. Where a machine has other
+work, the processor's time says more than the clock: it is that of the daemon itself, until it was ready, without its
+children. Modules have their bytecode, as installed ones do.
 """
 
 from __future__ import annotations
@@ -35,10 +38,21 @@ memory = ""
 
 
 class Bench:
-    """One node's directory, and the socket on which it reports."""
+    """One node's directory, the program that it runs, and the socket on which it reports."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, tree: Path) -> None:
+        root.mkdir()
         self.root = root
+        self.ready: list[float] = []
+        self.processor: list[float] = []
+        self.stopped: list[float] = []
+        self.env = {
+            name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+        } | {
+            "NOTIFY_SOCKET": str(root / "notify"),
+            "PYTHONPATH": f"{tree}:{tree / 'cli'}",
+            "PYTHONPYCACHEPREFIX": str(root / "bytecode"),
+        }
         self.config = root / "config.toml"
         self.config.write_text(CONFIG.format(root=root))
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -47,10 +61,12 @@ class Bench:
 
     def start(self) -> tuple[subprocess.Popen[bytes], float]:
         """Start the node; return it and the seconds until it was ready."""
-        env = {**os.environ, "NOTIFY_SOCKET": str(self.root / "notify")}
         began = time.perf_counter()
         node = subprocess.Popen(
-            [CACHED, "daemon", "--config", str(self.config)], env=env, stderr=subprocess.DEVNULL
+            [CACHED, "daemon", "--config", str(self.config)],
+            env=self.env,
+            cwd=self.root,
+            stderr=subprocess.DEVNULL,
         )
         try:
             while b"READY=1" not in self.notify.recv(4096):
@@ -68,6 +84,13 @@ class Bench:
         node.wait(60)
         return time.perf_counter() - began
 
+    def measure(self) -> None:
+        """Start and stop the node once."""
+        node, seconds = self.start()
+        self.ready.append(seconds)
+        self.processor.append(processor_seconds(node.pid))
+        self.stopped.append(self.stop(node))
+
     def fill(self, sets: int) -> None:
         """Create so many sets of one small file each."""
         from cached.client import Client
@@ -84,6 +107,12 @@ class Bench:
             self.stop(node)
 
 
+def processor_seconds(pid: int) -> float:
+    """Return the seconds that a process has used its processors, in user and kernel mode (proc(5), stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def bare() -> float:
     """Return the seconds that an interpreter takes to start and end."""
     began = time.perf_counter()
@@ -98,35 +127,50 @@ def main() -> None:
     )
     parser.add_argument("--sets", type=int, default=100)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--against", type=Path, metavar="TREE")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    ready, stopped, bares = [], [], []
+    trees = {"here": Path(__file__).parents[1]} | ({"there": asked.against} if asked.against else {})
+    bares = []
     with tempfile.TemporaryDirectory(prefix="cached-bench-") as root:
-        bench = Bench(Path(root))
-        bench.fill(asked.sets)
+        benches = {name: Bench(Path(root) / name, tree.resolve()) for name, tree in trees.items()}
+        for bench in benches.values():
+            bench.fill(asked.sets)
         for _ in range(asked.runs):
             bares.append(bare())
-            node, seconds = bench.start()
-            ready.append(seconds)
-            stopped.append(bench.stop(node))
-    figures = {
-        "sets": asked.sets,
-        "runs": asked.runs,
-        "ready_seconds": round(statistics.median(ready), 3),
-        "stop_seconds": round(statistics.median(stopped), 3),
-        "bare_interpreter_seconds": round(statistics.median(bares), 3),
+            for bench in benches.values():
+                bench.measure()
+    figures = {"sets": asked.sets, "runs": asked.runs, "bare_interpreter_seconds": middle(bares)} | {
+        name: {
+            "ready_seconds": middle(bench.ready),
+            "processor_seconds": middle(bench.processor),
+            "stop_seconds": middle(bench.stopped),
+        }
+        for name, bench in benches.items()
     }
     if asked.json:
         print(json.dumps(figures))
-        return
-    print(f"{'what':<34}{'seconds (median)':>18}{'times bare':>12}")
-    for label, key in (
-        (f"exec to READY=1, {asked.sets} sets", "ready_seconds"),
-        ("SIGTERM to exit", "stop_seconds"),
-        ("bare interpreter", "bare_interpreter_seconds"),
-    ):
-        ratio = figures[key] / figures["bare_interpreter_seconds"]
-        print(f"{label:<34}{figures[key]:>18.3f}{ratio:>12.1f}")
+    else:
+        show(asked.sets, middle(bares), benches)
+
+
+def middle(seconds: list[float]) -> float:
+    """Return the median, in milliseconds' steps."""
+    return round(statistics.median(seconds), 3)
+
+
+def show(sets: int, bare_seconds: float, benches: dict[str, Bench]) -> None:
+    """Print the table."""
+    print(f"{'what':<40}{'median':>10}{'least':>10}{'times bare':>12}")
+    print(f"{'bare interpreter':<40}{bare_seconds:>10.3f}")
+    for name, bench in benches.items():
+        for label, found in (
+            (f"exec to READY=1, {sets} sets", bench.ready),
+            ("  processor until then", bench.processor),
+            ("SIGTERM to exit", bench.stopped),
+        ):
+            ratio = middle(found) / bare_seconds
+            print(f"{f'{label} ({name})':<40}{middle(found):>10.3f}{min(found):>10.3f}{ratio:>12.1f}")
 
 
 if __name__ == "__main__":
