@@ -23,7 +23,7 @@ from cached.errors import CachedError
 #: The command line that belongs to this Python.
 CACHED: Final = str(Path(sys.executable).with_name("cached"))
 #: Seconds that a node gets to become ready, and to stop.
-PATIENCE: Final = 20.0
+PATIENCE: Final = 120
 #: Longest directory below which a Unix socket still has a legal path.
 _SHORT: Final = 60
 
@@ -165,7 +165,7 @@ class Cluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if talk is None else talk,
             cwd=self.work,
-            timeout=120,
+            timeout=300,
             check=False,
         )
 

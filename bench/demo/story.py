@@ -64,7 +64,7 @@ def _start(stage: Stage, files: Path) -> None:
             lambda: all(
                 sum(node["alive"] for node in _nodes(stage, plan.name)) == len(PLANS) for plan in PLANS
             ),
-            patience=20,
+            patience=120,
         )
         stage.run("alpha", "nodes")
         stage.say(f"Real files of this machine to play with: {count} files, {format_size(size)}.")
@@ -126,7 +126,7 @@ def _match(stage: Stage) -> None:
 def _replicate(stage: Stage) -> None:
     with stage.scene("Replicate") as outcome:
         stage.say("Replication has begun by itself when create answered: beta and gamma match.")
-        stage.watch("alpha", "pylib", ["beta", "gamma"], patience=60)
+        stage.watch("alpha", "pylib", ["beta", "gamma"], patience=120)
         stage.run("beta", "locate", "pylib")
         outcome.append("beta and gamma hold verified copies")
 
@@ -186,7 +186,7 @@ def _replace(stage: Stage) -> None:
         stage.show("alpha", "kill", "-9", f"{stage.cluster.nodes['gamma'].process.pid}", note="   # gamma")
         stage.cluster.kill("gamma")
         stage.say("Nobody does anything now. The others notice, and bring the replica count back to two.")
-        seconds = stage.watch("alpha", "pylib", ["delta"], patience=60)
+        seconds = stage.watch("alpha", "pylib", ["delta"], patience=120)
         stage.run("alpha", "show", "pylib", most=30)
         grant = next(one for one in _show(stage, "alpha")["replicas"] if one["node"] == "delta")
         stage.say(
@@ -204,13 +204,13 @@ def _delete(stage: Stage) -> None:
         stage.run("beta", "delete", "pylib", "--everywhere")
         living = ("alpha", "beta", "delta")
         stage.cluster.wait(
-            "the set gone everywhere", lambda: not any(_holds(stage, name) for name in living), patience=20
+            "the set gone everywhere", lambda: not any(_holds(stage, name) for name in living), patience=120
         )
         stage.cluster.ready(stage.cluster.start(next(plan for plan in PLANS if plan.name == "gamma")))
         stage.say(
             "gamma is back, with its copy on disk: it learns of the deletion before it says what it holds."
         )
-        stage.cluster.wait("the set gone from gamma too", lambda: not _holds(stage, "gamma"), patience=30)
+        stage.cluster.wait("the set gone from gamma too", lambda: not _holds(stage, "gamma"), patience=120)
         stage.run("gamma", "show", "pylib", expect=3)
         outcome.append("gone from all nodes, also from the one that was away")
 

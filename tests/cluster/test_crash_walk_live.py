@@ -127,7 +127,7 @@ def test_daemons_that_share_a_partition_never_promise_the_same_space_twice(clust
     assert all(node.status()["tiers"]["disk"]["capacity_bytes"] <= 64 << 20 for node in (b, c))
     a.cli("replicate", "s", "--to", "b")  # 36 MB are promised, and hardly any are written yet
     cluster.wait_for(
-        lambda: c.status()["tiers"]["disk"]["free_bytes"] < 36_000_000, 20, "c to see what b promised"
+        lambda: c.status()["tiers"]["disk"]["free_bytes"] < 36_000_000, what="c to see what b promised"
     )
     assert a.cli("replicate", "s", "--to", "c", check=False).returncode == 5
     own = cluster.tree("own", {"f": noise(36_000_000, 1)})
@@ -157,7 +157,7 @@ def test_daemons_that_share_a_partition_never_promise_the_same_space_twice(clust
     )
     a.cli("replicate", "t", "--to", "b")
     cluster.wait_for(
-        lambda: any(one["bytes_present"] > 9_000_000 for one in b.status()["transfers"]), 30, "a part"
+        lambda: any(one["bytes_present"] > 9_000_000 for one in b.status()["transfers"]), what="a part"
     )
     b.kill()
     b.restart()

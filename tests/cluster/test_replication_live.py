@@ -141,7 +141,7 @@ def test_a_large_set_leaves_the_source_about_once_for_four_receivers(cluster):
     a, *others = start(cluster, "abcde")
     size = 100 * MB
     data = cluster.tree("s", {f"part{n}": noise(size // 4, n) for n in range(4)})
-    a.cli("create", "s", data, "--replicas", "all", "--methods", "bittorrent", "--wait", timeout=120)
+    a.cli("create", "s", data, "--replicas", "all", "--methods", "bittorrent", "--wait")
     assert holders(a, "s") == {"a", "b", "c", "d", "e"}
     (sent,) = [one for one in a.status()["traffic"] if one["name"] == "s"]
     assert sent["bytes_sent"] < 2 * size, sent
