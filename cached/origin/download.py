@@ -87,14 +87,17 @@ class _Copy:
 
     async def _lane(self, waiting: Iterator[int]) -> None:
         for start in waiting:
-            stop = min(start + self._part, self._pinned.size)
             async with self._lanes.bulk:
-                pieces = await _part(self._lanes, Part(self._pinned, start, stop), self._token)
-                crc = await self._lanes.work(functools.partial(_write, self._fd, pieces, start))
-            self._crcs[start] = (crc, stop - start)
-            self._done += stop - start
-            if self._progress is not None:
-                self._progress(self._done)
+                await self._copy(start, min(start + self._part, self._pinned.size))
+
+    async def _copy(self, start: int, stop: int) -> None:
+        """Copy one part; its bytes are gone when this returns, before somebody else's turn."""
+        pieces = await _part(self._lanes, Part(self._pinned, start, stop), self._token)
+        crc = await self._lanes.work(functools.partial(_write, self._fd, pieces, start))
+        self._crcs[start] = (crc, stop - start)
+        self._done += stop - start
+        if self._progress is not None:
+            self._progress(self._done)
 
 
 async def _part(lanes: Lanes, part: Part, token: str | None) -> list[bytes]:

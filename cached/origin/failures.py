@@ -123,10 +123,10 @@ def _network(error: Exception) -> Failed:
     from urllib3.exceptions import TimeoutError as Late
 
     chain = _chain(error)
-    if any(isinstance(each, requests.Timeout | Late | TimeoutError) for each in chain):
-        return Failed("stall", "no answer in time", transient=True)
     if any(isinstance(each, NewConnectionError | ConnectionRefusedError) for each in chain):
         return Failed("network", "no connection", transient=True)
+    if any(isinstance(each, requests.Timeout | Late | TimeoutError) for each in chain):
+        return Failed("stall", "no answer in time", transient=True)
     if any(isinstance(each, IncompleteRead) for each in chain):
         return Failed("cut", "the answer ended early", transient=True)
     if any(isinstance(each, ProtocolError | ConnectionError) for each in chain):

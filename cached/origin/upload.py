@@ -65,6 +65,8 @@ async def put(
     """Store an object; what the service says to have stored is compared with what was meant."""
     if resume:
         session, _, own = resume.rpartition("#")
+        if not session:
+            raise UsageError("the upload to resume is none", hint="give what `on_session` was told")
         upload = msgspec.structs.replace(upload, id=own)
         stored = await _Session(lanes, upload, on_session, session).run()
     elif upload.size > SMALL:
