@@ -19,12 +19,12 @@ from cached.errors import Busy, CachedError, SourceChanged, UsageError
 from cached.leases import capacity, policy
 from cached.node import commit, consent, memory, origins, persist, views
 from cached.node.caller import Caller
-from cached.node.node import Node
 from cached.node.commit import Order
+from cached.node.node import Node
 from cached.node.options import wanted
 from cached.node.shelf import Known
-from cached.sets.names import check_set_name
 from cached.sets.manifest import Manifest
+from cached.sets.names import check_set_name
 from cached.storage.ingest import Ingest
 
 CREATE_RESERVED = faults.declare("create.reserved")
@@ -41,9 +41,9 @@ PATIENCE = 600.0
 
 Kind = TypeVar("Kind", bound="Creation")
 
-    node: Node, caller: Caller, name: str, options: wire.CreateOptions, total_bytes: int, total_files: int
 
 async def begin(
+    node: Node, caller: Caller, name: str, options: wire.CreateOptions, total_bytes: int, total_files: int
 ) -> Creation:
     """Promise a lease and reserve the space; the bytes follow through `Creation.add`. Raises as `begin_as`."""
     return await begin_as(Creation, node, caller, name, options, total_bytes, total_files)
@@ -72,9 +72,9 @@ async def begin_as(
     terms = await wanted(node, options)
     if terms.origin:
         origins.named(node, caller, terms.origin)
-        min_lease=options.min_lease_seconds,
     grant = policy.decide(
         asked=options.lease_seconds,
+        min_lease=options.min_lease_seconds,
         max_lease=node.config.policy.max_lease,
         default=node.config.policy.default_lease,
         draining=False,
@@ -139,11 +139,11 @@ class Creation:
         return self._ingest.files_done if self._ingest else 0
 
     @property
-    @property
     def bytes_wanted(self) -> int:
         """Bytes of all files."""
         return self._total_bytes
 
+    @property
     def bytes_done(self) -> int:
         """Bytes copied so far."""
         return self._ingest.bytes_done if self._ingest else 0
@@ -162,6 +162,7 @@ class Creation:
         """Copy entries in; one descriptor per file, in order. Closes the descriptors, also when it fails."""
         try:
             ingest = self.begin_work()
+            files = [entry for entry in entries if entry.kind == "file"]
             if len(files) != len(fds):
                 raise UsageError(f"{len(files)} files came with {len(fds)} descriptors")
             if self.files_done + len(files) > self._total_files:
@@ -266,6 +267,7 @@ class Creation:
     async def _seal(self, ingest: Ingest) -> Known:
         faults.point(CREATE_COPIED)
         manifest, content = await asyncio.to_thread(ingest.seal)
+        await self.complete(ingest, manifest)
         await self.node.space.grow(self.txid, capacity.physical(manifest))
         await self.node.space.name(self.txid, content)
         faults.point(CREATE_SEALED)
@@ -274,7 +276,6 @@ class Creation:
             await self._fill_memory(content)
         return known
 
-        await self.complete(ingest, manifest)
     async def complete(self, ingest: Ingest, manifest: Manifest) -> None:
         """Put more beside a sealed tree, before it is published."""
 
@@ -295,6 +296,9 @@ class Creation:
         known = self.node.shelf.current(self.order.owner, self.order.name)
         return None if known is None else persist.report(self.node, known.record.id)
 
+    async def _fill_memory(self, content: str) -> None:
+        """Make the memory copy. The set is committed by now: when that fails, readers use the durable copy."""
+        try:
             await memory.fill(self.node, self.txid, content)
         except CachedError as error:
             self.node.counters.note("memory.not_filled", error.message, content=content[:8])
@@ -304,9 +308,6 @@ class Creation:
         if not (self._ended or self._sealing):
             self._ended = True
             await to_the_end(self._clean_up())
-    async def _fill_memory(self, content: str) -> None:
-        """Make the memory copy. The set is committed by now: when that fails, readers use the durable copy."""
-        try:
 
     async def _clean_up(self) -> None:
         self.node.creations.discard(self)
