@@ -68,7 +68,6 @@ class Handover:
         await self._run(creation.add(request.entries, descriptors))
         return {"v": VERSION, "ok": True, "bytes_done": creation.bytes_done}
 
-    async def seal(self) -> dict[str, Any]:
     async def _begin(self, request: Request) -> Creation:
         """Begin, which may take long when the origin has to be asked; nobody is left with a creation that he left."""
         options = request.options or wire.CreateOptions()
@@ -89,6 +88,7 @@ class Handover:
         await self._run(creation.draw())
         return {"v": VERSION, "ok": True, "bytes_done": creation.bytes_done}
 
+    async def seal(self) -> dict[str, Any]:
         """Commit; returns the reply with the set once the origin has it too, where that was asked for."""
         creation = self._current()
         self._sealing = asyncio.create_task(creation.seal())
@@ -128,8 +128,8 @@ class Handover:
         """Send an interim packet when something moved, and once in a while when nothing did."""
         if not self._wants_progress:
             return
-        now = time.monotonic()
         progress = self._progress()
+        now = time.monotonic()
         at, *before = self._told
         if before == [progress.bytes_present, progress.files_done] and now - at < HEARTBEAT:
             return
