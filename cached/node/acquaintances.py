@@ -19,8 +19,9 @@ KEY = "acquaintances"
 PORT = "port"
 #: So many are remembered.
 MOST = 32
-#: Seconds that peers have at a start to tell what was missed, above all what was deleted.
-MEET = 1.0
+#: Seconds that peers have at a start to tell what was missed, above all what was deleted. Waited for only while one
+#: may still answer: who cannot be dialled ends it sooner.
+MEET = 5.0
 
 
 def remembered(catalog: Catalog) -> tuple[str, ...]:

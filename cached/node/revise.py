@@ -29,7 +29,7 @@ EXTEND_KEPT = faults.declare("extend.kept")
 DELETE_KEPT = faults.declare("delete.kept")
 
 #: Seconds that a holder gets to answer before its silence is reported.
-PATIENCE = 5.0
+PATIENCE = 10.0
 
 
 async def update(node: Node, caller: Caller, ref: SetRef, changes: dict[str, Any]) -> wire.SetView:
