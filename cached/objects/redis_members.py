@@ -132,13 +132,14 @@ class Members:
         return answer
 
     async def _ready(self, timeout: float) -> None:
-        """On the first use wait for the first contact, not longer than `timeout`."""
+        """On the first use wait for the first contact, not longer than `timeout`; whoever comes later does not."""
         if self._reached.is_set() or self._closed:
             return
         self._stir()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._reached.wait()
+        self._reached.set()
 
     def _failed(self, server: Server, failure: Unanswered, name: str = "") -> None:
         self._count("redis.failed")

@@ -132,6 +132,22 @@ def test_a_reader_who_gives_up_is_no_failure_of_the_server(server):
     asyncio.run(main())
 
 
+def test_a_server_that_hangs_from_the_beginning_is_waited_for_once(server):
+    async def main():
+        async with opened(server.url, timeout=2.0) as tier:
+            server.freeze()
+            try:
+                for _ in range(20):
+                    assert await tier.get("key") is None
+                assert tier.counts == {"redis.skipped": 20}
+                assert tier.notes == [], "the background has longer, and has not given up yet"
+            finally:
+                server.thaw()
+            await eventually(lambda: tier.set("key", b"value", 600))
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("way", ["tcp", "unix"])
 def test_a_server_that_is_not_there_yet_is_found_when_it_is(server, way):
     server.kill()
