@@ -71,10 +71,23 @@ class Accounts:
         if self._adapter is None:
             self._adapter = HTTPAdapter(pool_connections=4, pool_maxsize=self._threads)
         session = client._http
+        self._settle(session, client._connection.API_BASE_URL)
         if not getattr(session, "is_mtls", False):  # such a session has an adapter with its own certificate
             session.mount("https://", self._adapter)
             session.mount("http://", self._adapter)
         return client
+
+    @staticmethod
+    def _settle(session: Any, url: str) -> None:
+        """Read proxies and authorities from the environment once, and never `.netrc`.
+
+        By default a session does that for each request, and a password in `.netrc` would take the place of the token.
+        """
+        from requests.utils import get_environ_proxies
+
+        session.proxies = get_environ_proxies(url)
+        session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+        session.trust_env = False
 
     def _identity(self, token: str | None) -> Any:
         from google.auth.credentials import AnonymousCredentials

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import logging
 import os
-import subprocess
-import sys
-import traceback
 import tracemalloc
 from types import SimpleNamespace
 
@@ -16,7 +12,6 @@ import pytest
 from cached.addresses import Address
 from cached.errors import (
     Busy,
-    CachedError,
     Forbidden,
     IntegrityFailed,
     NotFound,
@@ -342,50 +337,3 @@ def test_an_origin_that_was_closed_says_so(gcs):
             await origin.stat(THERE, token=None)
 
     play(origin, scene)
-
-
-def test_a_token_is_never_shown(gcs, caplog):
-    secret = "ya29.a-very-secret-token"
-    caplog.set_level(logging.DEBUG)
-    gcs.put("b", "o", DATA)
-    gcs.tokens[secret] = "ada"
-    origin = patient(patience=0.3)
-    shown: list[str] = []
-
-    async def tell(asked) -> None:
-        try:
-            await asked
-        except CachedError as error:
-            shown.extend([repr(error), str(error.to_wire()), "".join(traceback.format_exception(error))])
-
-    async def scene():
-        pinned = await origin.stat(THERE, token=secret)
-        await fetched(origin, pinned, token=secret)
-        for fault in ("503", "403", "reset", "401", "400"):
-            gcs.faults.add(fault, times=None)
-            await tell(origin.stat(THERE, token=secret))
-            await tell(origin.read(pinned, 0, 10, token=secret))
-            gcs.faults.clear()
-        gcs.expire(secret)
-        await tell(origin.stat(THERE, token=secret))
-
-    play(origin, scene)
-    assert len(shown) == 3 * 11
-    lanes = origin._lanes
-    shown += [
-        caplog.text,
-        repr(origin),
-        repr(vars(lanes)),
-        repr(vars(lanes._accounts)),
-        str(origin.stats.snapshot()),
-    ]
-    assert not [text for text in shown if secret in text]
-
-
-def test_the_daemon_starts_without_the_library():
-    seen = "[m for m in sys.modules if m.split('.')[0] in ('google', 'requests', 'urllib3', 'google_crc32c')]"
-    program = f"import sys, cached.origin.gcs as g; g.Gcs(); print({seen})"
-    ran = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert ran.stdout.strip() == "[]"

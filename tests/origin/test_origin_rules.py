@@ -9,7 +9,6 @@ import google_crc32c
 import pytest
 from cached.addresses import Address, Prefix
 from cached.errors import Forbidden, IntegrityFailed, OriginChanged, OriginUnavailable
-from cached.origin.accounts import Accounts
 from cached.origin.calls import decoded, encoded
 from cached.origin.crc import combine, crc32c, of_parts
 from cached.origin.failures import answered, refusal
@@ -127,17 +126,3 @@ def test_each_refusal_names_the_object_and_the_cause(status, text, kind):
 
 def test_a_listing_that_is_not_found_is_about_its_bucket():
     assert "gs://b " in refusal(answer(404), Prefix("b", "x/")).message
-
-
-def test_clients_are_kept_by_account_and_the_oldest_goes(gcs):
-    accounts = Accounts(endpoint=gcs.url, credentials=None, threads=2)
-    first = accounts.client("tok-0")
-    assert accounts.client("tok-0") is first
-    assert accounts.client(None) is not accounts.client("")
-    assert accounts.client(None) is accounts.client(None)
-    for number in range(300):
-        accounts.client(f"tok-{number + 1}")
-    assert accounts.client("tok-0") is not first
-    assert len(accounts._clients) == 256
-    assert first._http.get_adapter("http://x") is accounts.client("tok-0")._http.get_adapter("https://y")
-    accounts.close()
