@@ -8,10 +8,11 @@ that is lost takes nothing with it but its own keys (`redis_members`). Why: docs
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from cached.errors import BadConfig
 from cached.objects.redis_members import Members
@@ -22,6 +23,11 @@ from cached.peers.keyfile import read_private
 
 __all__ = ["MAX_VALUE", "RedisTier", "check"]
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Bytes from which on encryption leaves the loop: it takes milliseconds for the largest values.
+_LONG: Final = 64 << 10
 #: Longest sealed value, in bytes: Redis rounds memory up to powers of two, and adds a little for itself.
 MAX_SEALED: Final = (1 << 20) - 64
 MAX_VALUE: Final = MAX_SEALED - OVERHEAD
@@ -97,7 +103,7 @@ class RedisTier:
             sealed = b"strange"
         if not isinstance(sealed, bytes) or not sealed:
             return None
-        value = seal.open(key, sealed)
+        value = await _aside(len(sealed), seal.open, key, sealed)
         if value is None:
             self._count("redis.forged")
             await self._discard(name)
@@ -108,13 +114,13 @@ class RedisTier:
 
         What is larger than `max_value` is not sent: it could displace everything else.
         """
-        if self._seal is None or ttl_seconds <= 0:
+        if (seal := self._seal) is None or ttl_seconds <= 0:
             return False
         if len(value) > self.max_value:
             self._count("redis.too_large")
             return False
-        name = self._seal.name(key)
-        sealed = self._seal.seal(key, value, os.urandom(NONCE))
+        name = seal.name(key)
+        sealed = await _aside(len(value), seal.seal, key, value, os.urandom(NONCE))
         try:
             return bool(await self._members.ask(name, lambda redis: redis.set(name, sealed, ex=ttl_seconds)))
         except Refused as refused:
@@ -143,6 +149,11 @@ class RedisTier:
         except Refused as refused:
             self._count(f"redis.{refused.kind}")
             return 0
+
+
+async def _aside(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do the work, in a thread when it is long."""
+    return work(*args, **kwargs) if size < _LONG else await asyncio.to_thread(work, *args, **kwargs)
 
 
 def _password(target: Target) -> str:
