@@ -22,7 +22,8 @@ class Freshness:
     """Answers of Cloud Storage that are still good; `now` is any clock in seconds that only goes forward."""
 
     def __init__(self, window: float, limit: int = LIMIT) -> None:
-        self._window = window
+        #: Seconds for which an answer is remembered.
+        self.window = window
         self._limit = limit
         self._allowed: OrderedDict[_Key, tuple[int, float]] = OrderedDict()
         self._by_object: dict[_Object, set[_Key]] = {}
@@ -41,7 +42,7 @@ class Freshness:
         asked before the object was forgotten is not remembered.
         """
         about = (bucket, name)
-        if self._window <= 0 or asked <= max(self._floor, self._forgotten.get(about, float("-inf"))):
+        if self.window <= 0 or asked <= max(self._floor, self._forgotten.get(about, float("-inf"))):
             return
         for pinned in (generation, None) if current else (generation,):
             self._keep((user, about, pinned), generation, asked)
@@ -67,10 +68,10 @@ class Freshness:
         about = (bucket, name)
         for key in list(self._by_object.get(about, ())):
             self._drop(key)
-        if self._window <= 0:
+        if self.window <= 0:
             return
         if len(self._forgotten) >= self._limit:
-            self._forgotten = {one: at for one, at in self._forgotten.items() if at + self._window > now}
+            self._forgotten = {one: at for one, at in self._forgotten.items() if at + self.window > now}
         if len(self._forgotten) >= self._limit:
             self._floor = now
             self._forgotten.clear()
@@ -90,7 +91,7 @@ class Freshness:
                 self._drop(key)
 
     def _keep(self, key: _Key, generation: int, asked: float) -> None:
-        self._allowed[key] = (generation, asked + self._window)
+        self._allowed[key] = (generation, asked + self.window)
         self._allowed.move_to_end(key)
         self._by_object.setdefault(key[1], set()).add(key)
         while len(self._allowed) > self._limit:

@@ -22,9 +22,12 @@ class Index:
     def __init__(self, caps: Mapping[Tier, int], *, ghosts: int = admission.GHOSTS) -> None:
         self.rooms: dict[Tier, Room] = {tier: Room(cap) for tier, cap in caps.items()}
         self._entries: dict[str, Entry] = {}
+        #: Names of copies by bucket and name of the object, of all generations.
+        self._of_object: dict[tuple[str, str], set[str]] = {}
         self._rankings: dict[Tier, Ranking] = {tier: Ranking() for tier in caps}
         self._ghosts = Ghosts(ghosts)
-        #: How often the tiers were filled, see `eviction`.
+        self._capacity = sum(room.cap for room in self.rooms.values())
+        #: Bytes read, as a multiple of the capacity; see `eviction`.
         self._age = 0.0
 
     def __len__(self) -> int:
@@ -37,10 +40,15 @@ class Index:
         """Return what is here under a name."""
         return self._entries.get(name)
 
+    def of_object(self, bucket: str, name: str) -> list[Entry]:
+        """Return all copies of an object, of any generation, and of its blocks."""
+        return [self._entries[one] for one in self._of_object.get((bucket, name), ())]
+
     def touch(self, entry: Entry, user: str, now: float) -> None:
         """Note that a copy was used."""
         entry.used_by(user, now)
-        entry.score = self._age + worth(entry.size, entry.frequency, entry.source)
+        self._age += rounded(entry.size) / max(1, self._capacity)
+        entry.score = self._score(entry)
         self._rank(entry)
 
     def missed(self, name: str) -> int:
@@ -88,9 +96,9 @@ class Index:
         """Take in a copy that now lies in a tier; its room is taken already."""
         if entry.name not in self._entries:
             self._entries[entry.name] = entry
+            self._of_object.setdefault((entry.key.bucket, entry.key.name), set()).add(entry.name)
             self._ghosts.forget(entry.name)
-            self._age += rounded(held.allocated) / sum(room.cap for room in self.rooms.values())
-            entry.score = self._age + worth(entry.size, entry.frequency, entry.source)
+            entry.score = self._score(entry)
         entry.held[tier] = held
         self._rank(entry)
 
@@ -104,14 +112,25 @@ class Index:
         if entry.held:
             self._rank(entry)
             return held
-        self._entries.pop(entry.name, None)
+        if self._entries.pop(entry.name, None) is not None:
+            self._disown(entry)
         if remember:
             self._ghosts.keep(entry.name, entry.frequency)
         return held
 
+    def _disown(self, entry: Entry) -> None:
+        whose = (entry.key.bucket, entry.key.name)
+        names = self._of_object[whose]
+        names.discard(entry.name)
+        if not names:
+            del self._of_object[whose]
+
     def _gives(self, name: str, tier: Tier) -> int:
         entry = self._entries[name]
         return 0 if entry.pins else rounded(entry.held[tier].allocated)
+
+    def _score(self, entry: Entry) -> float:
+        return self._age + worth(entry.size, entry.frequency, entry.source)
 
     def _rank(self, entry: Entry) -> None:
         twin = "memory" in entry.held and "disk" in entry.held

@@ -1,0 +1,138 @@
+"""The object cache of one node: the ports that reading, writing and clearing work through, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
+
+from cached.critical import end
+from cached.errors import OriginUnavailable
+from cached.objects.account import Account
+from cached.objects.freshness import Freshness
+from cached.objects.homes import Homes
+from cached.objects.key import ObjectKey
+from cached.objects.neighbours import Neighbours
+from cached.objects.tiers import Tiers
+from cached.origin.origin import Origin
+from cached.origin.values import Pinned
+
+T = TypeVar("T")
+Sharing = Literal["permission", "owner"]
+Keep = Literal["auto", "memory", "none"]
+
+#: Seconds that a value stays in the shared tier without being written again.
+SHARED_FOR: Final = 86_400
+
+
+class Shared(Protocol):
+    """The tier for small objects that all nodes share. Nothing here fails its caller."""
+
+    #: Largest value, in bytes.
+    max_value: int
+
+    async def get(self, key: str) -> bytes | None:
+        """Return a value that nobody has changed, or None."""
+        ...
+
+    async def set(self, key: str, value: bytes, ttl_seconds: int) -> bool:
+        """Store a value; say whether it is there now."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """For whom an object is read; the token goes to Cloud Storage and nowhere else."""
+
+    user: str
+    token: str
+    scope: str = ""
+
+    def __repr__(self) -> str:
+        return f"Reader({self.user!r})"
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How far a read has got: bytes here, bytes in all."""
+
+    present: int
+    wanted: int
+
+
+Report = Callable[[Pace], None]
+
+
+@dataclass(kw_only=True)
+class ObjectCache:
+    """What the use cases on objects work with. `now` only goes forward, `wall` is the wall clock, both in seconds."""
+
+    origin: Origin
+    tiers: Tiers
+    freshness: Freshness
+    neighbours: Neighbours
+    homes: Homes
+    account: Account
+    #: None: no tier is shared.
+    shared: Shared | None
+    sharing: Sharing
+    #: Bytes of a part.
+    block: int
+    now: Callable[[], float]
+    wall: Callable[[], float]
+    #: `count(event, amount)`: for everything that should not go unnoticed.
+    count: Callable[..., None]
+    #: Copies on their way here, by name.
+    flights: dict[str, Flight[Any]] = field(default_factory=dict)
+    #: Work that nobody waits for.
+    background: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def key(self, user: str, pinned: Pinned) -> ObjectKey:
+        """Return what a user's copy of a generation is kept under."""
+        owner = user if self.sharing == "owner" else ""
+        return ObjectKey(pinned.bucket, pinned.name, pinned.generation, owner)
+
+    def later(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Have work done that nobody waits for; what fails is counted."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.background.add(task)
+        task.add_done_callback(self._ended)
+
+    async def close(self) -> None:
+        """End all that is under way."""
+        for flight in list(self.flights.values()):
+            await end(flight.task)
+        for task in list(self.background):
+            await end(task)
+        await self.origin.close()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self.background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.count("objects.background_failed")
+
+
+class Flight(Generic[T]):
+    """One piece of work that several wait for; it is ended when nobody does any more."""
+
+    def __init__(self, work: Coroutine[Any, Any, T], landed: Callable[[], None]) -> None:
+        self.pace = Pace(0, 0)
+        self.task: asyncio.Task[T] = asyncio.get_running_loop().create_task(work)
+        self.task.add_done_callback(lambda _: landed())
+        self._waiting = 0
+
+    async def join(self) -> T:
+        """Wait for the result; a cancelled waiter leaves the work to the others."""
+        self._waiting += 1
+        try:
+            return await asyncio.shield(self.task)
+        except asyncio.CancelledError:
+            me = asyncio.current_task()
+            if self.task.cancelled() and me is not None and not me.cancelling():
+                raise OriginUnavailable("the node is stopping", hint="ask again in a moment") from None
+            raise
+        finally:
+            self._waiting -= 1
+            if not self._waiting and not self.task.done():
+                self.task.cancel()

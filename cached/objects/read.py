@@ -1,0 +1,148 @@
+"""Read an object: the generation that Cloud Storage has now, for whom it lets read it, from the nearest copy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from cached.addresses import Address
+from cached.errors import CachedError, NotFound, OriginChanged
+from cached.objects.account import Place
+from cached.objects.bring import bring
+from cached.objects.cache import Keep, ObjectCache, Reader, Report
+from cached.objects.copies import Copy
+from cached.objects.entry import Entry
+from cached.objects.eviction import Reason
+from cached.objects.here import open_copy, open_verified
+from cached.objects.key import ObjectKey
+from cached.origin.values import Pinned
+
+#: Times that an object may be replaced while it is read before the reader is told so.
+_OVERTAKEN: Final = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedCopy:
+    """An open copy. `fd` is the receiver's; `entry` goes to `Tiers.release` once. Read through: -1 and None."""
+
+    pinned: Pinned
+    fd: int
+    tier: Place
+    entry: Entry | None
+
+
+def open_now(cache: ObjectCache, reader: Reader, address: Address) -> OpenedCopy | None:
+    """Open a copy that is here, for a user who has just been allowed it; None: Cloud Storage must be asked."""
+    now = cache.now()
+    generation = cache.freshness.allowed(reader.user, address.bucket, address.name, now, address.generation)
+    if generation is None:
+        return None
+    key = ObjectKey(address.bucket, address.name, generation, reader.user if cache.sharing == "owner" else "")
+    copy = open_verified(cache, key.digest, reader.user)
+    return None if copy is None else _served(cache, _described(copy.entry), copy)
+
+
+async def stat(cache: ObjectCache, reader: Reader, address: Address) -> Pinned:
+    """Ask Cloud Storage, as the user, which generation there is.
+
+    Copies of an object that is gone, or of older generations, are let go. Raises `NotFound`, `Forbidden`,
+    `OriginChanged` (the generation demanded is gone), `OriginUnavailable`.
+    """
+    asked = cache.now()
+    try:
+        pinned = await cache.origin.stat(address, token=reader.token)
+    except CachedError as error:
+        cache.freshness.forget(address.bucket, address.name, cache.now())
+        if isinstance(error, NotFound) and address.generation is None:
+            forget_soon(cache, address, "deleted")
+        raise
+    current = address.generation is None
+    if current:
+        forget_soon(cache, address, "replaced", before=pinned.generation)
+    cache.freshness.remember(
+        reader.user, pinned.bucket, pinned.name, pinned.generation, asked, current=current
+    )
+    return pinned
+
+
+async def open_object(
+    cache: ObjectCache, reader: Reader, address: Address, *, keep: Keep = "auto", report: Report | None = None
+) -> OpenedCopy:
+    """Open an object as it is now, or the generation that the address names.
+
+    Asks Cloud Storage with the user's token every time, unless the user was allowed it within the freshness window;
+    then memory, disk, the shared tier, the other nodes, Cloud Storage. What no tier can hold comes back without a
+    descriptor (-1): it is to be read through.
+
+    Raises what `stat` raises, and `IntegrityFailed` when the bytes are not those that Cloud Storage describes.
+    """
+    opened = open_now(cache, reader, address)
+    if opened is not None:
+        return opened
+    for _ in range(_OVERTAKEN):
+        pinned = await stat(cache, reader, address)
+        try:
+            return await open_pinned(cache, reader, pinned, keep=keep, report=report)
+        except OriginChanged:
+            if address.generation is not None:
+                raise
+            cache.count("objects.overtaken")
+    raise OriginChanged(
+        f"{address} was replaced again and again while it was read", hint="pin a generation with #GENERATION"
+    )
+
+
+async def open_pinned(
+    cache: ObjectCache, reader: Reader, pinned: Pinned, *, keep: Keep = "auto", report: Report | None = None
+) -> OpenedCopy:
+    """Open one generation for a user whom Cloud Storage has just allowed it."""
+    key = cache.key(reader.user, pinned)
+    copy = await open_copy(cache, key.digest, reader.user)
+    if copy is not None:
+        return _served(cache, pinned, copy)
+    if keep == "none":
+        return _through(cache, pinned)
+    places, copy = await bring(cache, reader, pinned, key, keep, report)
+    return _through(cache, pinned) if copy is None else _served(cache, pinned, copy, brought=places)
+
+
+async def forget(cache: ObjectCache, address: Address, reason: Reason, *, before: int | None = None) -> None:
+    """Let go of all copies of an object, or of the generations older than `before`; who has one open reads on."""
+    for entry in _old(cache, address, before):
+        await cache.tiers.remove(entry, reason)
+
+
+def forget_soon(cache: ObjectCache, address: Address, reason: Reason, *, before: int | None = None) -> None:
+    """Do so in the background, if there is anything to let go."""
+    if _old(cache, address, before):
+        cache.later(forget(cache, address, reason, before=before))
+
+
+def _old(cache: ObjectCache, address: Address, before: int | None) -> list[Entry]:
+    copies = cache.tiers.index.of_object(address.bucket, address.name)
+    return [entry for entry in copies if before is None or entry.key.generation < before]
+
+
+def _served(
+    cache: ObjectCache, pinned: Pinned, copy: Copy, *, brought: dict[Place, int] | None = None
+) -> OpenedCopy:
+    parts: dict[Place, int] = brought if brought is not None else {copy.tier: pinned.size}
+    cache.account.served(copy.entry.name, pinned.size, parts, cache.now())
+    if brought is None and copy.tier == "disk":
+        cache.later(cache.tiers.promote(copy.entry))
+    tier: Place = (
+        "origin" if "origin" in parts else max(parts, key=lambda place: parts[place], default=copy.tier)
+    )
+    return OpenedCopy(pinned=pinned, fd=copy.fd, tier=tier, entry=copy.entry)
+
+
+def _through(cache: ObjectCache, pinned: Pinned) -> OpenedCopy:
+    cache.count("objects.read_through")
+    return OpenedCopy(pinned=pinned, fd=-1, tier="origin", entry=None)
+
+
+def _described(entry: Entry) -> Pinned:
+    key = entry.key
+    return Pinned(
+        bucket=key.bucket, name=key.name, generation=key.generation, size=entry.size, crc32c=entry.crc32c
+    )

@@ -1,0 +1,45 @@
+"""Find out, now and then, which objects are gone from Cloud Storage, so that their copies do not lie here for ever.
+
+Nobody reads such a copy (every open asks first); it only takes room. The node asks as itself, or as anybody: what it
+may not see it keeps, and room pressure or a user's next open settles it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from cached.addresses import Address
+from cached.errors import CachedError, NotFound
+from cached.objects.cache import ObjectCache
+from cached.objects.read import forget
+from cached.origin.values import NODE_ACCOUNT
+
+#: Seconds between rounds.
+EVERY: Final = 60.0
+#: Objects asked about in one round, at most.
+ROUND: Final = 200
+
+
+async def run(cache: ObjectCache, every: float = EVERY) -> None:
+    """Sweep until cancelled."""
+    after: Address | None = None
+    while True:
+        await asyncio.sleep(every)
+        after = await sweep(cache, after)
+
+
+async def sweep(cache: ObjectCache, after: Address | None = None) -> Address | None:
+    """Ask about the next objects in order of their names; return where to go on, None from the beginning."""
+    there = sorted({Address(entry.key.bucket, entry.key.name) for entry in cache.tiers.index})
+    batch = [address for address in there if after is None or address > after][:ROUND]
+    for address in batch:
+        try:
+            pinned = await cache.origin.stat(address, token=NODE_ACCOUNT)
+        except NotFound:
+            await forget(cache, address, "deleted")
+        except CachedError:
+            cache.count("objects.sweep_unanswered")
+        else:
+            await forget(cache, address, "replaced", before=pinned.generation)
+    return batch[-1] if len(batch) == ROUND else None

@@ -1,0 +1,135 @@
+"""Write an object through: Cloud Storage has it before anybody is told so, and nobody reads the old one afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from cached.addresses import Address
+from cached.critical import to_the_end
+from cached.errors import CachedError, IntegrityFailed, SourceChanged
+from cached.objects.cache import ObjectCache, Pace, Reader, Report
+from cached.objects.copies import Filling, Wanted
+from cached.objects.eviction import Reason
+from cached.objects.neighbours import CHANGED, Changed
+from cached.objects.read import forget
+from cached.origin.crc import crc32c
+from cached.origin.values import Pinned
+
+_PIECE: Final = 1 << 20
+#: Seconds that a node gets to say that it has heard of a change.
+_HEARD: Final = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """How an object is to be written; `if_generation` as in `Origin.put`."""
+
+    if_generation: int | None = None
+    content_type: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+async def put(
+    cache: ObjectCache,
+    reader: Reader,
+    address: Address,
+    fd: int,
+    wish: Wish,
+    report: Report | None = None,
+) -> Pinned:
+    """Store the file `fd` (which stays the caller's) as an object, and keep a copy here if there is room.
+
+    When it returns, Cloud Storage has the object, and every node that answers has been told. Nodes that remember
+    permissions for a while (`[objects] freshness`) and do not answer are waited for as long as they may remember.
+
+    Raises `OriginChanged` when the condition does not hold, `SourceChanged` when the file changes meanwhile, and what
+    Cloud Storage says to this user.
+    """
+    size, crc = await to_the_end(asyncio.to_thread(_measured, fd))
+    if report is not None:
+        report(Pace(0, size))
+    try:
+        pinned = await cache.origin.put(
+            fd,
+            size,
+            address,
+            token=reader.token,
+            crc32c=crc,
+            if_generation=wish.if_generation,
+            content_type=wish.content_type,
+            metadata=wish.metadata,
+        )
+    except IntegrityFailed as error:
+        raise SourceChanged(
+            f"{address}: the file changed while it was sent", hint="write it again"
+        ) from error
+    finally:
+        # It may have been stored although the answer was lost.
+        cache.freshness.forget(address.bucket, address.name, cache.now())
+    await _tell(cache, pinned)
+    await _keep(cache, reader, pinned, fd)
+    if report is not None:
+        report(Pace(size, size))
+    return pinned
+
+
+async def changed(cache: ObjectCache, news: Changed) -> None:
+    """Take in that an object was written, or is gone: what was allowed before is asked anew."""
+    cache.freshness.forget(news.bucket, news.name, cache.now())
+    before = news.generation or None
+    reason: Reason = "replaced" if before else "deleted"
+    await forget(cache, Address(news.bucket, news.name), reason, before=before)
+
+
+async def _tell(cache: ObjectCache, pinned: Pinned) -> None:
+    news = Changed(bucket=pinned.bucket, name=pinned.name, generation=pinned.generation)
+    asked = cache.now()
+    await changed(cache, news)
+    answers = await cache.neighbours.tell(CHANGED, news, _HEARD)
+    silent = [node for node, answer in answers.items() if isinstance(answer, CachedError)]
+    if silent and cache.freshness.window > 0:
+        cache.count("objects.waited_for_silent")
+        await asyncio.sleep(max(0.0, asked + cache.freshness.window - cache.now()))
+
+
+async def _keep(cache: ObjectCache, reader: Reader, pinned: Pinned, fd: int) -> None:
+    """Keep a copy of what was written; without room, or when the file changed since, there is none."""
+    key = cache.key(reader.user, pinned)
+    wanted = Wanted(key=key, size=pinned.size, user=reader.user, scope=reader.scope)
+    filling = await cache.tiers.reserve(wanted)
+    if filling is None:
+        return
+    try:
+        crc = await to_the_end(asyncio.to_thread(_copied, fd, filling))
+        if crc != pinned.crc32c:
+            cache.count("objects.changed_after_put")
+            await cache.tiers.abandon(filling)
+            return
+    except (asyncio.CancelledError, CachedError, OSError) as error:
+        await to_the_end(cache.tiers.abandon(filling))
+        if isinstance(error, asyncio.CancelledError):
+            raise
+        return
+    await cache.tiers.seal(filling, pinned.crc32c, cache.wall())
+
+
+def _measured(fd: int) -> tuple[int, int]:
+    """Return size and checksum of a file."""
+    crc = at = 0
+    while data := os.pread(fd, _PIECE, at):
+        crc, at = crc32c(data, crc), at + len(data)
+    if at != os.fstat(fd).st_size:
+        raise SourceChanged("the file changed while it was read", hint="write it again")
+    return at, crc
+
+
+def _copied(fd: int, filling: Filling) -> int:
+    crc = at = 0
+    while at < filling.wanted.size and (data := os.pread(fd, min(_PIECE, filling.wanted.size - at), at)):
+        filling.writing.write(data, at)
+        crc, at = crc32c(data, crc), at + len(data)
+    return crc if at == filling.wanted.size else -1

@@ -1,0 +1,151 @@
+"""Writing objects through, and emptying the cache."""
+
+import asyncio
+import os
+import random
+
+import pytest
+from cached.addresses import parse
+from cached.errors import Forbidden, OriginChanged
+from cached.objects.clear import clear_everywhere
+from cached.objects.neighbours import Clear
+from cached.objects.sweep import sweep
+from cached.objects.write import Wish, put
+from tests.objects.cache_kit import ada, bob, content
+from tests.objects.test_read import scene
+
+HERE = parse("gs://genomes/chr1")
+
+
+def memory(data):
+    fd = os.memfd_create("what is put")
+    os.write(fd, data)
+    return fd
+
+
+async def written(cache, reader, address, data, **wish):
+    fd = memory(data)
+    try:
+        return await put(cache, reader, address, fd, Wish(**wish))
+    finally:
+        os.close(fd)
+
+
+def test_what_was_put_is_in_cloud_storage_and_here_and_costs_no_read(tmp_path):
+    async def body(made, cache):
+        made.origin.bucket("genomes")
+        pinned = await written(cache, ada(), HERE, b"bytes" * 1000, content_type="text/plain")
+        assert made.origin.content("genomes", "chr1") == b"bytes" * 1000
+        assert (await content(cache, bob(), HERE))[0] == b"bytes" * 1000
+        assert made.origin.counts["media"] == 0
+        assert pinned.generation > 0
+
+    scene(tmp_path, body)
+
+
+def test_after_a_put_no_node_reads_the_old_one_even_within_the_window(tmp_path):
+    async def body(made, *nodes):
+        made.origin.store("genomes", "chr1", b"old")
+        for node in nodes:
+            assert (await content(node, ada(), HERE))[0] == b"old"
+        await written(nodes[0], ada(), HERE, b"new")
+        for node in nodes:
+            assert (await content(node, ada(), HERE))[0] == b"new"
+
+    scene(tmp_path, body, count=3, window=60.0)
+
+
+def test_a_condition_that_does_not_hold_changes_nothing(tmp_path):
+    async def body(made, cache):
+        old = made.origin.store("genomes", "chr1", b"old")
+        with pytest.raises(OriginChanged):
+            await written(cache, ada(), HERE, b"new", if_generation=0)
+        assert (await content(cache, ada(), HERE))[0] == b"old"
+        await written(cache, ada(), HERE, b"new", if_generation=old.generation)
+        assert (await content(cache, ada(), HERE))[0] == b"new"
+
+    scene(tmp_path, body)
+
+
+def test_who_may_not_write_does_not_although_he_may_read(tmp_path):
+    async def body(made, cache):
+        made.origin.store("genomes", "chr1", b"old")
+        made.origin.allow("genomes", "tok-ada", write=False)
+        with pytest.raises(Forbidden):
+            await written(cache, ada(), HERE, b"new")
+        assert (await content(cache, ada(), HERE))[0] == b"old"
+
+    scene(tmp_path, body)
+
+
+def test_clear_empties_one_s_own_copies_on_all_nodes_and_leaves_those_of_others(tmp_path):
+    async def body(made, one, other):
+        for name in ("a/1", "a/2", "b/1"):
+            made.origin.store("genomes", name, name.encode() * 100)
+        for node in (one, other):
+            for name in ("a/1", "a/2", "b/1"):
+                await content(node, ada(), parse(f"gs://genomes/{name}"))
+        await content(one, bob(), parse("gs://genomes/a/2"))
+        done = await clear_everywhere(one, Clear(user="ada", bucket="genomes", prefix="a/"))
+        assert set(done) == {one.neighbours.me, other.neighbours.me}
+        left = {entry.key.name for entry in one.tiers.index if entry.block is None}
+        assert left == {"a/2", "b/1"}
+        media = made.origin.counts["media"]
+        await content(one, ada(), parse("gs://genomes/b/1"))
+        assert made.origin.counts["media"] == media
+
+    scene(tmp_path, body, count=2)
+
+
+def test_the_sweep_lets_go_of_what_is_gone_from_cloud_storage(tmp_path):
+    async def body(made, cache):
+        made.origin.store("genomes", "chr1", b"one")
+        made.origin.store("genomes", "chr2", b"two")
+        await content(cache, ada(), HERE)
+        await content(cache, ada(), parse("gs://genomes/chr2"))
+        await made.origin.delete(HERE, token=None)
+        await sweep(cache)
+        assert [entry.key.name for entry in cache.tiers.index] == ["chr2"]
+
+    scene(tmp_path, body)
+
+
+def test_a_storm_of_writers_and_readers_never_shows_an_old_or_mixed_object(tmp_path):
+    """Each object's bytes name its version; a reader must see at least the version that was there when it began."""
+    dice = random.Random(7)
+
+    async def body(made, *nodes):
+        acknowledged = dict.fromkeys(range(5), 0)
+        made.origin.bucket("storm")
+        stale = mixed = reads = 0
+
+        def text(number, version):
+            return f"{number}:{version};".encode() * 200
+
+        for number in acknowledged:
+            await written(nodes[0], ada(), parse(f"gs://storm/{number}"), text(number, 0))
+
+        async def writer(number):
+            for version in range(1, 15):
+                node = nodes[dice.randrange(len(nodes))]
+                await written(node, ada(), parse(f"gs://storm/{number}"), text(number, version))
+                acknowledged[number] = version
+
+        async def reader():
+            nonlocal stale, mixed, reads
+            while max(acknowledged.values()) < 14 or reads < 500:
+                number = dice.randrange(5)
+                before = acknowledged[number]
+                data, _ = await content(
+                    nodes[dice.randrange(len(nodes))], ada(), parse(f"gs://storm/{number}")
+                )
+                version = int(data.split(b";")[0].split(b":")[1])
+                mixed += data != text(number, version)
+                stale += version < before
+                reads += 1
+
+        await asyncio.gather(*(writer(number) for number in acknowledged), *(reader() for _ in range(10)))
+        assert (stale, mixed) == (0, 0)
+        assert reads >= 500
+
+    scene(tmp_path, body, count=3, window=30.0)
