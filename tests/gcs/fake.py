@@ -166,6 +166,8 @@ class _Connection(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     rbufsize = 1 << 20
     server: _Server
+    _under_way = False
+    _unsent = 0
 
     def log_message(self, *args: object) -> None:
         """The counters are the log."""
@@ -179,14 +181,21 @@ class _Connection(BaseHTTPRequestHandler):
             return
         request = parse(self.command, self.path, self.headers)
         fake.counters.begin(request.kind)
+        self._under_way = True
         try:
             self._serve(request, body)
         except Dropped as dropped:
             self._end(abrupt=dropped.abrupt)
         finally:
-            fake.counters.end()
+            self._done()
 
     do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_GET  # noqa: N815
+
+    def _done(self) -> None:
+        """Count the request as over: before its last byte goes out, or a client could ask again too soon."""
+        if self._under_way:
+            self._under_way = False
+            self.server.fake.counters.end()
 
     def _serve(self, request: Request, body: Body) -> None:
         fake = self.server.fake
@@ -233,8 +242,12 @@ class _Connection(BaseHTTPRequestHandler):
             self.send_header(key, value)
         if not answer.media:
             head, self._headers_buffer = b"".join([*self._headers_buffer, b"\r\n"]), []
+            self._done()
             self.connection.sendall(head if self.command == "HEAD" else head + bytes(answer.body))
             return
+        self._unsent = len(answer.body)
+        if not self._unsent:
+            self._done()
         self.end_headers()
         for step in steps(memoryview(answer.body), faults):
             self._do(step, chunked=answer.chunked)
@@ -253,13 +266,16 @@ class _Connection(BaseHTTPRequestHandler):
         while at < len(step):
             piece = step[at : at + fake.limiter.piece]
             fake.limiter.take(len(piece))
-            if chunked:
-                self.connection.sendall(b"%x\r\n" % len(piece))
-            self.connection.sendall(piece)
-            if chunked:
-                self.connection.sendall(b"\r\n")
             fake.counters.add_out(len(piece))
-            at += len(piece)
+            if chunked:
+                piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+            self._unsent -= len(piece)
+            if self._unsent <= 0:
+                self.connection.sendall(piece[:-1])
+                self._done()
+                piece = piece[-1:]
+            self.connection.sendall(piece)
+            at += fake.limiter.piece
 
     def _end(self, *, abrupt: bool) -> None:
         """End the connection; a reset throws away what is still on its way."""

@@ -33,3 +33,8 @@ def ask(url: str, method: str, path: str, body: bytes | None = None, **headers: 
         return Reply(reply.status, reply.headers, reply.read())
     finally:
         connection.close()
+
+
+def same(found: bytes, wanted: bytes) -> bool:
+    """Whether bytes are equal: of large ones pytest would compute, for minutes, a difference that nobody can read."""
+    return found == wanted

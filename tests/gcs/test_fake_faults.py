@@ -11,7 +11,7 @@ import pytest
 from google.api_core.exceptions import Forbidden, NotFound, PreconditionFailed, RetryError, ServiceUnavailable
 from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
-from tests.gcs.raw import ask
+from tests.gcs.raw import ask, same
 
 DATA = os.urandom(300_000)
 MEDIA = "/download/storage/v1/b/b/o/o?alt=media"
@@ -27,7 +27,7 @@ def blob(gcs, client):
 
 def test_two_503_and_then_success_is_success_for_the_client(gcs, blob):
     fault = gcs.faults.add("503", times=2)
-    assert blob.download_as_bytes(retry=QUICK) == DATA
+    assert same(blob.download_as_bytes(retry=QUICK), DATA)
     assert fault.done == 2
     assert gcs.counts["media"] == 3
 
@@ -63,20 +63,20 @@ def test_a_reset_connection_is_asked_again_by_the_client(gcs, blob):
     with pytest.raises(ConnectionResetError):
         ask(gcs.url, "GET", STAT)
     gcs.faults.add("reset", {"kind": "media"})
-    assert blob.download_as_bytes(retry=QUICK) == DATA
+    assert same(blob.download_as_bytes(retry=QUICK), DATA)
 
 
 def test_a_cut_body_ends_where_told_although_more_was_announced(gcs, blob):
     gcs.faults.add("cut", at=1000)
     with pytest.raises(http.client.IncompleteRead) as error:
         ask(gcs.url, "GET", MEDIA)
-    assert error.value.partial == DATA[:1000]
+    assert same(error.value.partial, DATA[:1000])
     assert gcs.bytes_out == 1000
 
 
 def test_the_client_goes_on_after_a_cut_body_and_stays_with_the_generation(gcs, blob):
     gcs.faults.add("cut", {"kind": "media"}, at=200_000)
-    assert blob.download_as_bytes(retry=QUICK) == DATA
+    assert same(blob.download_as_bytes(retry=QUICK), DATA)
     again = gcs.requests[-1]
     start = int(again.range.removeprefix("bytes=").rstrip("-"))
     assert 0 < start <= 200_000
@@ -89,7 +89,7 @@ def test_a_flipped_byte_differs_at_one_place_only(gcs, blob):
     body = ask(gcs.url, "GET", MEDIA).body
     assert [at for at in range(len(DATA)) if body[at] != DATA[at]] == [17]
     assert len(body) == len(DATA)
-    assert ask(gcs.url, "GET", MEDIA).body == DATA
+    assert same(ask(gcs.url, "GET", MEDIA).body, DATA)
 
 
 def test_the_client_notices_a_flipped_byte_in_whole_objects_only(gcs, blob):
@@ -106,17 +106,17 @@ def test_a_stalled_body_goes_on_only_when_the_stall_ends(gcs, blob):
     connection = http.client.HTTPConnection(gcs.url.removeprefix("http://"), timeout=60)
     connection.request("GET", MEDIA)
     reply = connection.getresponse()
-    assert reply.read(1000) == DATA[:1000]
+    assert same(reply.read(1000), DATA[:1000])
     assert select.select([connection.sock], [], [], 0.2)[0] == []
     gcs.faults.clear()
-    assert reply.read() == DATA[1000:]
+    assert same(reply.read(), DATA[1000:])
     connection.close()
 
 
 def test_a_stall_ends_by_itself_after_its_seconds(gcs, blob):
     gcs.faults.add("stall", times=2, seconds=0.01)
     assert ask(gcs.url, "GET", STAT).status == 200
-    assert ask(gcs.url, "GET", MEDIA).body == DATA
+    assert same(ask(gcs.url, "GET", MEDIA).body, DATA)
 
 
 def test_a_reply_lost_after_a_create_only_upload_looks_like_a_failed_precondition(gcs, client):
@@ -157,14 +157,14 @@ def test_the_client_survives_an_upload_cut_in_a_chunk(gcs, client):
     fault = gcs.faults.add("cut", {"kind": "resumable", "method": "PUT"}, at=1_000_000)
     client.bucket("b").blob("new").upload_from_string(data, retry=QUICK)
     assert fault.done == 1
-    assert gcs.get("b", "new") == data
+    assert same(gcs.get("b", "new"), data)
 
 
 def test_an_object_replaced_between_two_ranges_leaves_the_pinned_reader_with_404(gcs, blob):
     pinned = gcs.generation("b", "o")
     gcs.faults.add("replace_between", {"kind": "media"}, data=b"y" * 1000)
     path = f"{MEDIA}&generation={pinned}"
-    assert ask(gcs.url, "GET", path, Range="bytes=0-9").body == DATA[:10]
+    assert same(ask(gcs.url, "GET", path, Range="bytes=0-9").body, DATA[:10])
     assert ask(gcs.url, "GET", path, Range="bytes=10-19").status == 404
     assert ask(gcs.url, "GET", MEDIA, Range="bytes=10-19").body == b"y" * 10
     assert gcs.generation("b", "o") > pinned
@@ -181,7 +181,7 @@ def test_an_answer_without_generation_unpins_the_clients_blob(gcs, blob):
     gcs.faults.add("no_generation", times=3)
     assert "x-goog-generation" not in ask(gcs.url, "GET", MEDIA).headers
     assert "generation" not in ask(gcs.url, "GET", STAT).json
-    assert blob.download_as_bytes() == DATA
+    assert same(blob.download_as_bytes(), DATA)
     assert blob.generation is None
 
 
@@ -207,7 +207,7 @@ def test_a_revoked_right_of_the_anonymous_client_is_an_error_to_it(gcs, blob):
 def test_a_fault_happens_to_the_requests_it_matches_and_to_no_others(gcs, blob):
     gcs.put("b", "p", b"p")
     fault = gcs.faults.add("503", {"kind": "media", "name": "p", "bucket": "b"}, times=None)
-    assert ask(gcs.url, "GET", MEDIA).body == DATA
+    assert same(ask(gcs.url, "GET", MEDIA).body, DATA)
     assert ask(gcs.url, "GET", "/b/p").status == 503
     assert fault.done == 1
     gcs.faults.clear()
