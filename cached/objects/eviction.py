@@ -3,8 +3,9 @@
 Score of a copy = age when it was last used + uses x cost / size (L. Cherkasova, "Improving WWW Proxies Performance with
 Greedy-Dual-Size-Frequency Caching Policy", HPL-98-69). The lowest go first. Three things differ from the paper:
 
-- The age counts how often the tiers have been filled anew, not the score of the last victim. Costs are nearly
-  proportional to sizes here, so scores would fall into few classes and the age would move in jumps.
+- The age is the bytes read so far as a multiple of what the tiers hold, not the score of the last victim. Costs are
+  nearly proportional to sizes here, so scores would fall into few classes and the age would move in jumps, and not at
+  all while everything fits and only the better places are fought for.
 - Only the third use counts for more, and only up to a limit. In a batch much is written, read once and never again, and
   much use yesterday promises little for tomorrow.
 - The cost is the bytes and a fixed part for the request, in bytes that could have been moved meanwhile. Without it the
@@ -36,12 +37,12 @@ DEAREST: Final = 4.0
 FEW: Final = 2
 #: Uses beyond so many change nothing.
 ENOUGH: Final = 6
-#: How much longer a copy stays for one use more, in fillings of the tiers.
-REACH: Final = 0.35
+#: How much longer a copy stays for one use more, in the unit of the age.
+REACH: Final = 1.0
 
 
 def worth(size: int, frequency: int, source: Source) -> float:
-    """Return for how many fillings of the tiers a copy is kept longer than one that is worth nothing."""
+    """Return how much longer a copy stays than one that is worth nothing, in the unit of the age."""
     uses = 1 + max(0, min(frequency, ENOUGH) - FEW)
     return REACH * uses * min(DEAREST, LATENCY[source] / max(1, size) + PRICE[source])
 

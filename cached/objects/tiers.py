@@ -57,10 +57,11 @@ class Tiers:
         """Return what is here under a name."""
         return self.index.get(name)
 
-    def open(self, name: str, user: str, now: float) -> Copy | None:
+    def open(self, name: str, user: str, now: float, *, touch: bool = True) -> Copy | None:
         """Open the best copy under a name and keep it from going until `release`; None: there is none.
 
-        `now`: wall clock, seconds. A copy that is not `verified` in this boot has to be compared with its checksum.
+        `now`: wall clock, seconds. Without `touch` it does not count as a use: for parts of something large. A copy
+        that is not `verified` in this boot has to be compared with its checksum.
         """
         entry = self.index.get(name)
         if entry is None:
@@ -72,7 +73,8 @@ class Tiers:
                 held = self._detach(entry, tier, "lost")
                 self.index.rooms[tier].drop(held.ticket)
                 continue
-            self.index.touch(entry, user, now)
+            if touch:
+                self.index.touch(entry, user, now)
             entry.pins += 1
             return Copy(fd, entry, tier)
         return None

@@ -30,6 +30,7 @@ ELSEWHERE = {
         "book.taken", "drive.offered", "offer.accepted", "offer.reserved", "receive.committed", "receive.metadata", "receive.prepared",
         "receive.published", "receive.transferred", "stage.prepared", "sweep.renewed",
     },
+    "tests/objects": {"objects.created", "objects.sealed"},
 }  # fmt: skip
 
 
