@@ -43,8 +43,9 @@ class Pinned(msgspec.Struct, frozen=True):
 class OriginStats:
     """Requests by kind, bytes in and out, retries by cause; counted from many threads.
 
-    Kinds are `stat list media upload resumable delete`; causes `http_503` and the like, `reset`, `stall`, `cut`,
-    `crc32c`, `network`. `bytes_in` are bytes of objects received, `bytes_out` bytes of objects sent, repeats included.
+    Kinds are `stat list media upload resumable delete`; causes `http_503` and the like, and
+    `reset cut stall network crc32c lost_reply range session credentials`.
+    `bytes_in` are bytes of objects received, `bytes_out` bytes of objects sent, repeats included.
     """
 
     def __init__(self) -> None:
