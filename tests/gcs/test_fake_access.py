@@ -151,7 +151,7 @@ def test_the_speed_limit_is_shared_by_all_connections(users):
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert time.monotonic() - begin >= 0.39
+    assert time.monotonic() - begin >= 0.34  # 400 kB at 1 MB/s, less what a sender may make up for
     users.rate = None
     assert status(users) == 200
 

@@ -63,8 +63,8 @@ def test_an_answer_with_a_range_names_generation_and_checksum_of_the_whole(cloud
     blob.upload_from_string(DATA)
     reply = cloud.client._http.get(blob.media_link, headers={"Range": "bytes=1-3"}, timeout=60)
     assert (reply.status_code, reply.content) == (206, DATA[1:4])
-    assert reply.headers["x-goog-generation"] == str(blob.generation)
-    assert f"crc32c={blob.crc32c}" in reply.headers["x-goog-hash"]
+    assert reply.headers.get("x-goog-generation") == str(blob.generation)
+    assert f"crc32c={blob.crc32c}" in reply.headers.get("x-goog-hash", "")
 
 
 @judges()
