@@ -42,7 +42,7 @@ class Daemon:
         self._started.clear()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(120)
         return self
 
     async def _run(self) -> None:
@@ -76,7 +76,7 @@ class Daemon:
 
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(120)
         assert not self._thread.is_alive()
 
     def hold(self) -> None:

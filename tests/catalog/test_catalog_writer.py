@@ -27,10 +27,10 @@ def held_up(catalog):
 
     def wait(_):
         started.set()
-        go.wait(10)
+        go.wait(120)
 
     future = catalog._writer.submit(wait)
-    assert started.wait(10)
+    assert started.wait(120)
     return future, go
 
 
@@ -94,10 +94,10 @@ def test_a_reader_sees_the_last_commit_and_does_not_wait_for_the_writer(catalog)
     def slow(tx):
         tx.put_set(samples.a_set(2))
         started.set()
-        go.wait(10)
+        go.wait(120)
 
     future = catalog._writer.submit(slow)
-    assert started.wait(10)
+    assert started.wait(120)
     assert len(asyncio.run(catalog.read(lambda tx: tx.sets()))) == 1
     go.set()
     future.result()

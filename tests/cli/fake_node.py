@@ -222,10 +222,10 @@ def serving(node: FakeNode, runtime_dir: Path) -> Iterator[None]:
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
-    assert up.wait(30)
+    assert up.wait(120)
     try:
         yield
     finally:
         loop, stop = loops[0]
         loop.call_soon_threadsafe(stop.set)
-        thread.join(30)
+        thread.join(120)

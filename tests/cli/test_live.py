@@ -38,7 +38,7 @@ def node(tmp_path, monkeypatch):
 
 
 def call(*arguments, **settings):
-    settings = {"capture_output": True, "text": True, "timeout": 60, **settings}
+    settings = {"capture_output": True, "text": True, "timeout": 180, **settings}
     return subprocess.run([*CACHED, *map(str, arguments)], check=False, **settings)
 
 
@@ -247,7 +247,7 @@ def test_ctrl_c_during_a_create_cancels_it_and_says_so(node, tmp_path):
         running.send_signal(signal.SIGINT)
         assert "nothing was stored" in running.communicate(timeout=120)[1]
         assert running.returncode == 130
-    assert node.aborted.wait(30)
+    assert node.aborted.wait(120)
     assert list(node.sets) == ["nr"]
 
 

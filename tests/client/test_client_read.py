@@ -123,7 +123,7 @@ def test_a_slow_fetch_holds_up_no_other_thread(client, daemon):
     with client.open("nr/a.txt") as file:
         assert file.read() == b"hello, world\n"
     daemon.go_on()
-    thread.join(20)
+    thread.join(120)
     assert result == [b"hello, world\n"]
     assert [report.bytes_present for report in seen] == [1, 2]
 
@@ -234,6 +234,6 @@ def test_answers_without_a_descriptor_are_an_error_and_not_a_crash(tmp_path):
     thread = threading.Thread(target=serve)
     thread.start()
     with pytest.raises(Exception, match="without a descriptor"):
-        Client(tmp_path, timeout=20).open("n/x")
-    thread.join(20)
+        Client(tmp_path, timeout=60).open("n/x")
+    thread.join(120)
     server.close()

@@ -31,6 +31,6 @@ def test_the_reason_is_read_also_after_the_connection_was_reset(tmp_path, words,
         listener.listen()
         server = threading.Thread(target=serve, args=(listener, words))
         server.start()
-        with Client(tmp_path, timeout=20) as client, pytest.raises(expected):
+        with Client(tmp_path, timeout=60) as client, pytest.raises(expected):
             client.create("nr", [tmp_path / "source"], CreateOptions())
         server.join()

@@ -142,7 +142,7 @@ def test_with_no_configuration_at_all_a_user_s_node_starts_alone(cluster):
             text=True,
             env=env,
             cwd=home,
-            timeout=60,
+            timeout=180,
             **identity(user),
         )
 
@@ -157,7 +157,7 @@ def test_with_no_configuration_at_all_a_user_s_node_starts_alone(cluster):
     assert (home / ".local/state/cached/catalog.db").exists()
     assert (home / ".local/state/cached").stat().st_mode & 0o077 == 0
     alone.terminate()
-    assert alone.wait(30) == 0
+    assert alone.wait(120) == 0
     assert "Traceback" not in (cluster.root / "alone.log").read_text()
 
 

@@ -122,7 +122,7 @@ def run_as(user, script, facts):
         text=True,
         cwd="/",
         env={},
-        timeout=60,
+        timeout=180,
         **identity(user),
     )
     assert ended.returncode == 0, ended.stderr
