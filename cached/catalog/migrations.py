@@ -10,6 +10,9 @@ Where state is kept:
     reservations                       (space set aside; the owner of incoming/<txid>)
     checks ──> contents                (when their bytes were last verified, and what is damaged)
     uploads ──> sets                   (sets on their way into the origin)
+    objects                            (copies of objects of Cloud Storage)
+    scoped                             (objects written to Cloud Storage for a scope)
+    ledger                             (what each user took, by hour)
     meta                               (high water of the clocks, marks)
 """
 
@@ -97,10 +100,31 @@ _UPLOADS = (
     ) WITHOUT ROWID""",
 )
 
+_OBJECTS = (
+    "CREATE TABLE objects (name TEXT NOT NULL PRIMARY KEY, entry BLOB NOT NULL) WITHOUT ROWID",
+    """
+    CREATE TABLE scoped (
+        owner TEXT NOT NULL, scope TEXT NOT NULL, bucket TEXT NOT NULL, name TEXT NOT NULL,
+        generation INTEGER NOT NULL, bytes INTEGER NOT NULL,
+        PRIMARY KEY (owner, scope, bucket, name)
+    ) WITHOUT ROWID""",
+    """
+    CREATE TABLE ledger (
+        hour INTEGER NOT NULL, owner TEXT NOT NULL, kind TEXT NOT NULL CHECK (kind IN ('set', 'object')),
+        tier TEXT NOT NULL, scope TEXT NOT NULL, byte_seconds REAL NOT NULL,
+        saved_bytes INTEGER NOT NULL, saved_operations INTEGER NOT NULL,
+        spent_bytes INTEGER NOT NULL, spent_operations INTEGER NOT NULL,
+        PRIMARY KEY (hour, owner, kind, tier, scope)
+    ) WITHOUT ROWID""",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "sets, their bytes, and the promises for them", _FIRST),
     Migration(2, "when bytes were last verified, and what is damaged", _CHECKS),
     Migration(3, "sets on their way into the origin", _UPLOADS),
+    Migration(
+        4, "copies of objects, what was written for a scope, and the ledger of what users took", _OBJECTS
+    ),
 )
 
 

@@ -134,6 +134,45 @@ class UploadRow(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class ObjectRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A copy of an object, or of a block of one."""
+
+    #: Of its file.
+    name: str
+    #: What it is, encoded by the use case.
+    entry: bytes
+
+
+class ScopedRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An object that a user wrote to Cloud Storage through this node for a scope."""
+
+    owner: str
+    scope: str
+    bucket: str
+    name: str
+    generation: int
+    bytes: int
+
+
+class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What one user took of one tier in one hour, in one scope."""
+
+    #: Hours since 1970, UTC.
+    hour: int
+    owner: str
+    kind: Literal["set", "object"]
+    tier: str
+    scope: str
+    #: Bytes held, times the seconds that they were held for.
+    byte_seconds: float = 0.0
+    #: Bytes and requests that Cloud Storage did not have to serve.
+    saved_bytes: int = 0
+    saved_operations: int = 0
+    #: Those that it did.
+    spent_bytes: int = 0
+    spent_operations: int = 0
+
+
 class MetaRow(msgspec.Struct, frozen=True, kw_only=True):
     """A fact about the catalog itself."""
 

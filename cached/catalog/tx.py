@@ -15,9 +15,12 @@ from cached.catalog import tables
 from cached.catalog.rows import (
     CheckRow,
     ContentRow,
+    LedgerRow,
     MetaRow,
+    ObjectRow,
     ReplicaRow,
     ReservationRow,
+    ScopedRow,
     SetRow,
     TransferRow,
     UploadRow,
@@ -152,6 +155,41 @@ class Tx:
         """Forget it: all is there, or nobody wants it any more. It goes by itself with the set's row."""
         self._delete(tables.UPLOADS, set_id)
 
+    # Objects, and what users took
+
+    def put_object(self, row: ObjectRow) -> None:
+        """Remember a copy of an object."""
+        self._put(tables.OBJECTS, row)
+
+    def objects(self) -> list[ObjectRow]:
+        """Return all copies of objects."""
+        return self._list(tables.OBJECTS)
+
+    def delete_object(self, name: str) -> None:
+        """Forget a copy of an object."""
+        self._delete(tables.OBJECTS, name)
+
+    def put_scoped(self, row: ScopedRow) -> None:
+        """Remember an object written for a scope."""
+        self._put(tables.SCOPED, row)
+
+    def scoped(self, owner: str, scope: str) -> list[ScopedRow]:
+        """Return the objects that a user wrote for a scope."""
+        return [row for row in self._list(tables.SCOPED) if (row.owner, row.scope) == (owner, scope)]
+
+    def delete_scoped(self, owner: str, scope: str, bucket: str, name: str) -> None:
+        """Forget that an object was written for a scope."""
+        self._delete(tables.SCOPED, owner, scope, bucket, name)
+
+    def charge(self, row: LedgerRow) -> None:
+        """Add to what a user took."""
+        old = self._get(tables.LEDGER, row.hour, row.owner, row.kind, row.tier, row.scope)
+        self._put(tables.LEDGER, row if old is None else _sum(old, row))
+
+    def ledger(self, since: int = 0) -> list[LedgerRow]:
+        """Return what users took since an hour."""
+        return [row for row in self._list(tables.LEDGER) if row.hour >= since]
+
     # Facts about the catalog
 
     def put_meta(self, key: str, value: str) -> None:
@@ -182,3 +220,10 @@ class Tx:
 
     def _delete(self, mapped: Mapped[Row], *key: Any) -> None:
         self._connection.execute(delete(mapped.table).where(mapped.matches(*key)))
+
+
+def _sum(one: LedgerRow, other: LedgerRow) -> LedgerRow:
+    fields = ("byte_seconds", "saved_bytes", "saved_operations", "spent_bytes", "spent_operations")
+    return msgspec.structs.replace(
+        one, **{name: getattr(one, name) + getattr(other, name) for name in fields}
+    )
