@@ -106,4 +106,4 @@ _LADDER: Final = [(unit, length) for unit, length in _SECONDS.items() if unit !=
 def rfc3339(wall_seconds: float) -> str:
     """Return a wall-clock instant (seconds since 1970) as RFC 3339 in UTC: `2026-01-31T12:00:00Z`."""
     bounded = min(max(wall_seconds, 0.0), _RFC3339_MAX)
-    return datetime.fromtimestamp(int(bounded), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(int(bounded), UTC).isoformat()[: -len("+00:00")] + "Z"

@@ -30,7 +30,7 @@ async def send(request: web.Request, opened: Opened) -> web.StreamResponse:
         raise UsageError(
             "that is a directory, which has no content of its own", hint="GET /v1/sets/{ref}/files lists it"
         )
-    tag = opened.root or EMPTY
+    tag = await asyncio.to_thread(lambda: opened.root) or EMPTY
     headers = {hdrs.ETAG: f'"{tag}"', hdrs.ACCEPT_RANGES: "bytes"}
     if _names(request.headers.get(hdrs.IF_NONE_MATCH, ""), tag):
         return web.Response(status=304, headers=headers)

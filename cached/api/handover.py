@@ -50,17 +50,18 @@ class Handover:
             "lease_seconds": grant.seconds,
             "shortened": grant.shortened,
             "reason": grant.reason,
+            "bundle_bytes": wire.BUNDLE_BYTES,
         }
 
     async def add(self, request: Request, descriptors: list[int]) -> dict[str, Any]:
         """Copy one packet of entries; owns the descriptors."""
         try:
             creation = self._current()
-            files = sum(entry.kind == "file" for entry in request.entries)
-            if files != len(descriptors):
+            own = sum(entry.kind == "file" and not entry.bundled for entry in request.entries)
+            if own + any(entry.bundled for entry in request.entries) != len(descriptors):
                 raise UsageError(
-                    f"{len(descriptors)} descriptors came with {files} files",
-                    hint="attach one descriptor for every entry of kind file, in order",
+                    f"{len(descriptors)} descriptors came with {own} files",
+                    hint="attach one for all bundled entries, then one for every other entry of kind file, in order",
                 )
         except BaseException:
             packets.close_all(descriptors)

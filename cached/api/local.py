@@ -203,7 +203,10 @@ class LocalServer:
         return _json(await self._verbs.show(self._caller_of(request), _ref(request)))
 
     async def _files(self, request: web.Request) -> web.StreamResponse:
-        return _json(wire.items(await self._verbs.files(self._caller_of(request), _ref(request))))
+        found = await self._verbs.files(self._caller_of(request), _ref(request))
+        return web.Response(
+            body=await asyncio.to_thread(wire.encode_items, found), content_type="application/json"
+        )
 
     async def _update(self, request: web.Request) -> web.StreamResponse:
         changes = msgspec.structs.asdict(await _body(request, Changes))

@@ -5,11 +5,11 @@ time.
 from __future__ import annotations
 
 import errno
+import os
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Self
-
-import msgspec
 
 from cached import packets, wire
 from cached.client.channel import Channel, LostError, Watcher
@@ -20,6 +20,10 @@ from cached.errors import DaemonUnreachable
 _MOST_ENTRIES: Final = 100
 #: Bytes of entries in one packet, as counted by `_room`.
 _MOST_BYTES: Final = packets.MAX_PACKET - 20_000
+#: Entries in one packet when they need no descriptors of their own.
+_MOST_BUNDLED: Final = 1000
+#: Files up to so many bytes travel in bundles, where the daemon takes them.
+_SMALL: Final = 64 << 10
 #: Packets under way.
 _WINDOW: Final = 4
 #: Pause when the kernel has too many descriptors under way, in seconds.
@@ -47,10 +51,11 @@ def hand_over(
     }
     try:
         channel.post(request)
-        channel.answer(watcher)
-        with _Sender(channel, watcher) as sender:
+        granted, _ = channel.answer(watcher)
+        bundles = Bundles(int(granted.get("bundle_bytes", 0)))
+        with _Sender(channel, watcher, bundles) as sender:
             for source in sources:
-                sender.send_all(source.files())
+                sender.send_all(source.files(min(_SMALL, bundles.size) if bundles.size else -1))
         channel.post({"op": "seal"})
         value, descriptors = channel.answer(watcher)
         packets.close_all(descriptors)
@@ -67,13 +72,17 @@ def hand_over(
 class _Sender:
     """Fills packets; leaving it normally sends the last one and waits for all answers."""
 
-    def __init__(self, channel: Channel, watcher: Watcher | None) -> None:
+    def __init__(self, channel: Channel, watcher: Watcher | None, bundles: Bundles) -> None:
         self._channel = channel
         self._watcher = watcher
+        self._bundles = bundles
+        self._small: list[bytes] = []
+        self._small_bytes = 0
         self._entries: list[wire.NewEntry] = []
         self._descriptors: list[int] = []
         self._room = _MOST_BYTES
-        self._unanswered = 0
+        #: The bundle of each packet that is not answered yet, -1 for none.
+        self._unanswered: deque[int] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -86,15 +95,20 @@ class _Sender:
                     self._await_one()
         finally:
             packets.close_all(self._descriptors)
+            self._bundles.close()
 
-    def send_all(self, files: Iterable[tuple[Found, int]]) -> None:
-        for found, descriptor in files:
-            room = 200 + 2 * len(found.path.encode()) + 2 * len(found.target.encode())
-            if len(self._entries) == _MOST_ENTRIES or room > self._room:
+    def send_all(self, files: Iterable[tuple[Found, int | bytes]]) -> None:
+        for found, source in files:
+            room = 150 + 2 * len(found.path.encode()) + 2 * len(found.target.encode())
+            small = isinstance(source, bytes)
+            if room > self._room or self._full(found.size if small else -1):
                 self._flush()
             self._room -= room
-            if descriptor >= 0:
-                self._descriptors.append(descriptor)
+            if isinstance(source, bytes):
+                self._small.append(source)
+                self._small_bytes += len(source)
+            elif source >= 0:
+                self._descriptors.append(source)
             self._entries.append(
                 wire.NewEntry(
                     path=found.path,
@@ -103,22 +117,34 @@ class _Sender:
                     executable=found.executable,
                     mtime_ns=found.mtime_ns,
                     target=found.target,
+                    bundled=small,
                 )
             )
+
+    def _full(self, small: int) -> bool:
+        """Say whether one more entry does not fit: a bundled file of so many bytes, or another one (-1)."""
+        if small >= 0:
+            return len(self._entries) >= _MOST_BUNDLED or self._small_bytes + small > self._bundles.size
+        return len(self._descriptors) >= _MOST_ENTRIES or len(self._entries) >= _MOST_BUNDLED
 
     def _flush(self) -> None:
         if not self._entries:
             return
-        if self._unanswered == _WINDOW:
+        if len(self._unanswered) == _WINDOW:
             self._await_one()
-        self._post({"op": "add", "entries": msgspec.to_builtins(self._entries)})
-        packets.close_all(self._descriptors)
-        self._entries, self._descriptors, self._room = [], [], _MOST_BYTES
+        bundle = self._bundles.fill(self._small) if self._small else -1
+        try:
+            self._post({"op": "add", "entries": self._entries}, [bundle] if self._small else [], bundle)
+        finally:
+            packets.close_all(self._descriptors)
+            self._descriptors = []
+        self._entries, self._room = [], _MOST_BYTES
+        self._small, self._small_bytes = [], 0
 
-    def _post(self, request: dict[str, Any]) -> None:
+    def _post(self, request: dict[str, Any], first: list[int], bundle: int) -> None:
         while True:
             try:
-                self._channel.post(request, self._descriptors)
+                self._channel.post(request, first + self._descriptors)
             except OSError as error:
                 if error.errno != errno.ETOOMANYREFS:
                     raise
@@ -127,10 +153,47 @@ class _Sender:
                 else:
                     time.sleep(_BREATHER)
             else:
-                self._unanswered += 1
+                self._unanswered.append(bundle)
                 return
 
     def _await_one(self) -> None:
         _, descriptors = self._channel.answer(self._watcher)
         packets.close_all(descriptors)
-        self._unanswered -= 1
+        self._bundles.give_back(self._unanswered.popleft())
+
+
+class Bundles:
+    """Memory in which small files are handed over together; used again once the daemon has read it."""
+
+    def __init__(self, size: int) -> None:
+        #: Bytes of one, at most; 0: the daemon, or this system, knows no bundles.
+        self.size = size if hasattr(os, "memfd_create") else 0
+        self._made: list[int] = []
+        self._free: list[int] = []
+        if self.size:
+            try:
+                self._free.append(self._make())
+            except OSError:
+                self.size = 0
+
+    def fill(self, parts: Sequence[bytes]) -> int:
+        """Return a descriptor that holds these bytes from its start; it stays ours."""
+        bundle = self._free.pop() if self._free else self._make()
+        view, at = memoryview(b"".join(parts)), 0
+        while at < len(view):
+            at += os.pwrite(bundle, view[at:], at)
+        return bundle
+
+    def give_back(self, bundle: int) -> None:
+        """Note that the daemon has read a bundle; -1: there was none."""
+        if bundle >= 0:
+            self._free.append(bundle)
+
+    def close(self) -> None:
+        """Close all: the daemon has descriptors of its own."""
+        packets.close_all(self._made)
+
+    def _make(self) -> int:
+        made = os.memfd_create("cached-bundle")
+        self._made.append(made)
+        return made

@@ -8,9 +8,10 @@ elsewhere.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -94,11 +95,12 @@ class Source:
             for found in self._tree():
                 self._add(found)
         else:
-            self._add(_found(self.name, "", facts, self.path))
+            self._add(_found(self.name, "", facts, lambda: self.path))
 
-    def files(self) -> Iterator[tuple[Found, int]]:
-        """Iterate over entries with an open descriptor each, -1 for what is not a file; the receiver closes
-        it.
+    def files(self, small: int = -1) -> Iterator[tuple[Found, int | bytes]]:
+        """Iterate over entries with an open descriptor each, -1 for what is not a file; the receiver closes it.
+
+        Of files up to `small` bytes come the bytes, read while the file did not change.
         """
         folders = None
         try:
@@ -109,21 +111,54 @@ class Source:
                 if not found.below:
                     with _named(self.path, moved=True):
                         descriptor = os.open(self.path, _FILE)
-                    yield found, _checked(found, self.path, descriptor)
-                    continue
-                if folders is None:
-                    folders = Folders(self.path)
-                yield found, self._open(folders, found)
+                else:
+                    if folders is None:
+                        folders = Folders(self.path)
+                    descriptor = self._open(folders, found)
+                facts = self._checked(found, descriptor)
+                yield found, self._read(found, descriptor, facts) if found.size <= small else descriptor
         finally:
             if folders is not None:
                 folders.close()
 
     def _open(self, folders: Folders, found: Found) -> int:
-        shown = self._shown(found.below)
         folder, _, name = found.below.rpartition("/")
-        with _named(shown, moved=True):
-            descriptor = os.open(name, _FILE | os.O_NOFOLLOW, dir_fd=folders.open(folder))
-        return _checked(found, shown, descriptor)
+        try:
+            return os.open(name, _FILE | os.O_NOFOLLOW, dir_fd=folders.open(folder))
+        except OSError as error:
+            raise _told(error, self._shown(found.below), moved=True) from error
+
+    def _checked(self, found: Found, descriptor: int) -> os.stat_result:
+        """Return the facts if the file is still what was found, else close it."""
+        facts = os.fstat(descriptor)
+        now = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        if stat.S_ISREG(facts.st_mode) and now == (found.inode, found.size, found.mtime_ns):
+            return facts
+        os.close(descriptor)
+        raise _changed(self._shown(found.below))
+
+    def _read(self, found: Found, descriptor: int, before: os.stat_result) -> bytes:
+        """Return all bytes of a small file, and close it."""
+        try:
+            data = os.pread(descriptor, found.size + 1, 0)
+            while 0 < len(data) < found.size and (more := os.pread(descriptor, found.size, len(data))):
+                data += more
+            after = os.fstat(descriptor)
+        except OSError as error:
+            raise _told(error, self._shown(found.below), "read") from error
+        finally:
+            os.close(descriptor)
+        if data and not found.size:
+            shown = self._shown(found.below)
+            raise UnsupportedFile(
+                f"{shown} says that it is empty and is not, as files of /proc do",
+                hint="put a copy of it into the set",
+                path=str(shown),
+            )
+        same = (before.st_size, before.st_mtime_ns, before.st_ctime_ns)
+        if len(data) != found.size or same != (after.st_size, after.st_mtime_ns, after.st_ctime_ns):
+            raise _changed(self._shown(found.below))
+        return data
 
     def _tree(self) -> Iterator[Found]:
         with _named(self.path, "read directory"):
@@ -148,7 +183,7 @@ class Source:
                 facts = entry.stat(follow_symlinks=False)
                 target = os.readlink(entry.name, dir_fd=descriptor) if entry.is_symlink() else ""
                 path = f"{self.name}/{below}" if self.name else below
-                yield _found(path, below, facts, self._shown(below), target)
+                yield _found(path, below, facts, functools.partial(self._shown, below), target)
 
     def _add(self, found: Found) -> None:
         check_path(found.path)
@@ -188,7 +223,9 @@ def _check_distinct(sources: Iterable[Source]) -> None:
             )
 
 
-def _found(path: str, below: str, facts: os.stat_result, shown: Path, target: str = "") -> Found:
+def _found(
+    path: str, below: str, facts: os.stat_result, shown: Callable[[], Path], target: str = ""
+) -> Found:
     mode = facts.st_mode
     if stat.S_ISREG(mode):
         return Found(
@@ -204,20 +241,10 @@ def _found(path: str, below: str, facts: os.stat_result, shown: Path, target: st
         return Found(path, "dir", below, mtime_ns=facts.st_mtime_ns)
     if stat.S_ISLNK(mode):
         return Found(path, "link", below, mtime_ns=facts.st_mtime_ns, target=target)
-    what = _ODD.get(stat.S_IFMT(mode), "no file")
+    what, where = _ODD.get(stat.S_IFMT(mode), "no file"), shown()
     raise UnsupportedFile(
-        f"{shown} is {what}: it cannot be part of a set", hint="leave it out", path=str(shown)
+        f"{where} is {what}: it cannot be part of a set", hint="leave it out", path=str(where)
     )
-
-
-def _checked(found: Found, shown: Path, descriptor: int) -> int:
-    """Return the descriptor if it is still what was found."""
-    facts = os.fstat(descriptor)
-    now = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
-    if stat.S_ISREG(facts.st_mode) and now == (found.inode, found.size, found.mtime_ns):
-        return descriptor
-    os.close(descriptor)
-    raise _changed(shown)
 
 
 def _changed(shown: Path) -> SourceChanged:
@@ -238,18 +265,20 @@ class _named:  # noqa: N801 - reads as a phrase: `with _named(path):`
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, OSError):
-            return
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise Forbidden(
-                f"cannot {self._action} {self._path}: {error.strerror}",
-                hint="the files of a set are read as you",
-                path=str(self._path),
-            ) from error
-        if self._moved and error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
-            raise _changed(self._path) from error
-        if error.errno == errno.ENOENT:
-            raise NotFound(f"there is no {self._path}", path=str(self._path)) from error
-        raise CachedError(
-            f"cannot {self._action} {self._path}: {error.strerror}", path=str(self._path)
-        ) from error
+        if isinstance(error, OSError):
+            raise _told(error, self._path, self._action, moved=self._moved) from error
+
+
+def _told(error: OSError, path: Path, action: str = "open", *, moved: bool = False) -> CachedError:
+    """Return our error for one of the system's, with the path in it."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return Forbidden(
+            f"cannot {action} {path}: {error.strerror}",
+            hint="the files of a set are read as you",
+            path=str(path),
+        )
+    if moved and error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
+        return _changed(path)
+    if error.errno == errno.ENOENT:
+        return NotFound(f"there is no {path}", path=str(path))
+    return CachedError(f"cannot {action} {path}: {error.strerror}", path=str(path))

@@ -17,6 +17,9 @@ from cached.daemon.daemon import Daemon
 
 log = logging.getLogger("cached")
 
+#: Seconds after which a thread that computes lets others in: the event loop must answer while sets are read in threads.
+SWITCH = 0.001
+
 
 async def run(config: Config) -> None:
     """Run a node until SIGTERM or SIGINT."""
@@ -55,5 +58,6 @@ def main(path: Path | None, instance: str, flags: Mapping[str, str]) -> int:
     )
     os.umask(0o022)
     door.raise_limit()
+    sys.setswitchinterval(SWITCH)
     asyncio.run(run(config))
     return 0

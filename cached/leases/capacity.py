@@ -90,8 +90,10 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
 
 def physical(manifest: Manifest) -> int:
     """Return the bytes that a content takes on the partition, its metadata included."""
-    files = sum(_blocks(entry.size) + _leaves(entry.size) for entry in manifest.files())
-    return CONTENT + len(manifest.entries) * ENTRY + files
+    sizes = [entry.size for entry in manifest.files()]
+    blocks = sum([-(-size // BLOCK) for size in sizes])
+    leaves = sum([-(-size // _LEAF_SHARE) for size in sizes])
+    return CONTENT + len(manifest.entries) * ENTRY + blocks * BLOCK + leaves
 
 
 def estimate(total_bytes: int, total_files: int) -> int:
@@ -101,10 +103,6 @@ def estimate(total_bytes: int, total_files: int) -> int:
     """
     per_file = 2 * ENTRY + BLOCK + _leaves(1)
     return CONTENT + total_bytes + _leaves(total_bytes) + total_files * per_file
-
-
-def _blocks(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK
 
 
 def _leaves(size: int) -> int:

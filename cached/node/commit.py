@@ -147,7 +147,7 @@ async def _publish(
         try:
             await verify.heal_from_staged(node, store, content, order.txid)
             places = await asyncio.to_thread(staging.places)
-            if not await asyncio.to_thread(store.publish, order.txid, content) and places:
+            if not await asyncio.to_thread(store.publish, order.txid, content, manifest) and places:
                 await asyncio.to_thread(store.put_places, content, places)
             faults.point(CREATE_PUBLISHED)
             await node.shelf.keep(_changes(node, order, known, replaced, manifest, upload))

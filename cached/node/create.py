@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from cached import faults, wire
@@ -159,12 +160,17 @@ class Creation:
         self._ingest.staging.ballast = self.node.space.ballast(self.txid)
 
     async def add(self, entries: Sequence[wire.NewEntry], fds: Sequence[int]) -> None:
-        """Copy entries in; one descriptor per file, in order. Closes the descriptors, also when it fails."""
+        """Copy entries in; one descriptor for all bundled files, then one for each other file, in order.
+
+        Closes the descriptors, also when it fails.
+        """
         try:
             ingest = self.begin_work()
             files = [entry for entry in entries if entry.kind == "file"]
-            if len(files) != len(fds):
-                raise UsageError(f"{len(files)} files came with {len(fds)} descriptors")
+            bundled = [entry for entry in files if entry.bundled]
+            own = [entry for entry in files if not entry.bundled]
+            if len(own) + bool(bundled) != len(fds):
+                raise UsageError(f"{len(own)} files came with {len(fds)} descriptors")
             if self.files_done + len(files) > self._total_files:
                 surplus = files[max(0, self._total_files - self.files_done)].path
                 raise SourceChanged(
@@ -178,7 +184,9 @@ class Creation:
                     ingest.add_dir(entry.path, entry.mtime_ns)
                 elif entry.kind == "link":
                     ingest.add_link(entry.path, entry.target, entry.mtime_ns)
-            await self._copy(ingest, list(zip(files, fds, strict=True)))
+            if bundled:
+                await self._in_threads(ingest, [lambda: ingest.add_bundle(fds[0], bundled)])
+            await self._copy(ingest, list(zip(own, fds[bool(bundled) :], strict=True)))
         finally:
             self.end_work()
             for fd in fds:
@@ -213,12 +221,12 @@ class Creation:
         """Copy in a few threads. However this ends, no thread uses a descriptor any more when it does."""
         small = sum(entry.size for entry, _ in files) < ONE_THREAD
         shares = [files] if small else [files[start::COPIERS] for start in range(COPIERS)]
+        steps = [functools.partial(self._copy_share, ingest, share) for share in shares if share]
+        await self._in_threads(ingest, steps)
+
+    async def _in_threads(self, ingest: Ingest, steps: Sequence[Callable[[], None]]) -> None:
         loop = asyncio.get_running_loop()
-        work = [
-            loop.run_in_executor(self.node.copiers, self._copy_share, ingest, share)
-            for share in shares
-            if share
-        ]
+        work = [loop.run_in_executor(self.node.copiers, step) for step in steps]
         self._work.update(work)
         try:
             if work:

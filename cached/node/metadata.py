@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
 from cached.errors import Busy, CachedError, Forbidden, IntegrityFailed, NoSource, NoSpace, NotFound
-from cached.node import sources
+from cached.node import origins, sources
 from cached.node.node import Node
 from cached.node.shelf import Known
+from cached.origin import places
 from cached.peers.link import Writer
 from cached.peers.records import Peer
 from cached.replication.transfer import Progress
@@ -22,6 +24,7 @@ from cached.sets.manifest import Manifest
 from cached.sets.merkle import DIGEST, LEAF
 from cached.sets.set import SetRecord, Tier
 from cached.storage.disk import Store
+from cached.storage.files import read_if_there
 
 #: Name of the peers' stream.
 STREAM = "metadata"
@@ -49,19 +52,22 @@ class Metadata:
     manifest: Manifest
     leaves: bytes
     mtimes: bytes | None
+    #: Where the files lie in the origin (`cached.origin.places`), as it is kept; None when it is unknown.
+    places: bytes | None = None
 
 
 class Lengths(msgspec.Struct, frozen=True, kw_only=True):
-    """Head of the stream: how many bytes of each part follow; -1 for times that are unknown."""
+    """Head of the stream: how many bytes of each part follow; -1 for what is unknown."""
 
     manifest: int
     leaves: int
     mtimes: int
+    places: int = -1
 
     @property
     def total(self) -> int:
         """Bytes of all parts."""
-        return self.manifest + self.leaves + max(0, self.mtimes)
+        return self.manifest + self.leaves + max(0, self.mtimes) + max(0, self.places)
 
 
 def local(node: Node, content: str) -> Store | None:
@@ -78,7 +84,7 @@ async def of(node: Node, known: Known) -> Metadata:
     """Return a set's metadata: from here, else from a holder. Raises `NoSource` when nobody has it."""
     store = local(node, known.record.content)
     if store is not None:
-        return await asyncio.to_thread(_read, store, known.record.content)
+        return await asyncio.to_thread(_read, node, store, known.record.content)
     return await obtain(node, known, Progress())
 
 
@@ -90,8 +96,9 @@ async def staged(store: Store, txid: str, content: str) -> Metadata | None:
 def _staged(store: Store, txid: str, content: str) -> Metadata | None:
     with contextlib.suppress(CachedError, OSError), store.stage(txid) as staging:
         if staging.sealed():
-            data, leaves, times = staging.manifest_bytes(), staging.leaves(), staging.path / "mtimes"
-            return _checked(data, leaves, times.read_bytes() if times.exists() else None, content)
+            return checked(
+                staging.manifest_bytes(), staging.leaves(), staging.mtimes(), content, staging.places()
+            )
     return None
 
 
@@ -124,7 +131,7 @@ def _holders(node: Node, known: Known) -> list[str]:
 
 async def _from(node: Node, peer: str, known: Known) -> Metadata:
     """Take what one peer sends, as long as it keeps coming, and no more than the record allows for."""
-    query = {"content": known.record.content, "set": known.record.id}
+    query = {"content": known.record.content, "set": known.record.id, "places": True}
     loop = asyncio.get_running_loop()
     received, claimed = bytearray(), 0
     lengths: Lengths | None = None
@@ -139,7 +146,8 @@ async def _from(node: Node, peer: str, known: Known) -> Metadata:
                         claimed = _claim(node, lengths.total)
                     if lengths is not None and len(received) > lengths.total:
                         raise IntegrityFailed("a peer sent more metadata than it had said")
-                    patience.reschedule(begun + GRACE + len(received) / SLOWEST)
+                    if not patience.expired():
+                        patience.reschedule(begun + GRACE + len(received) / SLOWEST)
         if lengths is None or len(received) != lengths.total:
             raise NoSource("a peer broke off while it sent metadata")
         return await asyncio.to_thread(_parse, received, lengths, known.record.content)
@@ -167,11 +175,13 @@ def _check_lengths(lengths: Lengths, record: SetRecord) -> None:
         manifest=min(manifests.MAX_MANIFEST, EXTRAS + record.files * LINE),
         leaves=record.bytes // (LEAF // DIGEST) + record.files * DIGEST,
         mtimes=8 * (lengths.manifest // SHORTEST),
+        places=places.longest(record.files),
     )
     fits = (
         0 <= lengths.manifest <= most.manifest
         and 0 <= lengths.leaves <= most.leaves
         and -1 <= lengths.mtimes <= most.mtimes
+        and -1 <= lengths.places <= most.places
     )
     if not fits:
         raise IntegrityFailed("a peer has more metadata than a set of that size may have")
@@ -197,23 +207,33 @@ def _claim(node: Node, wanted: int) -> int:
 def _parse(received: bytearray, lengths: Lengths, content: str) -> Metadata:
     parts = memoryview(received)
     first, second = lengths.manifest, lengths.manifest + lengths.leaves
-    times = bytes(parts[second:]) if lengths.mtimes >= 0 else None
-    return _checked(bytes(parts[:first]), bytes(parts[first:second]), times, content)
+    third = second + max(0, lengths.mtimes)
+    times = bytes(parts[second:third]) if lengths.mtimes >= 0 else None
+    where = bytes(parts[third:]) if lengths.places >= 0 else None
+    return checked(bytes(parts[:first]), bytes(parts[first:second]), times, content, where)
 
 
-def _checked(data: bytes, leaves: bytes, mtimes: bytes | None, content: str) -> Metadata:
+def checked(
+    data: bytes, leaves: bytes, mtimes: bytes | None, content: str, where: bytes | None = None
+) -> Metadata:
+    """Return metadata that belongs together and to a content; raises `IntegrityFailed` for any other."""
     if manifests.content_id(data) != content:
         raise IntegrityFailed("this is another manifest than the content id names")
     manifest = manifests.decode(data)
     check_all_leaves(manifest, leaves)
     if mtimes is not None:
         decode_mtimes(mtimes, manifest)
-    return Metadata(manifest=manifest, leaves=leaves, mtimes=mtimes)
+    if where is not None:
+        places.decode(where, manifest)
+    return Metadata(manifest=manifest, leaves=leaves, mtimes=mtimes, places=where)
 
 
-def _read(store: Store, content: str) -> Metadata:
+def _read(node: Node, store: Store, content: str) -> Metadata:
     return Metadata(
-        manifest=store.manifest(content), leaves=store.leaves(content), mtimes=store.mtimes(content)
+        manifest=store.manifest(content),
+        leaves=store.leaves(content),
+        mtimes=store.mtimes(content),
+        places=origins.places_of(node, content),
     )
 
 
@@ -222,16 +242,39 @@ async def serve(node: Node, peer: Peer, query: dict[str, object], writer: Writer
     content = str(query.get("content", ""))
     if not node.consents.allowed(peer.node_id, content):
         raise Forbidden("this node has not agreed to send you that content")
-    store = local(node, content)
-    if store is None:
-        raise NotFound("this node does not hold that content")
-    manifest, leaves, mtimes = await asyncio.to_thread(
-        lambda: (store.manifest_bytes(content), store.leaves(content), store.mtimes(content))
-    )
-    lengths = Lengths(
-        manifest=len(manifest), leaves=len(leaves), mtimes=-1 if mtimes is None else len(mtimes)
-    )
+    parts = await asyncio.to_thread(_encoded, node, content)
+    if parts[0] is None or parts[1] is None:
+        raise NotFound("this node has just finished receiving that content")
+    if not query.get("places"):
+        parts = parts[:3]
+    sizes = [-1 if part is None else len(part) for part in parts]
+    lengths = Lengths(**dict(zip(("manifest", "leaves", "mtimes", "places"), sizes, strict=False)))
     await writer.write(msgspec.json.encode(lengths) + b"\n")
-    for part in (manifest, leaves, mtimes or b""):
-        for start in range(0, len(part), 1 << 20):
-            await writer.write(memoryview(part)[start : start + (1 << 20)])
+    for part in parts:
+        for start in range(0, len(part or b""), 1 << 20):
+            await writer.write(memoryview(part or b"")[start : start + (1 << 20)])
+
+
+def _encoded(node: Node, content: str) -> list[bytes | None]:
+    """Return manifest, leaves, times and places as they are kept, or as they wait for the bytes to come."""
+    store = local(node, content)
+    if store is not None:
+        return [
+            store.manifest_bytes(content),
+            store.leaves(content),
+            store.mtimes(content),
+            origins.places_of(node, content),
+        ]
+    coming = staging_of(node, content)
+    if coming is None:
+        raise NotFound("this node does not hold that content")
+    return [read_if_there(coming / part) for part in ("manifest", "leaves", "mtimes", "origin")]
+
+
+def staging_of(node: Node, content: str) -> Path | None:
+    """Return where a content lies that is on its way to this node, once its metadata is there; None for none."""
+    for flight in node.transfers.values():
+        row = node.shelf.replicas.get(flight.set_id)
+        if flight.content == content and row is not None and flight.described:
+            return node.stores[row.tier].root / "incoming" / flight.txid
+    return None

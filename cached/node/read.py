@@ -6,6 +6,7 @@ when this node has none.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 import time
@@ -155,6 +156,10 @@ async def files(node: Node, caller: Caller, ref: SetRef) -> list[wire.FileView]:
     known = resolve(node.shelf, caller, ref)
     check_read(caller, known)
     meta = await metadata.of(node, known)
+    return await asyncio.to_thread(_file_views, meta)
+
+
+def _file_views(meta: metadata.Metadata) -> list[wire.FileView]:
     times = decode_mtimes(meta.mtimes, meta.manifest) if meta.mtimes is not None else None
     return [
         _file_view(entry, times[index] if times else None)

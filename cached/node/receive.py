@@ -27,6 +27,7 @@ from cached.node.shelf import Changes
 from cached.replication import layout, method
 from cached.replication.transfer import FetchJob
 from cached.sets import manifest as manifests
+from cached.sets.manifest import Manifest
 from cached.sets.set import SignedRecord
 from cached.storage.disk import Store
 
@@ -152,18 +153,19 @@ async def _failed(node: Node, flight: Flight, error: CachedError) -> None:
 
 
 async def _receive(node: Node, flight: Flight) -> None:
-    row = node.shelf.replicas[flight.set_id]
+    row, manifest = node.shelf.replicas[flight.set_id], None
     if not node.stores[row.tier].has(flight.content):
         metadata = await staged(node.stores[row.tier], flight.txid, flight.content)
         if metadata is None:
             metadata = await obtain(node, node.shelf.known[flight.set_id], flight.progress)
         faults.point(RECEIVE_METADATA)
+        manifest = metadata.manifest
         await _fit(node, flight, metadata)
         await _transfer(node, flight, metadata)
         faults.point(RECEIVE_TRANSFERRED)
     elif not sources.proven(node, node.shelf.known[flight.set_id]):
         await obtain(node, node.shelf.known[flight.set_id], flight.progress)  # whoever offers it must have it
-    await to_the_end(_commit(node, flight))
+    await to_the_end(_commit(node, flight, manifest))
     node.counters.add("replicas_received")
     announce.publish(node, flight.set_id)
     await seeding.refresh(node, flight.content)
@@ -176,7 +178,8 @@ async def _fit(node: Node, flight: Flight, metadata: Metadata) -> None:
     manifest = metadata.manifest
     if (manifest.total_bytes, manifest.file_count) != (record.bytes, record.files):
         raise IntegrityFailed(f"the record of {record.name} does not describe its content")
-    await node.space.grow(flight.txid, capacity.physical(manifest) + layout.pack_bytes(manifest))
+    needed = await asyncio.to_thread(lambda: capacity.physical(manifest) + layout.pack_bytes(manifest))
+    await node.space.grow(flight.txid, needed)
     store = node.stores[row.tier]
 
     def prepare() -> None:
@@ -261,7 +264,7 @@ async def _by(node: Node, name: str, job: FetchJob, holders: sources.Introduced)
         await node.direct.fetch(job, holders.direct, node.sources.get(holders.set_id, ""))
 
 
-async def _commit(node: Node, flight: Flight) -> None:
+async def _commit(node: Node, flight: Flight, manifest: Manifest | None) -> None:
     set_id, txid = flight.set_id, flight.txid
     row, boot = node.shelf.replicas[set_id], node.now().boot_id
     store = node.stores[row.tier]
@@ -278,7 +281,7 @@ async def _commit(node: Node, flight: Flight) -> None:
             return replace(stored, state="COMMITTED", verified_boot=boot, reason="")
 
         try:
-            physical = await asyncio.to_thread(_publish, store, flight, record)
+            physical = await asyncio.to_thread(_publish, store, flight, record, manifest)
             faults.point(RECEIVE_PUBLISHED)
             there = ContentRow(
                 content=flight.content, tier=row.tier, bytes=row.bytes, physical=physical, state="STABLE"
@@ -298,15 +301,15 @@ async def _commit(node: Node, flight: Flight) -> None:
         await asyncio.to_thread(store.empty, leftover)
 
 
-def _publish(store: Store, flight: Flight, record: SignedRecord) -> int:
+def _publish(store: Store, flight: Flight, record: SignedRecord, manifest: Manifest | None) -> int:
     """Make the staged content visible unless it is there already; return the physical bytes of it."""
     if store.has(flight.content):
         store.put_record(flight.content, record)
     else:
         with store.stage(flight.txid) as staging:
             staging.put_record(record)
-        store.publish(flight.txid, flight.content)
-    return capacity.physical(store.manifest(flight.content))
+        store.publish(flight.txid, flight.content, manifest)
+    return capacity.physical(manifest or store.manifest(flight.content))
 
 
 async def _take_back(store: Store, content: str) -> None:

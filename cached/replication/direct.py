@@ -80,15 +80,8 @@ class Direct:
         `IntegrityFailed` when all that could be asked sent wrong bytes, `NoSpace` when the disk is full.
         """
         progress = job.progress
-        progress.bytes_wanted = sum(
-            entry.size for entry in job.manifest.files() if job.only is None or entry.path in job.only
-        )
         progress.state = "checking"
-        await asyncio.to_thread(check_all_leaves, job.manifest, job.leaves)
-        line = LeafLine(job.manifest)
-        missing = await asyncio.to_thread(scan, job.data, line, job.leaves, job.only)
-        work = _Work(job=job, line=line, missing=missing)
-        progress.bytes_present = progress.bytes_wanted - line.bytes_in(missing)
+        work = await asyncio.to_thread(_look, job)
         progress.state = "transferring"
         await self._fill(work, holders, prefer)
         progress.state, progress.reason = "done", ""
@@ -170,6 +163,18 @@ class Direct:
         return written
 
 
+def _look(job: FetchJob) -> _Work:
+    """Find out what is missing."""
+    job.progress.bytes_wanted = sum(
+        entry.size for entry in job.manifest.files() if job.only is None or entry.path in job.only
+    )
+    check_all_leaves(job.manifest, job.leaves)
+    line = LeafLine(job.manifest)
+    missing = scan(job.data, line, job.leaves, job.only)
+    job.progress.bytes_present = job.progress.bytes_wanted - line.bytes_in(missing)
+    return _Work(job=job, line=line, missing=missing)
+
+
 class _BrokenStreamError(Exception):
     """The stream ended before its time."""
 
@@ -196,7 +201,7 @@ class _Segments:
             size = now.size if there >= now.size else there // LEAF * LEAF
             if not size:
                 break
-            part = Segment(now.path, now.offset, size, now.leaf)
+            part = now if size == now.size else Segment(now.path, now.offset, size, now.leaf)
             block.append((part, view[at : at + size]))
             at += size
             if size == now.size:

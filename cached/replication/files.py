@@ -10,8 +10,10 @@ from cached.errors import IntegrityFailed
 from cached.replication.pack import disk_error
 from cached.replication.segments import LeafLine, Range, Segment, merged
 from cached.sets.merkle import DIGEST, damaged_leaves, hash_leaves, leaf_count
+from cached.storage.tree import Parents
 
 _CHUNK = 4 * 1024 * 1024
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def scan(data: Path, line: LeafLine, leaves: bytes, only: frozenset[str] | None = None) -> list[Range]:
@@ -22,9 +24,37 @@ def scan(data: Path, line: LeafLine, leaves: bytes, only: frozenset[str] | None 
     try:
         whole = line.segments([(0, line.total)] if line.total else ())
         wanted = (segment for segment in whole if only is None or segment.path in only)
-        return merged(part for segment in wanted for part in _missing(data, segment, leaves))
+        present = _Present(data)
+        return merged(
+            part
+            for segment in wanted
+            for part in (
+                _missing(data, segment, leaves)
+                if present.has(segment.path)
+                else ((segment.leaf, segment.end),)
+            )
+        )
     except OSError as error:
         raise disk_error(error, "checking what is there") from error
+
+
+class _Present:
+    """Which files are there; one listing tells it of all files of a directory."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._folder = ""
+        self._names: frozenset[str] | None = None
+
+    def has(self, path: str) -> bool:
+        folder, _, name = path.rpartition("/")
+        if self._names is None or folder != self._folder:
+            try:
+                self._names = frozenset(os.listdir(self._data / folder))
+            except FileNotFoundError:
+                self._names = frozenset()
+            self._folder = folder
+        return name in self._names
 
 
 def _missing(data: Path, segment: Segment, leaves: bytes) -> Iterator[Range]:
@@ -48,17 +78,26 @@ def _missing(data: Path, segment: Segment, leaves: bytes) -> Iterator[Range]:
 
 def write_block(data: Path, block: list[tuple[Segment, memoryview]], leaves: bytes) -> None:
     """Check the bytes of each segment and write them; raise `IntegrityFailed` at the first wrong file."""
-    for segment, content in block:
-        if hash_leaves(content) != leaves[segment.leaf * DIGEST : segment.end * DIGEST]:
-            raise IntegrityFailed(f"{segment.path!r} does not match", path=segment.path)
+    path = ""
+    try:
+        top = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            _write(data / segment.path, segment.offset, content)
-        except OSError as error:
-            raise disk_error(error, f"writing {segment.path!r}") from error
+            with Parents(top, make=True) as parents:
+                for segment, content in block:
+                    path = segment.path
+                    if hash_leaves(content) != leaves[segment.leaf * DIGEST : segment.end * DIGEST]:
+                        raise IntegrityFailed(f"{path!r} does not match", path=path)
+                    _write(parents, segment, content)
+        finally:
+            os.close(top)
+    except OSError as error:
+        raise disk_error(error, f"writing {path!r}") from error
 
 
-def _write(path: Path, offset: int, content: memoryview) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+def _write(parents: Parents, segment: Segment, content: memoryview) -> None:
+    parent, name = parents.of(segment.path)
+    descriptor = os.open(name, _WRITE, 0o644, dir_fd=parent)
+    offset = segment.offset
     try:
         view = content
         while view:

@@ -6,6 +6,7 @@ whole; it is scratch, and may be deleted at any time when no torrent uses it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -16,7 +17,11 @@ from cached.errors import CachedError, IntegrityFailed, NoSpace
 from cached.replication.layout import Pack, describe_pack, pack_bytes, packed, twins
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import LEAF, hash_leaves, root_from_leaves
+from cached.storage.files import write_all
+from cached.storage.tree import Parents
 
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 _CHUNK = 4 * 1024 * 1024
 assert _CHUNK % LEAF == 0
 
@@ -69,20 +74,44 @@ def unpack(pack: Path, data: Path, manifest: Manifest) -> None:
     Raises `IntegrityFailed` when a file in the pack is not what the manifest says.
     """
     try:
-        with pack.open("rb", buffering=_CHUNK) as source:
+        with (
+            pack.open("rb", buffering=_CHUNK) as source,
+            _opened(data) as top,
+            Parents(top, make=True) as parents,
+        ):
             for entry in packed(manifest):
                 content = source.read(entry.size)
                 _check(entry, content)
-                (data / entry.path).write_bytes(content)
+                parent, name = parents.of(entry.path)
+                file = os.open(name, _NEW, 0o644, dir_fd=parent)
+                try:
+                    write_all(file, content, 0)
+                finally:
+                    os.close(file)
     except OSError as error:
         raise disk_error(error, "unpacking small files") from error
 
 
 def _contents(data: Path, manifest: Manifest) -> Iterator[bytes]:
-    for entry in packed(manifest):
-        content = (data / entry.path).read_bytes()
-        _check(entry, content)
-        yield content
+    with _opened(data) as top, Parents(top) as parents:
+        for entry in packed(manifest):
+            parent, name = parents.of(entry.path)
+            file = os.open(name, _READ, dir_fd=parent)
+            try:
+                content = os.pread(file, entry.size + 1, 0)
+            finally:
+                os.close(file)
+            _check(entry, content)
+            yield content
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _check(entry: Entry, content: bytes) -> None:

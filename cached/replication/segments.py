@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cached.sets.manifest import Manifest
 from cached.sets.merkle import LEAF, leaf_count
@@ -18,8 +18,7 @@ from cached.sets.merkle import LEAF, leaf_count
 Range = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """Neighbouring leaves of one file."""
 
     path: str

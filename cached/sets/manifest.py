@@ -15,6 +15,7 @@ directory but the root has its own line, also when it has children. `docs/manife
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from hashlib import sha256
 from typing import Final, Literal
 
@@ -31,7 +32,7 @@ HEADER: Final = b"cached-manifest 1\n"
 MAX_MANIFEST: Final = 512 * 1024**2
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One file, directory or symbolic link of a set."""
 
     #: Relative, `/`-separated, valid UTF-8, kept as it is.
@@ -45,7 +46,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     target: str = ""
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """All entries of a content, in canonical order; made by `build` or `decode`, which check them."""
 
     entries: tuple[Entry, ...]
@@ -76,12 +77,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """Iterate over regular files in canonical order."""
         return (entry for entry in self.entries if entry.kind == "file")
 
-    @property
+    @cached_property
     def total_bytes(self) -> int:
         """Sum of the sizes of all files."""
         return sum(entry.size for entry in self.entries)
 
-    @property
+    @cached_property
     def file_count(self) -> int:
         """Number of regular files."""
         return sum(entry.kind == "file" for entry in self.entries)

@@ -9,7 +9,7 @@ Layout below the root, all owned by the daemon:
         manifest                 canonical manifest; its SHA-256 is the content id
         leaves                   32-byte digests of all 16 KiB leaves, files in canonical order
         mtimes                   signed 64-bit little-endian nanoseconds, one per entry (absent when unknown)
-        origin                   where the files lie in Cloud Storage, pinned (absent when they do not, or it is unknown)
+        origin                   where the files lie in Cloud Storage, pinned (absent when it is unknown)
         sets/<set id>.record     signed set records (msgpack), so that a lost database loses no bytes
     incoming/<txid>/             the same shape, writable, never served
     trash/<name>/                on its way out
@@ -127,10 +127,11 @@ class Store:
         """Open the staging area `txid`, made when absent: a transfer cut short finds what it had."""
         return reopen(self._incoming(txid), self.tier)
 
-    def publish(self, txid: str, content: str) -> bool:
+    def publish(self, txid: str, content: str, manifest: Manifest | None = None) -> bool:
         """Make a sealed staging area durable and visible as `content`; False when the store had it already.
 
-        Modes and times are set from the manifest, strays removed, all is synced, then renamed in one step.
+        `manifest` is the content's, where the caller has it. Modes and times are set, strays removed, all is synced,
+        then renamed in one step.
         `IntegrityFailed` when the staged tree is not what the manifest says (bytes are not read again).
         Afterwards the staging area is gone. Repeating a publish that was cut short is safe.
         """
@@ -141,7 +142,7 @@ class Store:
                 return False
             published = False
             if not home.exists():
-                publication.settle(staged, content, self.tier)
+                publication.settle(staged, content, self.tier, manifest)
                 published = files.rename_new(staged, home)
                 faults.point(STORE_RENAMED)
             if not published:

@@ -14,16 +14,17 @@ import stat
 import struct
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
 from cached import faults
 from cached.errors import BadName, Busy, NoSpace, SourceChanged, UnsupportedFile, UsageError
 from cached.sets import manifest as manifests
 from cached.sets.manifest import Entry, Manifest
-from cached.sets.merkle import root_from_leaves
+from cached.sets.merkle import DIGEST, LEAF, hash_leaves, root_from_leaves
 from cached.sets.paths import check_link, check_path
 from cached.storage import copying, files, tree
 from cached.storage.disk import Store
@@ -32,9 +33,31 @@ from cached.storage.publication import file_mode
 INGEST_FILE = faults.declare("ingest.file")
 INGEST_SEALED = faults.declare("ingest.sealed")
 
+#: Bytes of the files of one bundle together, at most.
+MOST_BUNDLED = 4 << 20
 #: Leaf digests held in memory before they go to a file, and written at a time at the end; bytes.
 _SPOOLED = 16 << 20
 _WRITTEN = 1 << 20
+
+
+class Small(Protocol):
+    """A small file in a bundle, as it was announced."""
+
+    @property
+    def path(self) -> str:
+        """In the set."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def executable(self) -> bool:
+        """Whether it can be run."""
+
+    @property
+    def mtime_ns(self) -> int:
+        """Modification time in nanoseconds."""
 
 
 class Ingest:
@@ -88,6 +111,22 @@ class Ingest:
                 )
         _check_unchanged(path, before, os.fstat(fd))
         self._take_in(path, leaves, size, executable, mtime_ns)
+
+    def add_bundle(self, fd: int, small: Sequence[Small]) -> None:
+        """Take in files whose bytes lie in `fd` one after the other, in this order; the caller keeps the descriptor.
+
+        Whoever made the bundle has seen to it that no file changed meanwhile. `UsageError` when the bundle is
+        shorter or larger than may be; otherwise as `add_file`.
+        """
+        data = _bundle(fd, sum(entry.size for entry in small))
+        for entry in small:
+            check_path(entry.path)
+        self._claim_all([(entry.path, entry.size) for entry in small])
+        view, at = memoryview(data), 0
+        with tree.Parents(self.staging.data_fd, make=True) as parents:
+            for entry in small:
+                self._write_small(parents, entry, view[at : at + entry.size])
+                at += entry.size
 
     def open_file(self, path: str, size: int) -> int:
         """Make a file that somebody else fills, and return its descriptor, which the caller closes.
@@ -158,26 +197,52 @@ class Ingest:
             self.files_done += 1
         faults.point(INGEST_FILE)
 
+    def _write_small(self, parents: tree.Parents, small: Small, data: memoryview) -> None:
+        path, size = small.path, small.size
+        try:
+            parent, name = parents.of(path)
+            writer = os.open(name, _NEW, file_mode(executable=small.executable), dir_fd=parent)
+            try:
+                if self.staging.tier == "memory":
+                    files.allocate(writer, size)
+                files.write_all(writer, data, 0)
+                os.utime(writer, ns=(small.mtime_ns, small.mtime_ns))
+            finally:
+                os.close(writer)
+        except OSError as error:
+            raise (_misplaced(path) if error.errno in _MISPLACED else files.told(error, path)) from error
+        self._report(size)
+        self._take_in(path, hash_leaves(data), size, small.executable, small.mtime_ns)
+
     def _claim(self, path: str, size: int) -> None:
+        self._claim_all([(path, size)])
+
+    def _claim_all(self, wanted: list[tuple[str, int]]) -> None:
+        """Claim paths and bytes; the space is given back by the ballast, or looked for, in one step."""
+        size = sum(each for _, each in wanted)
         with self._lock:
-            if self._cancelled:
-                raise Busy("the creation was cancelled")
-            if path in self._entries:
-                raise BadName(f"{path!r} is there twice", path=path)
-            if self._max_entries is not None and len(self._entries) >= self._max_entries:
-                raise NoSpace(f"more than the {self._max_entries} entries that were announced")
-            if self._claimed_bytes + size > self._max_bytes:
-                raise NoSpace(
-                    f"{path!r} exceeds the {self._max_bytes} bytes that were announced and reserved",
-                    hint="a file has grown: create the set again",
-                    bytes_needed=self._claimed_bytes + size,
-                    bytes_free=self._max_bytes,
-                )
+            for path, each in wanted:
+                self._claim_one(path, each)
             if self.staging.ballast is None:
                 self._store.require(size)
             self.staging.use(size)
-            self._claimed_bytes += size
-            self._entries[path] = None
+
+    def _claim_one(self, path: str, size: int) -> None:
+        if self._cancelled:
+            raise Busy("the creation was cancelled")
+        if path in self._entries:
+            raise BadName(f"{path!r} is there twice", path=path)
+        if self._max_entries is not None and len(self._entries) >= self._max_entries:
+            raise NoSpace(f"more than the {self._max_entries} entries that were announced")
+        if self._claimed_bytes + size > self._max_bytes:
+            raise NoSpace(
+                f"{path!r} exceeds the {self._max_bytes} bytes that were announced and reserved",
+                hint="a file has grown: create the set again",
+                bytes_needed=self._claimed_bytes + size,
+                bytes_free=self._max_bytes,
+            )
+        self._claimed_bytes += size
+        self._entries[path] = None
 
     def _take(self, path: str, fd: int, size: int, executable: bool, mtime_ns: int) -> bytes:
         with _placed(path):
@@ -229,10 +294,32 @@ def _placed(path: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _MISPLACED:
             raise
-        raise BadName(
-            f"{path!r} does not go together with another entry: only directories have entries below them",
-            path=path,
-        ) from error
+        raise _misplaced(path) from error
+
+
+def _misplaced(path: str) -> BadName:
+    return BadName(
+        f"{path!r} does not go together with another entry: only directories have entries below them",
+        path=path,
+    )
+
+
+def _bundle(fd: int, size: int) -> bytes:
+    """Return the bytes of a bundle, read once: what is hashed is what is written."""
+    if size > MOST_BUNDLED:
+        raise UsageError(f"a bundle of {size} bytes is too large", hint=f"at most {MOST_BUNDLED} bytes")
+    if not stat.S_ISREG(os.fstat(fd).st_mode) or fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_PATH | os.O_WRONLY):
+        raise UsageError("the descriptor of a bundle is no file open for reading")
+    data = b""
+    with files.translated("a bundle of small files"):
+        while more := os.pread(fd, size - len(data), len(data)):
+            data += more
+    if len(data) != size:
+        raise UsageError(f"a bundle has {len(data)} bytes, its files {size}")
+    return data
+
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def _changed(path: str, why: str) -> SourceChanged:
@@ -255,16 +342,21 @@ class _Spool:
         self._places: dict[str, tuple[int, int]] = {}
 
     def keep(self, path: str, leaves: bytes) -> None:
-        self._places[path] = (self._file.seek(0, os.SEEK_END), len(leaves))
-        self._file.write(leaves)
+        if len(leaves) > DIGEST:  # the only leaf of a small file is its root
+            self._places[path] = (self._file.seek(0, os.SEEK_END), len(leaves))
+            self._file.write(leaves)
 
     def in_order(self, manifest: Manifest) -> Iterator[bytes]:
         parts, held = [], 0
         for entry in manifest.files():
-            place, length = self._places[entry.path]
-            self._file.seek(place)
-            parts.append(self._file.read(length))
-            held += length
+            if entry.size <= LEAF:
+                parts.append(entry.root)
+                held += len(entry.root)
+            else:
+                place, length = self._places[entry.path]
+                self._file.seek(place)
+                parts.append(self._file.read(length))
+                held += length
             if held >= _WRITTEN:
                 yield b"".join(parts)
                 parts, held = [], 0

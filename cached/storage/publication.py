@@ -25,11 +25,11 @@ STORE_SYNCED = faults.declare("store.synced")
 KEPT = frozenset({"data", "manifest", "leaves", "mtimes", "origin", "sets"})
 
 
-def checked_manifest(data: bytes, content: str) -> Manifest:
-    """Decode a manifest that hashes to the content id; `IntegrityFailed` for any other."""
+def checked_manifest(data: bytes, content: str, known: Manifest | None = None) -> Manifest:
+    """Decode a manifest that hashes to the content id, or return what is known to; `IntegrityFailed` for any other."""
     if sha256(data).hexdigest() != content:
         raise IntegrityFailed(f"the manifest does not belong to content {content[:12]}", content=content)
-    return manifests.decode(data)
+    return known if known is not None else manifests.decode(data)
 
 
 def leaf_bytes(entry: Entry) -> int:
@@ -49,17 +49,21 @@ def decode_mtimes(data: bytes, manifest: Manifest) -> tuple[int, ...]:
     return struct.unpack(f"<{len(manifest.entries)}q", data)
 
 
-def settle(staged: Path, content: str, tier: Tier) -> None:
-    """Give a sealed tree its final modes and times, remove strays, check structure and sizes, sync it all."""
+def settle(staged: Path, content: str, tier: Tier, known: Manifest | None = None) -> None:
+    """Give a sealed tree its final modes and times, remove strays, check structure and sizes, sync it all.
+
+    `known` is the manifest of the content where the caller has it: to read a large one takes a while.
+    """
     with files.translated(staged):
-        manifest = _sealed_manifest(staged, content)
+        manifest = _sealed_manifest(staged, content, known)
         _drop_leftovers(staged)
         times = _times(staged, manifest)
         data_fd = os.open(staged / "data", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
+            wanted = dict(zip((entry.path for entry in manifest.entries), times or (), strict=False))
             for directory, members in _by_directory(manifest).items():
-                _settle_directory(data_fd, directory, members, tier)
-            _set_times(data_fd, manifest, times)
+                _settle_directory(data_fd, directory, members, tier, wanted)
+            _set_directory_times(data_fd, manifest, times)
             faults.point(STORE_SETTLED)
             if tier == "disk":
                 durability.sync_staged(staged, data_fd, manifest)
@@ -68,11 +72,11 @@ def settle(staged: Path, content: str, tier: Tier) -> None:
         faults.point(STORE_SYNCED)
 
 
-def _sealed_manifest(staged: Path, content: str) -> Manifest:
+def _sealed_manifest(staged: Path, content: str, known: Manifest | None) -> Manifest:
     path = staged / "manifest"
     if not path.exists():
         raise IntegrityFailed(f"{staged.name} is not sealed", txid=staged.name, content=content)
-    manifest = checked_manifest(path.read_bytes(), content)
+    manifest = checked_manifest(path.read_bytes(), content, known)
     if (staged / "leaves").stat().st_size != sum(map(leaf_bytes, manifest.files())):
         raise IntegrityFailed("the leaf digests do not fit the manifest", txid=staged.name, content=content)
     return manifest
@@ -103,7 +107,9 @@ def _by_directory(manifest: Manifest) -> dict[str, list[Entry]]:
     return grouped
 
 
-def _settle_directory(data_fd: int, path: str, members: list[Entry], tier: Tier) -> None:
+def _settle_directory(
+    data_fd: int, path: str, members: list[Entry], tier: Tier, times: dict[str, int]
+) -> None:
     try:
         fd = tree.open_directory(data_fd, path)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -117,6 +123,9 @@ def _settle_directory(data_fd: int, path: str, members: list[Entry], tier: Tier)
             _check_shape(fd, name, entry, facts)
             if entry.kind == "file" and facts is not None:
                 _settle_file(fd, name, entry, facts, tier)
+                mtime = times.get(entry.path, facts.st_mtime_ns)
+                if mtime != facts.st_mtime_ns or tier == "memory":  # where settling may have touched it
+                    os.utime(name, ns=(mtime, mtime), dir_fd=fd, follow_symlinks=False)
         if present:
             os.fchmod(fd, 0o700)
             for name in present:
@@ -162,12 +171,14 @@ def _settle_file(fd: int, name: str, entry: Entry, facts: os.stat_result, tier: 
         os.chmod(name, file_mode(executable=entry.executable), dir_fd=fd)
 
 
-def _set_times(data_fd: int, manifest: Manifest, times: tuple[int, ...] | None) -> None:
+def _set_directory_times(data_fd: int, manifest: Manifest, times: tuple[int, ...] | None) -> None:
     if times is None:
         return
     here, fd = "", data_fd
     try:
         for entry, mtime in zip(reversed(manifest.entries), reversed(times), strict=True):
+            if entry.kind == "file":
+                continue
             parent, _, name = entry.path.rpartition("/")
             if parent != here:
                 below = tree.open_directory(data_fd, parent) if parent else data_fd

@@ -15,11 +15,13 @@ from cached.errors import CachedError, SourceChanged
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import root_from_leaves
 from cached.storage import copying, files, tree
-from cached.storage.beneath import parent_of
 from cached.storage.disk import Store
 from cached.storage.publication import file_mode, leaf_bytes
 
 Kind = Literal["manifest", "missing", "size", "bytes", "unreadable", "link", "stray", "mode", "leaves"]
+
+
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Damage(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,10 +91,10 @@ def verify(
         with files.translated(store.home(content)):
             found = list(shape(data_fd, manifest))
         bad = {damage.path for damage in found if damage.needs_bytes}
-        with _StoredLeaves(store, content, manifest) as stored:
+        with _StoredLeaves(store, content, manifest) as stored, tree.Parents(data_fd) as parents:
             for entry in manifest.files():
                 if entry.path not in bad:
-                    leaves = _leaves_of(data_fd, entry, report, fresh=fresh)
+                    leaves = _leaves_of(parents, entry, report, fresh=fresh)
                     if isinstance(leaves, Damage):
                         found.append(leaves)
                     else:
@@ -154,10 +156,12 @@ def _mode_damage(path: str, expected: int, found: int) -> Damage:
     return Damage(path=path, kind="mode", expected=f"{expected:04o}", found=f"{stat.S_IMODE(found):04o}")
 
 
-def _leaves_of(data_fd: int, entry: Entry, report: Callable[[int], None], *, fresh: bool) -> bytes | Damage:
+def _leaves_of(
+    parents: tree.Parents, entry: Entry, report: Callable[[int], None], *, fresh: bool
+) -> bytes | Damage:
     """Return the leaf digests of a file whose root is right, else its damage."""
     try:
-        fd = _open(data_fd, entry.path)
+        fd = _open(*parents.of(entry.path))
         try:
             if fresh:
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -176,19 +180,18 @@ def _leaves_of(data_fd: int, entry: Entry, report: Callable[[int], None], *, fre
     return leaves
 
 
-def _open(data_fd: int, path: str) -> int:
+def _open(parent: int, name: str) -> int:
     """Open a file for reading; one that was closed off (`repair.close_off`) for this moment alone."""
     try:
-        return tree.open_file(data_fd, path)
+        return os.open(name, _READ, dir_fd=parent)
     except PermissionError:
-        with parent_of(data_fd, path) as (parent, name):
-            if stat.S_IMODE(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-                raise
-            os.chmod(name, 0o400, dir_fd=parent)
-            try:
-                return tree.open_file(data_fd, path)
-            finally:
-                os.chmod(name, 0, dir_fd=parent)
+        if stat.S_IMODE(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            raise
+        os.chmod(name, 0o400, dir_fd=parent)
+        try:
+            return os.open(name, _READ, dir_fd=parent)
+        finally:
+            os.chmod(name, 0, dir_fd=parent)
 
 
 class _StoredLeaves:

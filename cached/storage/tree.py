@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Self
 
 from cached.errors import NotFound
 from cached.sets.manifest import Entry
 from cached.storage.beneath import make_directories, open_beneath, parent_of
 
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ENTER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _BLOCK = 512
 
 
@@ -45,6 +47,51 @@ def create(dirfd: int, path: str, flags: int, mode: int) -> int:
             if os.access(name, os.F_OK, dir_fd=parent, follow_symlinks=False):
                 os.chmod(name, mode, dir_fd=parent)
     return open_beneath(dirfd, path, flags, mode)
+
+
+class Parents:
+    """Directories below one, made where absent if wanted; the last stays open: the next file is usually beside it."""
+
+    def __init__(self, dirfd: int, *, make: bool = False) -> None:
+        self._root = dirfd
+        self._make = make
+        self._path = ""
+        self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    def of(self, path: str) -> tuple[int, str]:
+        """Return the descriptor of the directory that holds `path`, valid until the next call, and the last name.
+
+        It is reached through no link. OSError as `open_beneath`.
+        """
+        folder, _, name = path.rpartition("/")
+        if not folder:
+            return self._root, name
+        if folder != self._path:
+            self._leave()
+            self._fd = _entered(self._root, folder, make=self._make)
+            self._path = folder
+        return self._fd, name
+
+    def _leave(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._path, self._fd = "", -1
+
+
+def _entered(dirfd: int, path: str, *, make: bool) -> int:
+    try:
+        return open_beneath(dirfd, path, _ENTER)
+    except FileNotFoundError:
+        if not make:
+            raise
+        make_directories(dirfd, path)
+        return open_beneath(dirfd, path, _ENTER)
 
 
 def make(dirfd: int, entries: Iterable[Entry]) -> None:

@@ -7,7 +7,7 @@ added, never changed. A receiver ignores fields that it does not know.
 
 from __future__ import annotations
 
-from cached.wire.coding import UNREADABLE, convert, decode, encode, items
+from cached.wire.coding import UNREADABLE, convert, decode, encode, encode_items, items
 from cached.wire.kinds import MAX_SECONDS, Kind, Nanoseconds, ObjectTier, ReplicaState, Seconds, SetState
 from cached.wire.objects import (
     ClearItem,
@@ -19,6 +19,7 @@ from cached.wire.objects import (
     ScopeReply,
 )
 from cached.wire.verbs import (
+    BUNDLE_BYTES,
     CreateOptions,
     Damage,
     DeleteItem,
@@ -45,6 +46,7 @@ from cached.wire.views import (
 )
 
 __all__ = [
+    "BUNDLE_BYTES",
     "MAX_SECONDS",
     "UNREADABLE",
     "ClearItem",
@@ -84,5 +86,6 @@ __all__ = [
     "convert",
     "decode",
     "encode",
+    "encode_items",
     "items",
 ]

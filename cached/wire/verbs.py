@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -37,6 +37,10 @@ class CreateOptions(msgspec.Struct, frozen=True, kw_only=True):
     wait: bool = False
 
 
+#: Bytes of a bundle of small files, at most.
+BUNDLE_BYTES: Final = 2 << 20
+
+
 class NewEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One file, directory or link that a client hands over to a set being created."""
 
@@ -47,6 +51,8 @@ class NewEntry(msgspec.Struct, frozen=True, kw_only=True):
     executable: bool = False
     mtime_ns: Nanoseconds = 0
     target: str = ""
+    #: Its bytes are in the packet's first descriptor, one file after the other, and it has none of its own.
+    bundled: bool = False
 
 
 class NodeProgress(msgspec.Struct, frozen=True, kw_only=True):

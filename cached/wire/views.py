@@ -120,7 +120,7 @@ class LocateReply(msgspec.Struct, frozen=True, kw_only=True):
     directory_age_seconds: Seconds
 
 
-class FileView(msgspec.Struct, frozen=True, kw_only=True):
+class FileView(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One entry of a set's manifest."""
 
     path: str

@@ -56,6 +56,7 @@ class FakeCreation:
     def __init__(self, node: FakeNode, caller: Caller, name: str, bytes_: int, files: int) -> None:
         self.node, self.caller, self.name = node, caller, name
         self.announced = (bytes_, files)
+        self.bytes_wanted = bytes_
         self.txid = f"tx{len(node.creations)}"
         self.grant = node.grant
         self.bytes_done = self.files_done = 0
@@ -75,6 +76,7 @@ class FakeCreation:
 
     def _copy(self, entries: Sequence[wire.NewEntry], fds: list[int]) -> None:
         self.node.packets.append((len(entries), len(fds)))
+        bundle, at = fds.pop(0) if any(entry.bundled for entry in entries) else -1, 0
         for entry in entries:
             path = self.data / entry.path
             self.mtimes[entry.path] = entry.mtime_ns
@@ -83,19 +85,39 @@ class FakeCreation:
             elif entry.kind == "link":
                 path.symlink_to(entry.target)
             else:
-                fd = fds.pop(0)
-                data = os.pread(fd, entry.size + 1, 0)
+                if entry.bundled:
+                    data = os.pread(bundle, entry.size, at)
+                    at += entry.size
+                else:
+                    data = os.pread(fds.pop(0), entry.size + 1, 0)
                 assert len(data) == entry.size
                 path.write_bytes(data)
                 path.chmod(0o555 if entry.executable else 0o444)
                 self.bytes_done += entry.size
                 self.files_done += 1
 
+    async def draw(self) -> None:
+        await self.node.gate.wait()
+        for path, data in self.node.objects.items():
+            (self.data / path).write_bytes(data)
+            self.bytes_done += len(data)
+
     async def seal(self) -> wire.SetView:
         await self.node.gate.wait()
         self.state = "sealed"
-        added = self.node.put(self.name, self.data, self.caller.user, self.mtimes)
-        return self.node.view(added)
+        self.added = self.node.put(self.name, self.data, self.caller.user, self.mtimes)
+        return self.node.view(self.added)
+
+    async def kept(self) -> wire.SetView:
+        await self.node.origin_gate.wait()
+        if self.node.kept_error is not None:
+            raise self.node.kept_error
+        return self.node.view(self.added)
+
+    @property
+    def upload(self) -> wire.Progress | None:
+        waits = self.state == "sealed" and not self.node.origin_gate.is_set()
+        return wire.Progress(bytes_present=1, bytes_wanted=2, state="UPLOADING") if waits else None
 
     async def abort(self) -> None:
         if self.state == "open":
@@ -116,6 +138,11 @@ class FakeNode:
         self.callers: set[Caller] = set()
         self.add_error: Exception | None = None
         self.begin_error: Exception | None = None
+        self.kept_error: Exception | None = None
+        #: What a set is made of that is drawn; and closed while the origin does not have what was sealed.
+        self.objects: dict[str, bytes] = {}
+        self.origin_gate = asyncio.Event()
+        self.origin_gate.set()
         #: Closed: creations, fetches and long work wait.
         self.gate = asyncio.Event()
         self.gate.set()

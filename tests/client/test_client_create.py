@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cached import wire
 from cached.client import Client, CreateOptions, handover, walk
 from cached.errors import (
     BadName,
@@ -268,7 +269,11 @@ def test_an_interrupt_cancels_the_creation(client, daemon, source):
     assert client.create("nr", [source]).name == "nr"
 
 
-def test_many_files_go_in_packets_of_a_hundred_with_few_descriptors_open(client, daemon, tmp_path):
+@pytest.mark.parametrize(("small", "entries", "descriptors"), [(-1, 1000, 100), (1 << 16, 1000, 1)])
+def test_many_files_go_in_few_packets_with_few_descriptors_open(
+    client, daemon, tmp_path, monkeypatch, small, entries, descriptors
+):
+    monkeypatch.setattr(handover, "_SMALL", small)
     many = tmp_path / "many"
     for folder in range(20):
         (many / f"d{folder}").mkdir(parents=True)
@@ -276,7 +281,8 @@ def test_many_files_go_in_packets_of_a_hundred_with_few_descriptors_open(client,
             (many / f"d{folder}" / f"f{number}").write_bytes(b"%d" % number)
     before = len(os.listdir("/proc/self/fd"))
     assert client.create("nr", [many]).files == 2000
-    assert max(entries for entries, _ in daemon.node.packets) == 100
+    assert max(count for count, _ in daemon.node.packets) <= entries
+    assert max(count for _, count in daemon.node.packets) == descriptors
     assert tree(made(daemon)) == tree(many)
     daemon.until(lambda: len(os.listdir("/proc/self/fd")) <= before + 1)
 
@@ -318,6 +324,40 @@ def test_wait_follows_the_replicas(client, daemon, source):
     assert client.create("nr", [source], CreateOptions(wait=True)).name == "nr"
     assert any(call[0] == "replicate" and call[3] is True for call in daemon.node.calls)
     assert daemon.node.calls[0][2].wait is False
+
+
+def test_small_and_large_files_between_each_other_come_as_they_are(client, daemon, tmp_path):
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for number in range(60):
+        size = (0, 1, 65_536, 65_537, 200_000)[number % 5]
+        (mixed / f"f{number:02d}").write_bytes(os.urandom(size))
+    assert client.create("nr", [mixed]).files == 60
+    assert tree(made(daemon)) == tree(mixed)
+
+
+def test_a_daemon_without_bundles_gets_descriptors(client, daemon, source, monkeypatch):
+    monkeypatch.setattr(wire, "BUNDLE_BYTES", 0)
+    client.create("nr", [source])
+    assert tree(made(daemon)) == tree(source)
+    assert sum(count for _, count in daemon.node.packets) == len(
+        [p for p in source.rglob("*") if p.is_file() and not p.is_symlink()]
+    )
+
+
+def test_a_small_file_that_changes_while_it_is_read_is_an_error(client, daemon, source, monkeypatch):
+    read = os.pread
+
+    def read_and_change(fd, size, at):
+        data = read(fd, size, at)
+        if data == b"#!/bin/sh\n" or b"sh" in data:
+            (source / "run.sh").write_bytes(data[::-1])
+        return data
+
+    monkeypatch.setattr(os, "pread", read_and_change)
+    os.utime(source / "run.sh", ns=(1, 1))
+    with pytest.raises(SourceChanged, match=r"run\.sh"):
+        client.create("nr", [source])
 
 
 def test_the_window_is_never_exceeded(client, daemon, source):
