@@ -35,6 +35,9 @@ from cached.storage.scrub import verify as scrub
 
 Report = Callable[[wire.Progress], None]
 
+#: Seconds between two reports: the loop is woken for each.
+TELL = 0.05
+
 
 async def verify(
     node: Node, caller: Caller, ref: SetRef, repair: bool, progress: Report | None
@@ -66,13 +69,15 @@ async def verify(
 
 
 async def _scrub(node: Node, store: Store, known: Known, progress: Report | None) -> list[Damage]:
-    done = 0
+    done, told = 0, 0.0
     loop = asyncio.get_running_loop()
 
     def count(size: int) -> None:
-        nonlocal done
+        nonlocal done, told
         done += size
-        if progress is not None:
+        due = loop.time() - told >= TELL or done >= known.record.bytes
+        if progress is not None and due:
+            told = loop.time()
             now = wire.Progress(bytes_present=done, bytes_wanted=known.record.bytes, state="verifying")
             loop.call_soon_threadsafe(progress, now)
 

@@ -33,6 +33,8 @@ def hash_leaves(data: Buffer) -> bytes:
     ends at one: the leaves of the parts, concatenated, are the leaves of the file.
     """
     with memoryview(data).cast("B") as view:
+        if 0 < len(view) <= LEAF:
+            return sha256(view).digest()
         return b"".join([sha256(view[at : at + LEAF]).digest() for at in range(0, len(view), LEAF)])
 
 
