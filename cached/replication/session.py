@@ -22,7 +22,7 @@ from cached.replication.transfer import TlsMaterial
 log = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
-_OPEN_SECONDS = 10.0
+_OPEN_SECONDS = 30.0
 #: Requests that a member may keep here, unless this node is a source.
 QUEUE = 128
 #: Far above what the largest sets need; the torrents are our own work, not a stranger's.

@@ -16,7 +16,7 @@ from cached.replication.layout import Layout
 from cached.replication.partition import bits_of
 from cached.replication.transfer import Traffic
 
-_ANSWER_SECONDS = 10.0
+_ANSWER_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
