@@ -120,16 +120,8 @@ class Tiers:
 
         Open it before the next `await`, or it may be gone. Raises `IntegrityFailed` for a file of another size.
         """
-        name = filling.wanted.name
-
-        def settle(found: Found) -> Entry:
-            entry = self.index.get(name) or _entry(filling, crc32c, now, self.boot)
-            return self._settle(entry, filling.tier, filling.ticket, found)
-
-        seal = partial(self._stores[filling.tier].seal, filling.writing)
-        return settle(
-            await undisturbed(seal, settle, lambda: self.index.rooms[filling.tier].cancel(filling.ticket))
-        )
+        entry = self.index.get(filling.wanted.name) or _entry(filling, crc32c, now, self.boot)
+        return self._settle(entry, filling.tier, filling.ticket, filling.writing)
 
     async def abandon(self, filling: Filling) -> None:
         """Remove a file that will not be sealed, and give its room back."""
@@ -265,37 +257,39 @@ class Tiers:
             if made is None:
                 return False
             ticket, writing = made
-            settle = partial(self._settle_twin, entry, goal, ticket)
-            cancel = partial(self.index.rooms[goal].cancel, ticket)
-            return settle(await undisturbed(partial(writer.seal, writing), settle, cancel))
+            if self.index.get(entry.name) is entry:
+                return goal in self._settle(entry, goal, ticket, writing).held
+            writer.discard(writing)  # it was removed meanwhile
+            self.index.rooms[goal].cancel(ticket)
+            return False
         except (NotFound, IntegrityFailed):
             return False
         finally:
             self._moving.discard(entry.name)
             self.release(entry)
 
-    def _settle(self, entry: Entry, tier: Tier, ticket: str, found: Found) -> Entry:
-        """Take a sealed file into the index; if there is no room for it after all, the entry lies nowhere."""
-        room, current = self.index.rooms[tier], self.index.get(entry.name) or entry
-        if tier in current.held:  # two were written at once, with the same bytes
-            room.cancel(ticket)
-        elif room.commit(ticket, ticket, found.allocated):
-            self.index.keep(current, tier, Held(ticket, found.allocated))
-            self._observe(Event(what="admitted", tier=tier, reason="", entry=current, bytes=found.allocated))
-        else:
-            self._stores[tier].remove(entry.name)
-            room.cancel(ticket)
-        return current
+    def _settle(self, entry: Entry, tier: Tier, ticket: str, writing: Writing) -> Entry:
+        """Seal a file and take it into the index, in one step; without room after all, the entry lies nowhere.
 
-    def _settle_twin(self, entry: Entry, tier: Tier, ticket: str, found: Found) -> bool:
-        """Take a copy of a copy into the index, unless that one has been removed meanwhile."""
-        current = self.index.get(entry.name)
-        if current is entry:
-            return tier in self._settle(entry, tier, ticket, found).held
-        if current is None or tier not in current.held:
-            self._stores[tier].remove(entry.name)
-        self.index.rooms[tier].cancel(ticket)
-        return False
+        A few quick system calls, not in a thread: names and index always say the same.
+        """
+        room, store = self.index.rooms[tier], self._stores[tier]
+        if tier in entry.held:  # two were written at once, with the same bytes
+            store.discard(writing)
+            room.cancel(ticket)
+            return entry
+        try:
+            found = store.seal(writing)
+        except BaseException:
+            room.cancel(ticket)
+            raise
+        if room.commit(ticket, ticket, found.allocated):
+            self.index.keep(entry, tier, Held(ticket, found.allocated))
+            self._observe(Event(what="admitted", tier=tier, reason="", entry=entry, bytes=found.allocated))
+        else:
+            store.remove(entry.name)
+            room.cancel(ticket)
+        return entry
 
     async def _drop(self, entry: Entry, tier: Tier, reason: Reason) -> int:
         """Take a copy from a tier: out of sight at once, then the file, then its room."""
