@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from bench import start
+from bench import object_traces, start
 
 start.main()
+object_traces.main()
