@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from cached.errors import Forbidden, UsageError
-from cached.node import book, metadata, offer, replicate, revise, sources
+from cached.node import book, metadata, offer, pool, replicate, revise, sources
 from cached.node.node import Node
 from cached.node.trust import trusted_with
 from cached.peers.link import Writer
 from cached.peers.records import Peer
 from cached.replication import direct
+from cached.replication.reading import Ask
 from cached.sets.set import SignedRecord
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
@@ -81,6 +82,7 @@ class PeerApi:
         link.handle("set.learn", self._learn)
         link.handle("set.extend", self._extend)
         link.handle("drive.refusals", self._refusals)
+        link.handle("origin.share", self._share)
         link.stream(metadata.STREAM, self._metadata)
         link.stream(direct.STREAM, self._node.direct_server.serve)
         for method, handler in self._node.swarm.rpc_handlers().items():
@@ -122,6 +124,9 @@ class PeerApi:
         if known is None or not trusted_with(peer, known):
             raise Forbidden("only nodes that may hold the set are told who refused it")
         return {"refusals": self._node.rejections.of(known.record.id)}
+
+    async def _share(self, peer: Peer, body: dict[str, Any]) -> Any:
+        return msgspec.to_builtins(await pool.share(self._node, peer, _read(body, Ask)))
 
     async def _metadata(self, peer: Peer, query: dict[str, Any], writer: Writer) -> None:
         await metadata.serve(self._node, peer, query, writer)

@@ -62,7 +62,7 @@ async def commit(node: Node, order: Order, staging: Staging, manifest: Manifest,
         if present is not None:  # not to be revised by anybody else meanwhile
             await stack.enter_async_context(node.locks(f"record {present.record.id}"))
         existing = node.shelf.current(order.owner, order.name)
-        known = _chosen(node, order, existing, manifest, content)
+        known = chosen(node, order, existing, manifest, content)
         replaced = existing if existing is not None and existing.record.id != known.record.id else None
         await asyncio.to_thread(staging.put_record, known.aged(node.now()))
         upload = _upload(order, known)
@@ -74,7 +74,7 @@ async def commit(node: Node, order: Order, staging: Staging, manifest: Manifest,
     return known
 
 
-def _chosen(node: Node, order: Order, existing: Known | None, manifest: Manifest, content: str) -> Known:
+def chosen(node: Node, order: Order, existing: Known | None, manifest: Manifest, content: str) -> Known:
     """Return the set to commit: the one that is there when it is the same, else a new one. Raises `NameTaken`."""
     if existing is None:
         return _new(node, order, manifest, content)

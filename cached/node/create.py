@@ -276,7 +276,7 @@ class Creation:
         faults.point(CREATE_COPIED)
         manifest, content = await asyncio.to_thread(ingest.seal)
         await self.complete(ingest, manifest)
-        await self.node.space.grow(self.txid, capacity.physical(manifest))
+        await self.node.space.grow(self.txid, await asyncio.to_thread(capacity.physical, manifest))
         await self.node.space.name(self.txid, content)
         faults.point(CREATE_SEALED)
         known = await commit.commit(self.node, self.order, ingest.staging, manifest, content)
@@ -316,6 +316,12 @@ class Creation:
         if not (self._ended or self._sealing):
             self._ended = True
             await to_the_end(self._clean_up())
+
+    def close(self) -> None:
+        """Give the descriptors back; reservation and staging area stay, for whoever goes on with them."""
+        self._ended = True
+        if self._ingest is not None:
+            self._ingest.close()
 
     async def _clean_up(self) -> None:
         self.node.creations.discard(self)

@@ -79,8 +79,10 @@ def drives(node: Node, known: Known) -> bool:
     """Tell whether this node answers for the replicas of a set at present."""
     record = known.record
     held = node.shelf.replicas.get(record.id)
-    if record.status != "live" or held is None or held.state != "COMMITTED" or node.left(known.lease) <= 0:
+    if record.status != "live" or held is None or node.left(known.lease) <= 0:
         return False
+    if held.state != "COMMITTED":  # the others may help to read it from the origin
+        return record.id in node.drawing and record.originator == node.id
     if (held.content, held.tier) in node.shelf.withheld:  # repaired before it is handed on
         return False
     holders = [

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import msgspec
 
 from cached import wire
+from cached.addresses import parse_prefix
 from cached.critical import to_the_end
 from cached.errors import CachedError, NoSource, RequirementsRefused
-from cached.node import announce, offer
+from cached.node import announce, offer, origins
 from cached.node.access import check_read, resolve
 from cached.node.caller import Caller
 from cached.node.flight import Flight
@@ -68,6 +69,8 @@ async def _request(node: Node, known: Known) -> None:
         and entry.node.record.id != node.id
         and entry.holding.state in ("COMMITTED", "EXPIRED")
     ]
+    if not holders and await _offered_by_the_origin(node, known):
+        return
     if not holders:
         raise NoSource(
             f"no live node holds {record.name}", hint="cached show lists its replicas and when they were seen"
@@ -95,6 +98,27 @@ async def _request(node: Node, known: Known) -> None:
         )
     assert refusal is not None
     raise refusal
+
+
+async def _offered_by_the_origin(node: Node, known: Known) -> bool:
+    """Accept a set that no node holds but the origin keeps. Raises what this node has against it."""
+    record = known.record
+    if not record.origin or not origins.serves(node, record.owner, parse_prefix(record.origin).bucket):
+        return False
+    node.rejections.welcome(record.id)
+    proposed = offer.Offer(
+        record=known.aged(node.now()),
+        lease_seconds=node.left(known.lease),
+        requested=True,
+        methods=record.methods,
+    )
+    nobody = Peer(node_id="", domains=frozenset())
+    answer = await to_the_end(offer.consider(node, nobody, proposed))
+    if answer.answer == "OK":
+        return True
+    raise CachedError.from_wire(
+        {"code": answer.code, "message": f"this node refuses {record.name}: {answer.reason}"}
+    )
 
 
 async def _watch(node: Node, flight: Flight, progress: Report | None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from cached.errors import CachedError
 from cached.replication.transfer import Progress
+from cached.sets.manifest import Manifest
 
 
 @dataclass(kw_only=True)
@@ -22,5 +23,7 @@ class Flight:
     #: Set once it has ended, well or not.
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     error: CachedError | None = None
+    #: What is to come, once that lies in its staging area: others may ask for it here.
+    manifest: Manifest | None = None
     #: Name of the method at work.
     method: str = ""

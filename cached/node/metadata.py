@@ -126,7 +126,7 @@ def _holders(node: Node, known: Known) -> list[str]:
     order = sorted(entries, key=lambda entry: (not entry.node.alive, entry.holding.state != "COMMITTED"))
     peers = [entry.node.record.id for entry in order if entry.holding.state in ("COMMITTED", "EXPIRED")]
     source = node.sources.get(known.record.id)
-    return list(dict.fromkeys(([source] if source else []) + peers))
+    return list(dict.fromkeys(([source] if source and source != node.id else []) + peers))
 
 
 async def _from(node: Node, peer: str, known: Known) -> Metadata:
@@ -265,16 +265,16 @@ def _encoded(node: Node, content: str) -> list[bytes | None]:
             store.mtimes(content),
             origins.places_of(node, content),
         ]
-    coming = staging_of(node, content)
+    coming = coming_here(node, content)
     if coming is None:
         raise NotFound("this node does not hold that content")
-    return [read_if_there(coming / part) for part in ("manifest", "leaves", "mtimes", "origin")]
+    return [read_if_there(coming[1] / part) for part in ("manifest", "leaves", "mtimes", "origin")]
 
 
-def staging_of(node: Node, content: str) -> Path | None:
-    """Return where a content lies that is on its way to this node, once its metadata is there; None for none."""
+def coming_here(node: Node, content: str) -> tuple[Manifest, Path] | None:
+    """Return the manifest of a content on its way to this node, and where it lies; None when there is none yet."""
     for flight in node.transfers.values():
         row = node.shelf.replicas.get(flight.set_id)
-        if flight.content == content and row is not None and flight.described:
-            return node.stores[row.tier].root / "incoming" / flight.txid
+        if flight.content == content and row is not None and flight.manifest is not None:
+            return flight.manifest, node.stores[row.tier].root / "incoming" / flight.txid
     return None

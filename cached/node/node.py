@@ -37,6 +37,7 @@ from cached.peers.link import Link
 from cached.peers.records import HolderEntry
 from cached.replication.bittorrent import Swarm
 from cached.replication.direct import Direct, DirectServer
+from cached.replication.reading import Table
 from cached.sets.set import Tier
 from cached.storage.disk import Store
 
@@ -113,6 +114,11 @@ class Node:
     sources: dict[str, str] = field(default_factory=dict)
     #: Sets on their way into the origin, by set id.
     uploads: dict[str, Upload] = field(default_factory=dict)
+    #: Sets that are just being read from the origin here, and what this node keeps of those who share the reading.
+    drawing: set[str] = field(default_factory=set)
+    tables: dict[str, Table] = field(default_factory=dict)
+    #: Sets made of what a document says, until this node has received the bytes that it stands for.
+    unproven: set[str] = field(default_factory=set)
     #: Bytes of metadata that peers are sending at present.
     metadata_coming: int = 0
     #: Sets whose bytes were lost while their grant holds: fetched again until that ends.

@@ -46,6 +46,8 @@ async def wanted(node: Node, options: wire.CreateOptions) -> Wanted:
     """Check the options of a create. Raises `UsageError`, `BadExpression` or `Refused`."""
     if options.scope:
         raise UsageError("this node has no origin configured", hint="leave --scope out")
+    if options.origin and options.source_set:
+        raise UsageError("a set made with --from-set is kept where it was", hint="leave --origin out")
     replicas = options.replicas if options.replicas is not None else node.config.replication.replicas
     return Wanted(
         requirements=await requirements(node, options.requirements or ""),
@@ -55,7 +57,7 @@ async def wanted(node: Node, options: wire.CreateOptions) -> Wanted:
         tier=tier(node, options.tier or "disk"),
         min_lease_seconds=options.min_lease_seconds,
         scope=options.scope or "",
-        origin=origin(options.origin),
+        origin=origin(options.source_set or options.origin),
         replace=options.replace,
         chosen=frozenset(name for name in _OPTIONS if getattr(options, name) is not None),
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from cached.addresses import Prefix, parse_prefix
 from cached.errors import CachedError, Forbidden, IntegrityFailed, Refused
 from cached.node.caller import Caller
@@ -66,12 +64,12 @@ async def read(node: Node, pinned: Pinned, most: int) -> bytes:
     return data
 
 
-async def places_of(node: Node, content: str) -> bytes | None:
-    """Return where the files of a content that is here lie in the origin, as it is kept; None when it is unknown."""
+def places_of(node: Node, content: str) -> bytes | None:
+    """Return where the files of a content that is here lie in the origin, as it is kept, or None. Blocks."""
     for tier, store in node.stores.items():
         row = node.shelf.contents.get((content, tier))
         if row is not None and row.state == "STABLE":
-            found = await asyncio.to_thread(store.places, content)
+            found = store.places(content)
             if found is not None:
                 return found
     return None

@@ -19,12 +19,13 @@ from cached.catalog.tx import Tx
 from cached.critical import to_the_end
 from cached.errors import CachedError, IntegrityFailed, NoSource, NoSpace
 from cached.leases import capacity
-from cached.node import announce, seeding, sources
+from cached.node import announce, seeding, sources, ways
 from cached.node.flight import Flight
-from cached.node.metadata import Metadata, obtain, staged
+from cached.node.kept import obtain
+from cached.node.metadata import Metadata, staged
 from cached.node.node import Node
 from cached.node.shelf import Changes
-from cached.replication import layout, method
+from cached.replication import layout
 from cached.replication.transfer import FetchJob
 from cached.sets import manifest as manifests
 from cached.sets.manifest import Manifest
@@ -37,6 +38,8 @@ RECEIVE_TRANSFERRED = faults.declare("receive.transferred")
 RECEIVE_PUBLISHED = faults.declare("receive.published")
 RECEIVE_COMMITTED = faults.declare("receive.committed")
 
+#: Of a transfer whose bytes nobody has vouched for: they must come from the origin.
+UNPROVEN = b"unproven"
 #: Rounds over all methods before a transfer gives up, and the pause after each, in seconds.
 ROUNDS = 6
 PAUSE = 2.0
@@ -98,6 +101,8 @@ async def resume_all(node: Node, rows: list[TransferRow]) -> None:
     for row in rows:
         if row.set_id in node.shelf.replicas:
             node.accepted[row.set_id] = row.txid
+            if row.offer == UNPROVEN:
+                node.unproven.add(row.set_id)
             if row.source:
                 node.sources[row.set_id] = row.source
             else:
@@ -154,7 +159,8 @@ async def _failed(node: Node, flight: Flight, error: CachedError) -> None:
 
 async def _receive(node: Node, flight: Flight) -> None:
     row, manifest = node.shelf.replicas[flight.set_id], None
-    if not node.stores[row.tier].has(flight.content):
+    here = node.stores[row.tier].has(flight.content)
+    if not (here and ways.believed(node, flight.set_id)):
         metadata = await staged(node.stores[row.tier], flight.txid, flight.content)
         if metadata is None:
             metadata = await obtain(node, node.shelf.known[flight.set_id], flight.progress)
@@ -185,9 +191,12 @@ async def _fit(node: Node, flight: Flight, metadata: Metadata) -> None:
     def prepare() -> None:
         with store.stage(flight.txid) as staging:
             staging.prepare(manifest)
+            if metadata.places is not None:
+                staging.put_places(metadata.places)
             staging.seal(manifests.encode(manifest), metadata.leaves, metadata.mtimes)
 
     await asyncio.to_thread(prepare)
+    flight.manifest = manifest
     faults.point(RECEIVE_PREPARED)
 
 
@@ -201,16 +210,19 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata) -> None:
         progress=flight.progress,
     )
     failure: CachedError = NoSource("no node that has the set can be reached")
+    places = await ways.places_of(node, flight, metadata)
     async with sources.introduced(node, flight.set_id) as holders, _giving_way(node, flight):
         for attempt in range(ROUNDS):
-            for name in _methods(node, flight, holders):
+            for name in await ways.ordered(node, flight, holders, places):
                 flight.method = name
                 try:
-                    await _by(node, name, job, holders)
+                    await ways.go(node, name, job, holders, places)
                     return
-                except (NoSpace, IntegrityFailed):
-                    raise
                 except CachedError as error:
+                    if isinstance(error, NoSpace) or (
+                        isinstance(error, IntegrityFailed) and name != ways.ORIGIN
+                    ):
+                        raise
                     failure = error
                     flight.progress.reason = error.message
                     node.counters.note(f"receive.{name}_failed", error.message, set=flight.set_id[:8])
@@ -238,30 +250,6 @@ async def _giving_way(node: Node, flight: Flight) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait({task})
-
-
-def _methods(node: Node, flight: Flight, holders: sources.Introduced) -> list[str]:
-    """Return the methods to try, best first; those that a holder offers come before those that none does just now."""
-    record = node.shelf.known[flight.set_id].record
-    allowed = [name for name in node.config.replication.methods if name in record.methods]
-    offered = [name for name in allowed if holders.offer(name)]
-    best = method.choose(
-        record.methods,
-        offered or allowed,
-        node.config.replication.methods,
-        record.bytes,
-        max(flight.receivers, sources.receivers(node, flight.set_id)),
-    )
-    return sorted(offered or allowed, key=lambda name: name != best)
-
-
-async def _by(node: Node, name: str, job: FetchJob, holders: sources.Introduced) -> None:
-    if not job.manifest.total_bytes:
-        return
-    if name == "bittorrent":
-        await node.swarm.fetch(job, holders.swarm, holders.source())
-    else:
-        await node.direct.fetch(job, holders.direct, node.sources.get(holders.set_id, ""))
 
 
 async def _commit(node: Node, flight: Flight, manifest: Manifest | None) -> None:
@@ -296,6 +284,7 @@ async def _commit(node: Node, flight: Flight, manifest: Manifest | None) -> None
     node.accepted.pop(set_id, None)
     node.sources.pop(set_id, None)
     node.owed.discard(set_id)
+    node.unproven.discard(set_id)
     leftover = await asyncio.to_thread(store.discard, txid)
     if leftover is not None:
         await asyncio.to_thread(store.empty, leftover)

@@ -41,7 +41,7 @@ async def served(node: Node, content: str) -> Served | None:
     """Return a committed content as the direct method serves it; None when it is not here."""
     store = metadata.local(node, content)
     if store is None:
-        return None
+        return _coming(node, content)
     withheld = node.shelf.withheld.get((content, store.tier), frozenset())
     if "" in withheld:
         return None
@@ -49,6 +49,15 @@ async def served(node: Node, content: str) -> Served | None:
     return Served(
         manifest=manifest, open_dir=lambda: os.dup(node.roots.of(store, content)), withheld=withheld
     )
+
+
+def _coming(node: Node, content: str) -> Served | None:
+    """Return a content on its way here: whoever knows which parts are there may ask for them."""
+    coming = metadata.coming_here(node, content)
+    if coming is None:
+        return None
+    manifest, folder = coming
+    return Served(manifest=manifest, open_dir=lambda: os.open(folder / "data", os.O_RDONLY | os.O_DIRECTORY))
 
 
 async def refresh(node: Node, content: str) -> None:

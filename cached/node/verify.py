@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 
 from cached import wire
@@ -19,16 +20,20 @@ from cached.errors import (
     PeerUnreachable,
 )
 from cached.leases import capacity
-from cached.node import damage, sources
+from cached.node import damage, origins, sources
 from cached.node.access import check_manage, may_read, resolve
 from cached.node.caller import Caller
-from cached.node.metadata import Metadata, obtain
+from cached.node.kept import obtain
+from cached.node.metadata import Metadata
 from cached.node.node import Node
+from cached.node.parallel import each
 from cached.node.shelf import Known
+from cached.origin.values import NODE_ACCOUNT
 from cached.replication.transfer import FetchJob, Progress
 from cached.sets import manifest as manifests
 from cached.sets.names import SetRef
 from cached.storage.disk import Store
+from cached.storage.files import translated
 from cached.storage.repair import mend, mend_from, replace_file, restore_manifest
 from cached.storage.scrub import Damage
 from cached.storage.scrub import verify as scrub
@@ -166,7 +171,9 @@ async def heal_from_staged(node: Node, store: Store, content: str, txid: str) ->
 
 
 def has_holder(node: Node, content: str) -> bool:
-    """Tell whether another live node tells of a whole copy of a set with that content."""
+    """Tell whether another live node tells of a whole copy of a set with that content, or the origin has the files."""
+    if node.origin is not None and any(store.has_places(content) for store in node.stores.values()):
+        return True
     return any(_is_held(node, node.shelf.known[one]) for one in node.shelf.sets_of_content(content))
 
 
@@ -200,7 +207,7 @@ def _reservation(store: Store, known: Known, damages: list[Damage], txid: str) -
 async def _metadata(node: Node, sharing: list[Known]) -> Metadata:
     failure: CachedError = NoSource("no other live node holds the set")
     for known in sharing:
-        if _is_held(node, known):
+        if _is_held(node, known) or known.record.origin:
             try:
                 return await obtain(node, known, Progress())
             except CachedError as error:
@@ -223,7 +230,40 @@ async def _refetch(node: Node, store: Store, sharing: list[Known], paths: set[st
             failure = error
         else:
             return
+    for known in sharing:
+        if await _refetch_from_origin(node, store, known, paths, txid):
+            return
     raise failure
+
+
+async def _refetch_from_origin(node: Node, store: Store, known: Known, paths: set[str], txid: str) -> bool:
+    """Replace files by what the origin has of them; return False where this node cannot read them there."""
+    content = known.record.content
+    manifest = await asyncio.to_thread(store.manifest, content)
+    data = await asyncio.to_thread(origins.places_of, node, content)
+    places = origins.usable(node, known.record.owner, data, manifest)
+    if places is None:
+        return False
+    where, staged = places.pinned(manifest), store.root / "incoming" / txid / "data"
+
+    def prepare() -> None:
+        with store.stage(txid) as staging:
+            staging.prepare(manifest)
+
+    async def bring(path: str) -> None:
+        target = staged / path
+        fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            with translated(path):
+                await origins.port(node).fetch(where[path], fd, token=NODE_ACCOUNT)
+        finally:
+            os.close(fd)
+        await asyncio.to_thread(replace_file, store, content, path, target)
+        node.counters.add("origin.files_repaired")
+
+    await asyncio.to_thread(prepare)
+    await each(sorted(paths), bring, width=node.config.origin.threads)
+    return True
 
 
 async def _refetch_as(node: Node, store: Store, known: Known, paths: set[str], txid: str) -> None:

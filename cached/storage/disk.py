@@ -197,6 +197,10 @@ class Store:
         """Return where the files lie in the origin, as stored and not checked; None when it is unknown."""
         return files.read_if_there(self.home(content) / "origin")
 
+    def has_places(self, content: str) -> bool:
+        """Return whether it is known where the content's files lie in the origin."""
+        return (self._home(content) / "origin").exists()
+
     def put_places(self, content: str, data: bytes) -> None:
         """Keep where the files lie in the origin, durably, in place of what was known before."""
         with files.translated(path := self.home(content) / "origin"):

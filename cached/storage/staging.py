@@ -96,6 +96,10 @@ class Staging:
         with files.translated(self.path):
             return (self.path / "leaves").read_bytes()
 
+    def mtimes(self) -> bytes | None:
+        """Return the modification times as sealed, or None when they are unknown."""
+        return files.read_if_there(self.path / "mtimes")
+
     def put_places(self, data: bytes) -> None:
         """Put where the files lie in the origin beside the tree, so that it is published with it."""
         with files.translated(self.path):

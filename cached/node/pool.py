@@ -1,0 +1,349 @@
+"""Pool: the nodes that want a content which no node has read it from the origin together, each block once.
+
+Each member asks the keeper again and again what to do (`cached.replication.reading`): read blocks, or get them from a
+member that has them. The keeper is the first live node in rendezvous order, whether it wants the content or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+
+from cached import faults
+from cached.errors import (
+    CachedError,
+    Forbidden,
+    IntegrityFailed,
+    NoSource,
+    OriginChanged,
+    OriginUnavailable,
+    UsageError,
+)
+from cached.node import announce, origins
+from cached.node.node import Node
+from cached.node.parallel import each
+from cached.node.shelf import Known
+from cached.node.sources import Introduced
+from cached.node.trust import trusted_with
+from cached.origin.places import Places
+from cached.origin.values import NODE_ACCOUNT
+from cached.peers.records import Peer
+from cached.replication import direct, placement
+from cached.replication.files import scan, write_block
+from cached.replication.reading import Ask, Share, Table, block_leaves
+from cached.replication.segments import LeafLine, Segment
+from cached.replication.transfer import FetchJob
+
+POOL_CLAIMED = faults.declare("pool.claimed")
+POOL_READ = faults.declare("pool.read")
+POOL_GOT = faults.declare("pool.got")
+
+#: Blocks that one member reads, and gets, at the same time.
+READING = 4
+GETTING = 4
+#: Seconds between two words to the keeper, at most; and at least.
+TICK = 0.25
+BREATH = 0.02
+#: Seconds that a keeper has to answer, and for which one that did not is passed over.
+PATIENCE = 2.0
+PASSED_OVER = 20.0
+#: Seconds without a byte after which a member is left, and for which it is avoided.
+STALL = 5.0
+AVOIDED = 5.0
+#: Seconds after which a member whose reads failed for the moment may try again.
+RECOVERED = 10.0
+#: Parts of files of one block that are read at the same time.
+PARTS = 8
+
+
+async def share(node: Node, peer: Peer, ask: Ask) -> Share:
+    """Answer a member of a pool that this node keeps the table of. Raises `Forbidden` or `UsageError`."""
+    known = node.shelf.known.get(ask.set)
+    if known is not None and not trusted_with(peer, known):
+        raise Forbidden("only nodes that may hold the set share the reading of it")
+    return _answer(node, peer.node_id, ask)
+
+
+def _answer(node: Node, who: str, ask: Ask) -> Share:
+    now = asyncio.get_running_loop().time()
+    for content in [content for content, table in node.tables.items() if table.idle(now)]:
+        del node.tables[content]
+    table = node.tables.get(ask.content)
+    if table is None or table.blocks != ask.blocks:
+        table = node.tables[ask.content] = Table(ask.content, ask.blocks)
+    try:
+        return table.ask(who, ask, now)
+    except ValueError:
+        raise UsageError("a share of the reading is asked for with numbers in hex") from None
+
+
+async def draw(node: Node, known: Known, job: FetchJob, places: Places, holders: Introduced) -> None:
+    """Bring a content into `job.data` from the origin and from those who read it too, verified.
+
+    What is there already stays. Raises what keeps everybody from reading it: `OriginUnavailable`, `OriginChanged`,
+    `Forbidden`, `NotFound`, `IntegrityFailed`; or `NoSpace`.
+    """
+    job.progress.state = "checking"
+    member = await asyncio.to_thread(_Member, node, known, job, places, holders)
+    job.progress.state = "transferring"
+    node.drawing.add(known.record.id)
+    node.stirred.set()
+    try:
+        await member.run()
+    finally:
+        node.drawing.discard(known.record.id)
+        await member.end()
+    job.progress.state, job.progress.reason = "done", ""
+
+
+class _Member:
+    """This node's part in one pool."""
+
+    def __init__(self, node: Node, known: Known, job: FetchJob, places: Places, holders: Introduced) -> None:
+        """Look at what is there; blocks."""
+        self._node = node
+        self._known = known
+        self._job = job
+        self._holders = holders
+        self._where = places.pinned(job.manifest)
+        self._line = LeafLine(job.manifest)
+        self._size = block_leaves(job.manifest.total_bytes)
+        self._count = -(-self._line.total // self._size)
+        self._all = (1 << self._count) - 1
+        self._have = self._present()
+        job.progress.bytes_wanted = job.manifest.total_bytes
+        job.progress.bytes_present = sum(
+            self._bytes(block) for block in self._blocks() if self._have >> block & 1
+        )
+        self._reading: dict[asyncio.Task[None], int] = {}
+        self._getting: dict[asyncio.Task[None], tuple[int, str]] = {}
+        #: Until when a keeper is passed over, or a member avoided.
+        self._silent: dict[str, float] = {}
+        self._avoided: dict[str, float] = {}
+        self._joined: set[str] = set()
+        self._unable: tuple[CachedError, float] | None = None
+        self._fresh = True
+
+    def _blocks(self) -> range:
+        return range(self._count)
+
+    def _range(self, block: int) -> tuple[int, int]:
+        return block * self._size, min((block + 1) * self._size, self._line.total)
+
+    def _bytes(self, block: int) -> int:
+        return self._line.bytes_in([self._range(block)])
+
+    def _present(self) -> int:
+        have = self._all
+        for first, end in scan(self._job.data, self._line, self._job.leaves):
+            for block in range(first // self._size, -(-end // self._size)):
+                have &= ~(1 << block)
+        return have
+
+    async def run(self) -> None:
+        """Ask, read and get until all of it is here."""
+        while self._have != self._all:
+            answer = await self._ask()
+            if answer is not None:
+                self._begin(answer)
+                if answer.hopeless and not (self._reading or self._getting):
+                    raise self._failure(answer)
+            await self._wait()
+        await self._ask()  # so that the others know where all of it is
+
+    async def end(self) -> None:
+        """End what still runs; nothing writes any more then."""
+        tasks = [*self._reading, *self._getting]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # What the keeper says
+
+    async def _ask(self) -> Share | None:
+        now = asyncio.get_running_loop().time()
+        keeper = self._keeper(now)
+        ask = self._words(now)
+        if keeper == self._node.id:
+            self._fresh = False
+            return _answer(self._node, keeper, ask)
+        try:
+            said = await self._node.link.call(keeper, "origin.share", msgspec.to_builtins(ask), PATIENCE)
+            answer = msgspec.convert(said, Share)
+        except (CachedError, msgspec.ValidationError) as error:
+            self._silent[keeper] = now + PASSED_OVER
+            self._node.counters.note("origin.keeper_silent", str(error), node=keeper[:8])
+            return None
+        self._fresh = False
+        return answer
+
+    def _keeper(self, now: float) -> str:
+        able = [
+            entry.record.id
+            for entry in self._node.directory.nodes()
+            if entry.alive
+            and trusted_with(entry, self._known)
+            and self._silent.get(entry.record.id, 0.0) <= now
+        ]
+        order = placement.rendezvous(self._job.content, [*able, self._node.id])
+        return order[0]
+
+    def _words(self, now: float) -> Ask:
+        failure = self._unable[0] if self._unable and self._unable[1] > now else None
+        whole = bool(self._whole())
+        return Ask(
+            set=self._known.record.id,
+            content=self._job.content,
+            blocks=self._count,
+            have=f"{self._have:x}",
+            reading=f"{sum(1 << block for block in self._reading.values()):x}",
+            getting={str(block): giver for block, giver in self._getting.values()},
+            read=0 if failure or whole else READING - len(self._reading),
+            get=GETTING - len(self._getting),
+            avoid=tuple(who for who, until in self._avoided.items() if until > now),
+            unable=failure.message if failure else "",
+            code=failure.code if failure else "",
+            readers=self._node.config.origin.readers,
+            fresh=self._fresh,
+        )
+
+    def _whole(self) -> list[str]:
+        """Return the nodes that have everything: what they have need not be read."""
+        now = asyncio.get_running_loop().time()
+        return [
+            holder.node_id
+            for holder in self._holders.direct()
+            if self._avoided.get(holder.node_id, 0.0) <= now
+        ]
+
+    def _failure(self, answer: Share) -> CachedError:
+        return CachedError.from_wire({"code": answer.code, "message": answer.hopeless})
+
+    # What is done about it
+
+    def _begin(self, answer: Share) -> None:
+        busy = {*self._reading.values(), *(block for block, _ in self._getting.values())}
+        for block in answer.read:
+            if self._lacks(block, busy):
+                faults.point(POOL_CLAIMED)
+                self._reading[self._task(self._read(block))] = block
+        gifts = list(answer.get)
+        if not gifts and not answer.read and not busy:
+            gifts = self._from_whole()
+        for block, giver in gifts:
+            if self._lacks(block, busy):
+                self._getting[self._task(self._get(block, giver))] = (block, giver)
+
+    def _lacks(self, block: int, busy: set[int]) -> bool:
+        if not 0 <= block < self._count or block in busy or self._have >> block & 1:
+            return False
+        busy.add(block)
+        return True
+
+    def _from_whole(self) -> list[tuple[int, str]]:
+        whole = self._whole()
+        missing = [block for block in self._blocks() if not self._have >> block & 1][:GETTING]
+        return [(block, whole[block % len(whole)]) for block in missing] if whole else []
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(work)
+
+    async def _wait(self) -> None:
+        tasks = [*self._reading, *self._getting]
+        await asyncio.sleep(BREATH)
+        if not tasks:
+            await asyncio.sleep(TICK)
+            return
+        done, _ = await asyncio.wait(tasks, timeout=TICK, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            self._settle(task)
+
+    def _settle(self, task: asyncio.Task[None]) -> None:
+        block, giver = self._getting.pop(task, (-1, ""))
+        block = block if giver else self._reading.pop(task)
+        error = task.exception()
+        if error is None:
+            self._have |= 1 << block
+            progress, size = self._job.progress, self._bytes(block)
+            progress.bytes_present += size
+            progress.reason = ""
+            source = giver or "origin"
+            progress.by_source[source] = progress.by_source.get(source, 0) + size
+            self._node.counters.add("origin.set_bytes_got" if giver else "origin.set_bytes_read", size)
+            return
+        if not isinstance(error, CachedError):
+            raise error
+        self._job.progress.reason = error.message
+        now = asyncio.get_running_loop().time()
+        if giver:
+            self._avoided[giver] = now + AVOIDED
+            self._joined.discard(giver)
+            self._node.counters.note("origin.not_got", error.message, node=giver[:8])
+        elif isinstance(
+            error, OriginUnavailable | OriginChanged | IntegrityFailed | Forbidden | NoSource
+        ) or (error.code == "not_found"):
+            self._unable = (error, now + RECOVERED)
+            self._node.counters.note("origin.not_read", error.message, set=self._known.record.id[:8])
+        else:  # no space, a failing disk: nothing that another source would change
+            raise error
+
+    async def _read(self, block: int) -> None:
+        """Read one block from the origin, part by part of the files that lie in it."""
+        await each(self._line.segments([self._range(block)]), self._read_part, width=PARTS)
+        faults.point(POOL_READ)
+
+    async def _read_part(self, segment: Segment) -> None:
+        pinned = self._where[segment.path]
+        start, stop = segment.offset, segment.offset + segment.size
+        data = await origins.port(self._node).read(pinned, start, stop, token=NODE_ACCOUNT)
+        try:
+            await self._write([(segment, memoryview(data))])
+        except IntegrityFailed:
+            raise IntegrityFailed(
+                f"{pinned.address} does not have the bytes of {segment.path!r}", path=segment.path
+            ) from None
+
+    async def _get(self, block: int, giver: str) -> None:
+        """Get one block from another member."""
+        await self._join(giver)
+        query = {"content": self._job.content, "ranges": [list(self._range(block))]}
+        received = bytearray()
+        size = self._bytes(block)
+        try:
+            async with contextlib.aclosing(self._node.link.fetch(giver, direct.STREAM, query)) as chunks:  # type: ignore[type-var]
+                while len(received) < size:
+                    async with asyncio.timeout(STALL):
+                        received += await anext(chunks)
+        except TimeoutError:
+            raise NoSource("it sends nothing") from None
+        except StopAsyncIteration:
+            raise NoSource("it broke off") from None
+        if len(received) != size:
+            raise IntegrityFailed("it sent more than was asked for")
+        at, parts = 0, []
+        for segment in self._line.segments([self._range(block)]):
+            parts.append((segment, memoryview(received)[at : at + segment.size]))
+            at += segment.size
+        await self._write(parts)
+        faults.point(POOL_GOT)
+
+    async def _join(self, giver: str) -> None:
+        """Have a member agree to send us the content."""
+        if giver not in self._joined:
+            body = {"set": self._known.record.id, "ad": announce.ad(self._node)}
+            await self._node.link.call(giver, "source.join", body, STALL)
+            self._joined.add(giver)
+
+    async def _write(self, parts: list[tuple[Segment, memoryview]]) -> None:
+        """Write in a thread, which has ended when this returns."""
+        work = asyncio.ensure_future(asyncio.to_thread(write_block, self._job.data, parts, self._job.leaves))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait({work})
+            raise

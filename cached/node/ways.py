@@ -1,0 +1,82 @@
+"""Ways: how the bytes of an accepted set may come here, best first: from those who have them, else from the origin."""
+
+from __future__ import annotations
+
+from cached.errors import CachedError
+from cached.node import kept, origins, pool, sources
+from cached.node.flight import Flight
+from cached.node.metadata import Metadata
+from cached.node.node import Node
+from cached.origin.places import Places
+from cached.replication import method
+from cached.replication.transfer import FetchJob
+
+#: Name of the way that is no replication method: the objects behind the set.
+ORIGIN = "origin"
+
+
+async def ordered(
+    node: Node, flight: Flight, holders: sources.Introduced, places: Places | None
+) -> list[str]:
+    """Return the ways to try, best first. What nobody has vouched for must come from the origin."""
+    if flight.set_id in node.unproven:
+        return [ORIGIN] if places is not None else []
+    named = _methods(node, flight, holders)
+    if places is None:
+        return named
+    someone = kept.held(node, node.shelf.known[flight.set_id])
+    return [*named, ORIGIN] if someone else [ORIGIN, *named]
+
+
+async def places_of(node: Node, flight: Flight, metadata: Metadata) -> Places | None:
+    """Return where this node may read the set's files: as its metadata say, else as the origin says itself."""
+    known = node.shelf.known[flight.set_id]
+    found = origins.usable(node, known.record.owner, metadata.places, metadata.manifest)
+    if found is not None or not known.record.origin:
+        return found
+    try:
+        told = await kept.metadata_of(node, known)
+    except CachedError as error:
+        node.counters.note("origin.map_unusable", error.message, set=flight.set_id[:8])
+        return None
+    return origins.usable(node, known.record.owner, told.places, metadata.manifest)
+
+
+async def go(
+    node: Node, name: str, job: FetchJob, holders: sources.Introduced, places: Places | None
+) -> None:
+    """Bring the bytes by one way. Raises what keeps them from coming."""
+    known = node.shelf.known[holders.set_id]
+    if not job.manifest.total_bytes:
+        return
+    if name == ORIGIN and places is not None:
+        await pool.draw(node, known, job, places, holders)
+    elif name == "bittorrent":
+        await node.swarm.fetch(job, holders.swarm, holders.source())
+    else:
+        await node.direct.fetch(job, holders.direct, node.sources.get(holders.set_id, ""))
+
+
+def believed(node: Node, set_id: str) -> bool:
+    """Tell whether bytes that are here under another set may count as this set's.
+
+    Anybody can write a document that names the content of somebody else's set. A set that is kept in the origin is
+    believed once a node has received all of it, from there or from its creator.
+    """
+    known = node.shelf.known[set_id]
+    return set_id not in node.unproven and (not known.record.origin or kept.held(node, known))
+
+
+def _methods(node: Node, flight: Flight, holders: sources.Introduced) -> list[str]:
+    """Return the methods to try, best first; those that a holder offers come before those that none does just now."""
+    record = node.shelf.known[flight.set_id].record
+    allowed = [name for name in node.config.replication.methods if name in record.methods]
+    offered = [name for name in allowed if holders.offer(name)]
+    best = method.choose(
+        record.methods,
+        offered or allowed,
+        node.config.replication.methods,
+        record.bytes,
+        max(flight.receivers, sources.receivers(node, flight.set_id)),
+    )
+    return sorted(offered or allowed, key=lambda name: name != best)

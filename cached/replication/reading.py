@@ -1,0 +1,224 @@
+"""Who reads which part of a content from the origin, and who gives it to whom: a rule, told the time.
+
+When no node has the bytes, those that want them share the work: the content's line of leaves (`segments.LeafLine`) is
+cut into blocks, a few members are elected to read, a block is claimed before it is read, and whoever lacks a block
+gets it from a member that has it. One node, the keeper, keeps this table; all that it knows comes with each member's
+`Ask`, so that another keeper can take over at any moment. What a silent member claimed is free after `LEASE` seconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import msgspec
+
+from cached.sets.merkle import LEAF
+
+#: Seconds without a word after which a member does not count any more, and what it claimed is given to another one.
+LEASE = 3.0
+#: Seconds for which a keeper that takes over listens before it has anything read: others may have it, or be at it.
+SETTLE = 1.0
+#: Seconds for which a member that has everything is remembered.
+WHOLE = 600.0
+#: Seconds after which a block that is still not read may be read by somebody else too, when nothing else is left.
+SLOW = 30.0
+#: Bytes of a block, at least and at most; a content is cut into about so many.
+LEAST = 1 << 20
+MOST = 8 << 20
+_ABOUT = 256
+#: Blocks that one answer looks at, at most.
+_LOOK = 512
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """What a member says of itself, and wants. Sets of blocks are numbers in hex, bit i for block i."""
+
+    set: str
+    content: str
+    blocks: int
+    have: str
+    #: Blocks that it is reading from the origin.
+    reading: str = "0"
+    #: Blocks that it is getting, and from whom.
+    getting: dict[str, str] = {}
+    #: How many more it would read, and get.
+    read: int = 0
+    get: int = 0
+    #: Members that it could get nothing from.
+    avoid: tuple[str, ...] = ()
+    #: Why it cannot read from the origin; empty: it can. And the code of that error.
+    unable: str = ""
+    code: str = ""
+    #: Nodes that may read at the same time, as this member is configured.
+    readers: int = 4
+    #: No keeper has told this member anything yet.
+    fresh: bool = True
+
+
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """What a member is to do next."""
+
+    #: Blocks to read from the origin: they are its own until it has them, or is silent.
+    read: tuple[int, ...] = ()
+    #: Blocks to get, and from whom.
+    get: tuple[tuple[int, str], ...] = ()
+    #: Nobody can read what is missing, and why.
+    hopeless: str = ""
+    code: str = ""
+    members: int = 1
+
+
+def block_leaves(total_bytes: int) -> int:
+    """Return how many leaves make a block of a content of so many bytes; the same on every node."""
+    size = LEAST
+    while size < MOST and size * _ABOUT < total_bytes:
+        size *= 2
+    return size // LEAF
+
+
+@dataclass(slots=True)
+class _Member:
+    seen: float
+    have: int = 0
+    #: Claimed blocks, and since when.
+    reading: dict[int, float] = field(default_factory=dict)
+    getting: dict[str, str] = field(default_factory=dict)
+    unable: str = ""
+    code: str = ""
+    whole: bool = False
+
+
+class Table:
+    """The keeper's table for one content."""
+
+    def __init__(self, content: str, blocks: int) -> None:
+        self.content = content
+        self.blocks = blocks
+        self._since: float | None = None
+        self._all = (1 << blocks) - 1
+        self._members: dict[str, _Member] = {}
+        self._readers: list[str] = []
+
+    def ask(self, who: str, ask: Ask, now: float) -> Share:
+        """Take in what a member says and answer what it is to do. Raises `ValueError` for nonsense."""
+        have, reading = int(ask.have, 16) & self._all, int(ask.reading, 16) & self._all
+        self._forget(now)
+        self._since = now if self._since is None else self._since
+        member = self._members.setdefault(who, _Member(seen=now))
+        member.seen, member.have, member.whole = now, have, have == self._all
+        member.reading = {block: member.reading.get(block, now) for block in _blocks(reading & ~have)}
+        member.getting, member.unable, member.code = dict(ask.getting), ask.unable, ask.code
+        self._elect(max(1, ask.readers))
+        settled = ask.fresh or now - self._since > SETTLE
+        read = self._claim(who, member, ask.read, now) if ask.read > 0 and settled else ()
+        got = self._gifts(who, member, ask) if ask.get > 0 else ()
+        missing = self._all & ~self._held()
+        hopeless = self._hopeless() if missing and not self._readers else ("", "")
+        return Share(read=read, get=got, hopeless=hopeless[0], code=hopeless[1], members=len(self._members))
+
+    def leave(self, who: str) -> None:
+        """Forget a member that gave up."""
+        self._members.pop(who, None)
+
+    def idle(self, now: float) -> bool:
+        """Tell whether nobody has asked for a while."""
+        self._forget(now)
+        return not self._members
+
+    def claimed(self, now: float) -> dict[int, str]:
+        """Return who is reading which block."""
+        self._forget(now)
+        return {block: who for who, member in self._members.items() for block in member.reading}
+
+    def _forget(self, now: float) -> None:
+        for who, member in list(self._members.items()):
+            if now - member.seen > (WHOLE if member.whole else LEASE):
+                del self._members[who]
+        if all(member.whole for member in self._members.values()) and self._members:
+            last = max(member.seen for member in self._members.values())
+            if now - last > WHOLE / 10:
+                self._members.clear()
+
+    def _elect(self, count: int) -> None:
+        """Keep the readers that can still read; fill up in rendezvous order over those that want the content."""
+        able = [who for who, member in self._members.items() if not (member.unable or member.whole)]
+        stay = [who for who in self._readers if who in able][:count]
+        rest = sorted(
+            set(able) - set(stay), key=lambda who: sha256(f"{self.content}/{who}".encode()).digest()
+        )
+        self._readers = (stay + rest)[:count]
+
+    def _held(self) -> int:
+        held = 0
+        for member in self._members.values():
+            held |= member.have
+        return held
+
+    def _claim(self, who: str, member: _Member, count: int, now: float) -> tuple[int, ...]:
+        if who not in self._readers:
+            return ()
+        claims = [
+            (block, since) for other in self._members.values() for block, since in other.reading.items()
+        ]
+        taken = sum(1 << block for block in {block for block, _ in claims})
+        missing = self._all & ~self._held()
+        given = _first(missing & ~taken, count)
+        if not given and not member.reading:
+            slow = {block for block, since in claims if now - since > SLOW}
+            given = _first(missing & sum(1 << block for block in slow), 1)
+        member.reading |= dict.fromkeys(given, now)
+        return tuple(given)
+
+    def _gifts(self, who: str, member: _Member, ask: Ask) -> tuple[tuple[int, str], ...]:
+        """Choose, of the blocks that others have, those that fewest have, each from whom fewest get something."""
+        givers = {
+            other: one for other, one in self._members.items() if other != who and other not in ask.avoid
+        }
+        under_way = sum(1 << int(block) for block in ask.getting)
+        wanted = self._all & ~member.have & ~under_way & ~sum(1 << block for block in member.reading)
+        held = 0
+        for one in givers.values():
+            held |= one.have
+        load = Counter(giver for one in self._members.values() for giver in one.getting.values())
+        options = [
+            (len(having), _spread(who, block), block, having)
+            for block in _from(wanted & held, _spread(who, 0) % max(1, self.blocks), _LOOK)
+            if (having := [other for other, one in givers.items() if one.have >> block & 1])
+        ]
+        gifts = []
+        for _, _, block, having in sorted(options)[: ask.get]:
+            giver = min(having, key=lambda other: (load[other], _spread(other, block)))
+            load[giver] += 1
+            gifts.append((block, giver))
+        return tuple(gifts)
+
+    def _hopeless(self) -> tuple[str, str]:
+        return next(
+            ((member.unable, member.code) for member in self._members.values() if member.unable), ("", "")
+        )
+
+
+def _spread(who: str, block: int) -> int:
+    return int.from_bytes(sha256(f"{who}/{block}".encode()).digest()[:4], "big")
+
+
+def _blocks(bits: int) -> list[int]:
+    return _first(bits, bits.bit_count())
+
+
+def _first(bits: int, count: int) -> list[int]:
+    found: list[int] = []
+    while bits and len(found) < count:
+        low = bits & -bits
+        found.append(low.bit_length() - 1)
+        bits ^= low
+    return found
+
+
+def _from(bits: int, start: int, count: int) -> list[int]:
+    """Return blocks from `start` on, then from the beginning."""
+    high = bits >> start
+    found = [start + block for block in _first(high, count)]
+    return found + _first(bits & ((1 << start) - 1), count - len(found))
