@@ -180,6 +180,19 @@ class Identity:
         """Raise `IntegrityFailed` unless the key of `certificate` signed the beat."""
         signing.check(certificate, signing.BEAT, beat.payload(), beat.signature)
 
+    def sign_dump(self, payload: bytes) -> bytes:
+        """Return this node's signature of a statement about who dumped an object."""
+        return signing.sign(self._key, signing.DUMP, payload)
+
+    def verify_dump(self, certificate: bytes, payload: bytes, signature: bytes) -> Peer:
+        """Return who signed a statement about a dump.
+
+        Raises `IntegrityFailed` (the signature does not fit), `Forbidden` (no member, or revoked).
+        """
+        signer = self.check_certificate(certificate)
+        signing.check(certificate, signing.DUMP, payload, signature)
+        return signer
+
     def check_certificate(self, certificate: bytes) -> Peer:
         """Return the member whose certificate (DER) this is; raises `Forbidden` for strangers and revoked
         nodes.

@@ -23,6 +23,7 @@ SET_RECORD = b"cached set record 1\0"
 NODE_RECORD = b"cached node record 1\0"
 BEAT = b"cached beat 1\0"
 REVOCATIONS = b"cached revocations 1\0"
+DUMP = b"cached dump 1\0"
 
 NODE_URI = "cached:node:"
 DOMAIN_URI = "cached:domain:"

@@ -23,6 +23,22 @@ class ObjectView(msgspec.Struct, frozen=True, kw_only=True):
     updated: str = ""
     #: `gs://BUCKET/NAME#GENERATION`.
     address: str = ""
+    #: What whoever wrote it put beside it. Empty where Cloud Storage was not asked (the freshness window).
+    metadata: dict[str, str] = {}
+
+
+class Attested(msgspec.Struct, frozen=True, kw_only=True):
+    """Who dumped an object, as a node of this cluster attests."""
+
+    user: str
+    #: It is the user who asks.
+    own: bool
+
+
+class Statement(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node attests, for the object's metadata."""
+
+    statement: str
 
 
 class ObjectReply(msgspec.Struct, frozen=True, kw_only=True):
