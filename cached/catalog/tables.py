@@ -71,6 +71,13 @@ class Mapped(Generic[Row]):
         others = {c.name: statement.excluded[c.name] for c in self.table.columns if not c.primary_key}
         return statement.on_conflict_do_update(index_elements=list(self.key), set_=others)
 
+    def adding(self) -> Insert:
+        """Return the statement that adds the numbers of a row, its key apart, to those that are there."""
+        statement = insert(self.table)
+        others = [column for column in self.table.columns if not column.primary_key]
+        sums = {column.name: column + statement.excluded[column.name] for column in others}
+        return statement.on_conflict_do_update(index_elements=list(self.key), set_=sums)
+
     def matches(self, *key: Any) -> ColumnElement[bool]:
         """Return the condition that a row has this key."""
         pairs = zip(self.key, key, strict=True)

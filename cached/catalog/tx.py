@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, delete
+from sqlalchemy import Connection, Select, and_, delete, func, select
 
 from cached.catalog import tables
 from cached.catalog.rows import (
@@ -33,6 +33,19 @@ Row = TypeVar("Row", bound=msgspec.Struct)
 
 #: Key in `meta`: what lies on disk has been compared with this database.
 RECONCILED = "reconciled"
+
+_CHARGE = tables.LEDGER.adding()
+_TAKEN = tables.LEDGER.table.c
+_WHOSE = (_TAKEN.owner, _TAKEN.kind, _TAKEN.tier, _TAKEN.scope)
+_SUMS = (
+    select(
+        func.min(_TAKEN.hour).label("hour"),
+        *_WHOSE,
+        *(func.sum(column).label(column.name) for column in _TAKEN if not column.primary_key),
+    )
+    .group_by(*_WHOSE)
+    .order_by(*_WHOSE)
+)
 
 
 class Tx:
@@ -175,20 +188,37 @@ class Tx:
 
     def scoped(self, owner: str, scope: str) -> list[ScopedRow]:
         """Return the objects that a user wrote for a scope."""
-        return [row for row in self._list(tables.SCOPED) if (row.owner, row.scope) == (owner, scope)]
+        columns = tables.SCOPED.table.c
+        wanted = and_(columns.owner == owner, columns.scope == scope)
+        return self._rows(tables.SCOPED, tables.SCOPED.all.where(wanted))
 
     def delete_scoped(self, owner: str, scope: str, bucket: str, name: str) -> None:
         """Forget that an object was written for a scope."""
         self._delete(tables.SCOPED, owner, scope, bucket, name)
 
-    def charge(self, row: LedgerRow) -> None:
-        """Add to what a user took."""
-        old = self._get(tables.LEDGER, row.hour, row.owner, row.kind, row.tier, row.scope)
-        self._put(tables.LEDGER, row if old is None else _sum(old, row))
+    def charge(self, *rows: LedgerRow) -> None:
+        """Add to what users took."""
+        if rows:
+            self._connection.execute(_CHARGE, [tables.LEDGER.columns(row) for row in rows])
 
     def ledger(self, since: int = 0) -> list[LedgerRow]:
-        """Return what users took since an hour."""
-        return [row for row in self._list(tables.LEDGER) if row.hour >= since]
+        """Return what users took since an hour, hour by hour."""
+        return self._rows(tables.LEDGER, tables.LEDGER.all.where(_TAKEN.hour >= since))
+
+    def taken(self, since: int = 0, *, owner: str | None = None, scope: str | None = None) -> list[LedgerRow]:
+        """Return the sums of what users took since an hour, of one user or in one scope if that is named.
+
+        The hour of each is the first of its sum.
+        """
+        wanted = [_TAKEN.hour >= since]
+        wanted += [] if owner is None else [_TAKEN.owner == owner]
+        wanted += [] if scope is None else [_TAKEN.scope == scope]
+        found = self._connection.execute(_SUMS.where(and_(*wanted))).mappings()
+        return [tables.LEDGER.row(values) for values in found]
+
+    def forget_taken(self, before: int) -> None:
+        """Forget what users took before an hour."""
+        self._connection.execute(delete(tables.LEDGER.table).where(_TAKEN.hour < before))
 
     # Facts about the catalog
 
@@ -215,15 +245,11 @@ class Tx:
         return mapped.row(found) if found is not None else None
 
     def _list(self, mapped: Mapped[Row]) -> list[Row]:
-        found = self._connection.execute(mapped.all.order_by(*mapped.table.primary_key)).mappings()
+        return self._rows(mapped, mapped.all)
+
+    def _rows(self, mapped: Mapped[Row], chosen: Select[Any]) -> list[Row]:
+        found = self._connection.execute(chosen.order_by(*mapped.table.primary_key)).mappings()
         return [mapped.row(values) for values in found]
 
     def _delete(self, mapped: Mapped[Row], *key: Any) -> None:
         self._connection.execute(delete(mapped.table).where(mapped.matches(*key)))
-
-
-def _sum(one: LedgerRow, other: LedgerRow) -> LedgerRow:
-    fields = ("byte_seconds", "saved_bytes", "saved_operations", "spent_bytes", "spent_operations")
-    return msgspec.structs.replace(
-        one, **{name: getattr(one, name) + getattr(other, name) for name in fields}
-    )

@@ -7,8 +7,11 @@ import asyncio
 from cached.catalog.rows import (
     CheckRow,
     ContentRow,
+    LedgerRow,
+    ObjectRow,
     ReplicaRow,
     ReservationRow,
+    ScopedRow,
     SetRow,
     TransferRow,
 )
@@ -92,3 +95,17 @@ def a_reservation(txid="tx", **changes):
 def a_transfer(txid="tx", **changes):
     fields = {"txid": txid, "set_id": f"{1:032x}", "content": CONTENT, "tier": "disk", "source": "node-2"}
     return TransferRow(**(fields | changes))
+
+
+def an_object(name="o1", **changes):
+    return ObjectRow(**({"name": name, "entry": b"\x00{}"} | changes))
+
+
+def a_scoped(name="o", **changes):
+    fields = {"owner": "alice", "scope": "run-1", "bucket": "b", "name": name, "generation": 7, "bytes": 10}
+    return ScopedRow(**(fields | changes))
+
+
+def a_charge(hour=470_000, **changes):
+    fields = {"hour": hour, "owner": "alice", "kind": "set", "tier": "disk", "scope": ""}
+    return LedgerRow(**(fields | changes))
