@@ -115,6 +115,7 @@ class Steps:
         archive = root / "archive.tar"
         subprocess.run(["tar", "cf", str(archive), "-C", str(self._data), "."], check=True)
         before = unpack(archive, root / "unpacked")
+        print(f"tar x and sync: {before:.1f} s", file=sys.stderr)
         source, direct, torrent = self._cluster.nodes
         create = ["create", "small", str(self._data), "--replicas", "0"]
         self._step("create", [source], lambda: source.json(*create))
@@ -138,6 +139,7 @@ class Steps:
             began = time.perf_counter()
             work()
             seconds = time.perf_counter() - began
+        print(f"{name}: {seconds:.1f} s", file=sys.stderr)
         self.figures[name] = {
             "seconds": round(seconds, 2),
             "daemon_cpu_seconds": round(sum(node.cpu() for node in nodes) - cpu, 2),
