@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from cached import packets, wire
+from cached.api.exchange import Exchange
 from cached.api.failures import unexpected
 from cached.api.handover import Handover
 from cached.api.metrics import ApiMetrics
@@ -31,7 +32,7 @@ MOST_WAITING: Final = 64
 MOST_HELD: Final = 1024
 
 #: Operations that are answered in the callback when nothing waits before them.
-_QUICK: Final = ("open", "close")
+_QUICK: Final = ("open", "object", "close")
 _DONE: Final = wire.encode({"v": VERSION, "ok": True})
 
 
@@ -61,6 +62,7 @@ class Connection:
         self._held = 0
         self._worker: asyncio.Task[None] | None = None
         self._handover = Handover(verbs, caller, self._tell)
+        self._exchange = Exchange(verbs, caller, self._outbox.send, self._tell)
         #: By set id: one pin a set, however often the client opens it.
         self._pins: dict[str, Any] = {}
         self._reading = False
@@ -97,6 +99,7 @@ class Connection:
             for pin in self._pins.values():
                 self._verbs.release(pin)
             self._pins.clear()
+            self._exchange.leave()
         await self._handover.leave()
 
     # Reading
@@ -159,17 +162,22 @@ class Connection:
             self._give_back(request)
             self._metrics.answered("close", time.perf_counter() - started)
             return True
+        open_now = self._open_now if request.op == "open" else self._exchange.open_now
         try:
-            opened = self._verbs.open_now(self.caller, *target(request.name, request.path))
+            if not open_now(request):
+                return False
         except CachedError as error:
             self._refuse(request.op, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, this client gets an answer and the others go on
             self._refuse(request.op, unexpected(request.op, error))
-        else:
-            if opened is None:
-                return False
-            self._hand_out(opened)
-        self._metrics.answered("open", time.perf_counter() - started)
+        self._metrics.answered(request.op, time.perf_counter() - started)
+        return True
+
+    def _open_now(self, request: Request) -> bool:
+        opened = self._verbs.open_now(self.caller, *target(request.name, request.path))
+        if opened is None:
+            return False
+        self._hand_out(opened)
         return True
 
     # Answering in order
@@ -196,8 +204,9 @@ class Connection:
         if isinstance(request, CachedError):
             packets.close_all(descriptors)
             raise request
-        if request.op == "add":
-            self._reply(await self._handover.add(request, descriptors))
+        if request.op in _TAKING:
+            take = self._handover.add if request.op == "add" else self._exchange.put
+            self._reply(await take(request, descriptors))
             return
         packets.close_all(descriptors)
         operation = _OPERATIONS.get(request.op)
@@ -232,10 +241,15 @@ class Connection:
         pin = self._pins.pop(request.set, None)
         if pin is not None:
             self._verbs.release(pin)
+        else:
+            self._exchange.give_back(request.set)
         self._outbox.send(_DONE)
 
     async def _close_set(self, request: Request) -> None:
         self._give_back(request)
+
+    async def _object(self, request: Request) -> None:
+        await self._exchange.open(request)
 
     async def _create(self, request: Request) -> None:
         self._reply(await self._handover.create(request))
@@ -256,7 +270,12 @@ class Connection:
         self._outbox.send(wire.encode(reply), (opened.fd,))
 
     async def _failed(self, op: str, error: CachedError) -> None:
-        if op in ("add", "draw", "seal", "other"):  # an entry may have been lost: what is left must not be sealed
+        if op in (
+            "add",
+            "draw",
+            "seal",
+            "other",
+        ):  # an entry may have been lost: what is left must not be sealed
             await self._handover.fail(error)
         self._refuse(op, error)
 
@@ -277,8 +296,12 @@ class Connection:
         self._outbox.send(data)
 
 
+#: Operations that come with descriptors.
+_TAKING: Final = ("add", "put")
 _OPERATIONS: Final = {
     "open": Connection._open_path,
+    "object": Connection._object,
+    "put": None,
     "close": Connection._close_set,
     "create": Connection._create,
     "add": None,

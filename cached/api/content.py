@@ -32,7 +32,7 @@ async def send(request: web.Request, opened: Opened) -> web.StreamResponse:
         )
     tag = await asyncio.to_thread(lambda: opened.root) or EMPTY
     headers = {hdrs.ETAG: f'"{tag}"', hdrs.ACCEPT_RANGES: "bytes"}
-    if _names(request.headers.get(hdrs.IF_NONE_MATCH, ""), tag):
+    if names(request.headers.get(hdrs.IF_NONE_MATCH, ""), tag):
         return web.Response(status=304, headers=headers)
     size = opened.size
     part = byte_range(request, tag, size)
@@ -44,7 +44,7 @@ async def send(request: web.Request, opened: Opened) -> web.StreamResponse:
     response.content_length = count
     await response.prepare(request)
     if count and request.method != hdrs.METH_HEAD:
-        await _pour(request, opened.fd, start, count)
+        await pour(request, opened.fd, start, count)
     await response.write_eof()
     return response
 
@@ -71,7 +71,8 @@ def byte_range(request: web.Request, tag: str, size: int) -> tuple[int, int] | N
     return start, end - start
 
 
-async def _pour(request: web.Request, descriptor: int, start: int, count: int) -> None:
+async def pour(request: web.Request, descriptor: int, start: int, count: int) -> None:
+    """Send bytes of a file by sendfile; the connection breaks when they are not there."""
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the client has gone")
@@ -87,6 +88,7 @@ async def _pour(request: web.Request, descriptor: int, start: int, count: int) -
         raise ConnectionResetError("the stored file is shorter than its manifest says")
 
 
-def _names(header: str, tag: str) -> bool:
+def names(header: str, tag: str) -> bool:
+    """Tell whether a header with entity tags names this one."""
     tags = [each.strip().removeprefix("W/") for each in header.split(",")]
     return "*" in tags or f'"{tag}"' in tags

@@ -24,7 +24,9 @@ from cached.api.auth import Callers
 from cached.api.door import Door
 from cached.api.failures import HttpLog, unexpected
 from cached.api.guests import Guests
+from cached.api.objects import ObjectRoutes
 from cached.api.requests import target
+from cached.api.spool import Spool
 from cached.api.verbs import Opened, Verbs
 from cached.errors import Busy, CachedError, NotFound, UsageError
 from cached.node.caller import Caller
@@ -86,12 +88,15 @@ class LocalServer:
         counted: metrics.ApiMetrics,
         registry: metrics.Figures,
         connections_per_user: int | None = None,
+        spool: Spool | None = None,
     ) -> None:
+        """`spool` makes the files that take in objects which are written over HTTP."""
         self._verbs = verbs
         self._callers = callers
         self._counted = counted
         self._registry = registry
         self._works = stream.Works()
+        self._objects = ObjectRoutes(verbs, self._caller_of, self._works, spool)
         self._known: WeakKeyDictionary[asyncio.Transport, Caller] = WeakKeyDictionary()
         self._at_work: Counter[int] = Counter()
         self._limit = connections_per_user
@@ -142,6 +147,7 @@ class LocalServer:
             web.get("/v1/usage", self._usage),
             web.get("/v1/locate", self._locate),
             web.get("/v1/metrics", self._metrics),
+            *self._objects.routes(),
         ]
 
     # Around every request

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from cached import wire
+from cached.addresses import Address, parse
 from cached.errors import UsageError
 from cached.sets.names import SetRef, parse_ref
 from cached.sets.paths import check_path
@@ -29,7 +30,7 @@ class Request(msgspec.Struct, kw_only=True, gc=False):
     path: str = ""
     #: open: bring the set to this node when it is not here.
     fetch: bool = True
-    #: open, create: send interim packets.
+    #: open, create, object, put: send interim packets.
     progress: bool = False
     options: wire.CreateOptions | None = None
     #: create: sum of all sizes, in bytes.
@@ -37,8 +38,24 @@ class Request(msgspec.Struct, kw_only=True, gc=False):
     #: create: number of regular files.
     files: Count = 0
     entries: list[wire.NewEntry] = msgspec.field(default_factory=list)
-    #: close: id of the set whose pin is given back.
+    #: close: id of the set, or pin of the object, that is given back.
     set: str = ""
+    #: object, put: `gs://BUCKET/OBJECT`, and `#GENERATION` where one is meant.
+    address: str = ""
+    #: object, put: the caller's access token; empty: none.
+    token: str = ""
+    #: object, put: the batch that the copy belongs to.
+    scope: str = ""
+    #: object: whether to keep a copy here, and where.
+    keep: Literal["auto", "memory", "none"] = "auto"
+    #: put: the generation that must be there at present; 0: none.
+    if_generation: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    #: put
+    content_type: str = ""
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Request({self.op!r})"
 
 
 _decoder = msgspec.json.Decoder(Request)
@@ -55,6 +72,12 @@ def decode(data: bytes) -> Request:
             f"version {request.v} of the data.sock protocol is not spoken here", hint=f"use {VERSION}"
         )
     return request
+
+
+@lru_cache(maxsize=4096)
+def address(text: str) -> Address:
+    """Return the object that a request names. Raises `UsageError`."""
+    return parse(text)
 
 
 @lru_cache(maxsize=4096)

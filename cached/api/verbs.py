@@ -213,3 +213,5 @@ class Verbs:
     usage: Callable[[Caller], Awaitable[Any]]
     #: (caller, names as given, job ad or None)
     locate: Callable[[Caller, Sequence[str], str | None], Awaitable[wire.LocateReply]]
+    #: On objects of Cloud Storage; None: this node knows none.
+    objects: ObjectVerbs | None = None

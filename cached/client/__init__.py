@@ -9,13 +9,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cached.client.client import Client
+from cached.client.objects import ObjectFile
 from cached.client.opened import Opened, SetFile
+from cached.client.spool import ObjectWriter
 from cached.wire import CreateOptions, Progress
 
 if TYPE_CHECKING:
     from cached.client.asynchronous import AsyncClient
 
-__all__ = ["AsyncClient", "Client", "CreateOptions", "Opened", "Progress", "SetFile"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "CreateOptions",
+    "ObjectFile",
+    "ObjectWriter",
+    "Opened",
+    "Progress",
+    "SetFile",
+]
 
 
 def __getattr__(name: str) -> Any:

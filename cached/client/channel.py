@@ -8,7 +8,7 @@ import socket
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -17,6 +17,9 @@ from cached.client.endpoint import Endpoint
 from cached.errors import CachedError, TimedOut
 
 Watcher = Callable[[wire.Progress], None]
+#: What comes with a descriptor.
+Reply = wire.OpenReply | wire.ObjectReply
+Answer = TypeVar("Answer", bound=Reply)
 
 #: Answers to `close` that may be outstanding before they are read.
 _MOST_OWED: Final = 16
@@ -45,8 +48,12 @@ class Channel:
         """Whether anything opened through this connection is still open."""
         return bool(self._pins)
 
-    def open(self, request: dict[str, Any], watcher: Watcher | None) -> tuple[wire.OpenReply, int]:
-        """Ask for a descriptor; the set stays pinned until as many `release` as `open` calls were made."""
+    def open(
+        self, request: dict[str, Any], kind: type[Answer], watcher: Watcher | None
+    ) -> tuple[Answer, int]:
+        """Ask for a descriptor, -1 where none is promised; what was opened stays pinned until as many `release` as
+        `open` calls were made.
+        """
         with self._busy:
             self._give_back()
             self.usable = False
@@ -56,18 +63,19 @@ class Channel:
             if "error" in value:
                 packets.close_all(descriptors)
                 raise CachedError.from_wire(value)
-            reply = wire.convert(value, wire.OpenReply)
-            if len(descriptors) != 1:
+            reply = wire.convert(value, kind)
+            if len(descriptors) != _promised(reply):
                 packets.close_all(descriptors)
                 raise CachedError("the daemon's answer came without a descriptor", hint="see its version")
-            self._pins[reply.set.id] += 1
+            if pin_of(reply):
+                self._pins[pin_of(reply)] += 1
         self._try_to_give_back()
-        return reply, descriptors[0]
+        return reply, descriptors[0] if descriptors else -1
 
-    def release(self, set_id: str) -> None:
-        """Let go of one open of a set; never blocks and never raises, so that finalizers may call it."""
-        if self._pid == os.getpid():
-            self._released.append(set_id)
+    def release(self, pin: str) -> None:
+        """Let go of one open of a set or object; never blocks and never raises, so that finalizers may call it."""
+        if pin and self._pid == os.getpid():
+            self._released.append(pin)
             self._try_to_give_back()
 
     def close(self, *, abort: bool = False) -> None:
@@ -141,24 +149,31 @@ class Channel:
                 self._busy.release()
 
     def _give_back(self) -> None:
-        """Tell the daemon which sets are closed; its answers are read later, before the next one that
-        matters.
-        """
+        """Tell the daemon what is closed; its answers are read later, before the next one that matters."""
         while self._released:
-            set_id = self._released.popleft()
-            self._pins[set_id] -= 1
-            if self._pins[set_id] <= 0:
-                del self._pins[set_id]
-                self._unpin(set_id)
+            pin = self._released.popleft()
+            self._pins[pin] -= 1
+            if self._pins[pin] <= 0:
+                del self._pins[pin]
+                self._unpin(pin)
 
-    def _unpin(self, set_id: str) -> None:
+    def _unpin(self, pin: str) -> None:
         if not self.usable:
             return
         try:
-            self.post({"op": "close", "set": set_id})
+            self.post({"op": "close", "set": pin})
             self._owed += 1
             if self._owed > _MOST_OWED:
                 self._receive(None)
                 self._owed -= 1
         except (LostError, OSError, CachedError):
             self.usable = False
+
+
+def pin_of(reply: Reply) -> str:
+    """Return what `release` names; empty when nothing is pinned."""
+    return reply.set.id if isinstance(reply, wire.OpenReply) else reply.pin
+
+
+def _promised(reply: Reply) -> int:
+    return 0 if isinstance(reply, wire.ObjectReply) and reply.through else 1

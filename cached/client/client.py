@@ -5,32 +5,25 @@ from __future__ import annotations
 import builtins
 import io
 import os
-import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import msgspec
 
 from cached import wire
+from cached.addresses import is_address
 from cached.client import drawing, export, handover, walk
-from cached.client.channel import Channel, LostError, Watcher
-from cached.client.endpoint import Endpoint
+from cached.client.channel import Channel, Watcher
+from cached.client.objects import Objects, scope_of
 from cached.client.opened import Opened, SetFile
-from cached.client.pool import Pool
-from cached.client.rest import Rest, quoted
+from cached.client.rest import quoted
+from cached.client.spool import ObjectWriter
 from cached.client.wishes import options as wishes_of
-from cached.errors import DaemonUnreachable, UsageError
+from cached.errors import UsageError
 
 Item = TypeVar("Item")
-
-#: How long a daemon that was there a moment ago may take to come back, in seconds.
-_RESTART: Final = 5.0
-_RETRY_EVERY: Final = 0.05
-#: Idle connections without pins that are worth keeping.
-_MOST_IDLE: Final = 4
 
 
 class Items(msgspec.Struct, Generic[Item]):
@@ -39,32 +32,64 @@ class Items(msgspec.Struct, Generic[Item]):
     items: list[Item]
 
 
-class Client:
-    """Speaks with the daemon of this node.
-
-    Nothing is connected before the first call. A set stays on the node while anything opened from it is open.
-    `timeout` is the longest silence of the daemon that is endured, in seconds; long work reports all the time
-    and may take longer.
-    """
-
-    def __init__(self, runtime_dir: str | os.PathLike[str] | None = None, timeout: float = 30.0) -> None:
-        self._runtime_dir = runtime_dir
-        self._endpoint = Endpoint(Path(runtime_dir) if runtime_dir is not None else None)
-        self._timeout = timeout
-        self._rest = Rest(self._endpoint, timeout)
-        self._channels: Pool[Channel] = Pool(lambda: Channel(self._endpoint, timeout), _close_unless_pinning)
+class Client(Objects):
+    """Speaks with the daemon of this node; see `Session` for its options, `Objects` for `gs://BUCKET/OBJECT`."""
 
     # Reading
 
+    @overload
     def open(
-        self, ref_path: str, *, fetch: bool = True, progress: Watcher | None = None
-    ) -> io.BufferedReader:
-        """Open a file of a set, `[OWNER:]NAME[@NODE]/PATH`, for reading: a real file with its own descriptor.
+        self,
+        ref_path: str,
+        mode: Literal["rb"] = "rb",
+        *,
+        fetch: bool = True,
+        progress: Watcher | None = None,
+        **wishes: Any,
+    ) -> io.BufferedReader: ...
+
+    @overload
+    def open(
+        self,
+        ref_path: str,
+        mode: Literal["wb"],
+        *,
+        fetch: bool = True,
+        progress: Watcher | None = None,
+        **wishes: Any,
+    ) -> ObjectWriter: ...
+
+    @overload
+    def open(
+        self,
+        ref_path: str,
+        mode: str,
+        *,
+        fetch: bool = True,
+        progress: Watcher | None = None,
+        **wishes: Any,
+    ) -> io.BufferedReader | ObjectWriter: ...
+
+    def open(
+        self,
+        ref_path: str,
+        mode: str = "rb",
+        *,
+        fetch: bool = True,
+        progress: Watcher | None = None,
+        **wishes: Any,
+    ) -> io.BufferedReader | ObjectWriter:
+        """Open a file of a set, `[OWNER:]NAME[@NODE]/PATH`, or an object, `gs://BUCKET/OBJECT`, for reading: a real
+        file with its own descriptor.
 
         Its name is a path that others in this process can open while the file is open. A set that this node
-        does not have is brought here first, unless `fetch` is off. Raises `NotFound`, `Forbidden`, `Refused`,
-        `UsageError`.
+        does not have is brought here first, unless `fetch` is off. For an object `wishes` are those of `open_object`,
+        with mode "wb" those of `write_object`. Raises `NotFound`, `Forbidden`, `Refused`, `UsageError`.
         """
+        if is_address(ref_path):
+            return self._open_as(ref_path, mode, progress, wishes)
+        if mode != "rb" or wishes:
+            raise UsageError(f"{ref_path}: sets are read as bytes, and never change", hint="mode 'rb'")
         channel, reply, descriptor = self._open(ref_path, fetch, progress)
         release = partial(channel.release, reply.set.id)
         if reply.kind != "file":
@@ -96,8 +121,12 @@ class Client:
     ) -> None:
         """Copy a set, or a directory of it, to the new or empty directory DEST; a file, to the new file DEST.
 
-        Blocks are shared where the file system can. On an error or Ctrl-C nothing of it is left.
+        An object, `gs://BUCKET/OBJECT`, is copied to the new file DEST too. Blocks are shared where the file system
+        can. On an error or Ctrl-C nothing of it is left.
         """
+        if is_address(ref_path):
+            self._export_object(ref_path, Path(dest), progress)
+            return
         channel, reply, descriptor = self._open(ref_path, fetch, progress)
         try:
             below = ref_path.partition("/")[2].strip("/")
@@ -138,7 +167,7 @@ class Client:
         """
         options = wishes_of(options, wishes)
         named = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-        sent = msgspec.structs.replace(options, wait=False)
+        sent = msgspec.structs.replace(options, wait=False, scope=scope_of(options.scope) or options.scope)
         if options.source or options.source_set:
             if named:
                 raise UsageError("a set is made of files or of what is in Cloud Storage: name one of them")
@@ -229,78 +258,8 @@ class Client:
 
     # Connections
 
-    def close(self) -> None:
-        """Close connections through which nothing is open; the others close with their last file."""
-        self._channels.clear()
-        self._rest.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __reduce__(self) -> tuple[type[Client], tuple[Any, ...]]:
-        return type(self), (self._runtime_dir, self._timeout)
-
     def _open(
         self, ref_path: str, fetch: bool, watcher: Watcher | None
     ) -> tuple[Channel, wire.OpenReply, int]:
-        """Ask for a descriptor; a daemon that restarts meanwhile is asked again."""
         request = {"op": "open", "name": ref_path, "fetch": fetch, "progress": True}
-        patience = _Patience()
-        while True:
-            try:
-                channel, used = self._channels.take()
-            except DaemonUnreachable:
-                if patience.until_it_is_back():
-                    continue
-                raise
-            try:
-                reply, descriptor = channel.open(request, watcher)
-            except LostError as error:
-                if patience.after_a_loss(used=used):
-                    continue
-                raise DaemonUnreachable(
-                    "the daemon went away before it answered", hint="ask again"
-                ) from error
-            finally:
-                self._keep(channel)
-            return channel, reply, descriptor
-
-    def _keep(self, channel: Channel) -> None:
-        """Keep a connection for reuse. One that is not kept closes with the last file that was opened through
-        it.
-        """
-        if channel.usable and (channel.pinning or len(self._channels) < _MOST_IDLE):
-            self._channels.give(channel)
-        elif not channel.pinning:
-            channel.close()
-
-
-class _Patience:
-    """A daemon that was there a moment ago may be restarting."""
-
-    def __init__(self) -> None:
-        self._until = 0.0
-        self._losses = 0
-
-    def after_a_loss(self, *, used: bool) -> bool:
-        """Tell whether to ask again after a connection was lost; an old one says little of the daemon."""
-        self._until = self._until or time.monotonic() + _RESTART
-        self._losses += not used
-        return self._losses <= 1
-
-    def until_it_is_back(self) -> bool:
-        """Wait a little and tell whether to try again; at once False for a daemon that was never there."""
-        if time.monotonic() >= self._until:
-            return False
-        time.sleep(_RETRY_EVERY)
-        return True
-
-
-def _close_unless_pinning(channel: Channel) -> None:
-    if not channel.pinning:
-        channel.close()
+        return self._descriptor(request, wire.OpenReply, watcher)

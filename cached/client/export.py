@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from cached import wire
 from cached.client.channel import Watcher
@@ -96,18 +96,49 @@ def export_file(
     source: int, dest: Path, listing: Listing, *, executable: bool, watcher: Watcher | None = None
 ) -> None:
     """Copy one file to the new file DEST; it appears whole or not at all."""
+    size = os.fstat(source).st_size
+    with _new_file(dest, 0o755 if executable else 0o644) as goal:
+        for done in copy_bytes(source, goal, size):
+            _tell(watcher, done, size, 0)
+        if "" in listing.mtimes:
+            os.utime(goal, ns=(listing.mtimes[""],) * 2)
+    _tell(watcher, size, size, 1)
+
+
+def export_object(
+    source: IO[bytes], dest: Path, *, through: bool, size: int, watcher: Watcher | None = None
+) -> None:
+    """Copy an object to the new file DEST, whole or not at all; `through`: it has no descriptor and is read."""
+    with _new_file(dest, 0o644) as goal:
+        copied = _read_over(source, goal, size) if through else copy_bytes(source.fileno(), goal, size)
+        for done in copied:
+            _tell(watcher, done, size, 0)
+    _tell(watcher, size, size, 1)
+
+
+def _read_over(source: IO[bytes], goal: int, size: int) -> Iterator[int]:
+    done = 0
+    while data := source.read(_BUFFER):
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(goal, rest) :]
+        done += len(data)
+        yield done
+    if done != size:
+        raise OSError(errno.EIO, "the object ended early")
+
+
+@contextlib.contextmanager
+def _new_file(dest: Path, mode: int) -> Iterator[int]:
+    """Give a descriptor of what becomes the new file DEST when all went well, and else leaves nothing."""
     if dest.exists() or dest.is_symlink():
         raise UsageError(f"{dest} exists", hint="name a new file")
     partial = dest.with_name(f"{_PARTIAL}.{os.getpid()}.{dest.name}"[:255])
-    size = os.fstat(source).st_size
     try:
         with _parents(dest):
-            goal = os.open(partial, _NEW, 0o755 if executable else 0o644)
+            goal = os.open(partial, _NEW, mode)
             try:
-                for done in copy_bytes(source, goal, size):
-                    _tell(watcher, done, size, 0)
-                if "" in listing.mtimes:
-                    os.utime(goal, ns=(listing.mtimes[""],) * 2)
+                yield goal
                 os.rename(partial, dest)
             except BaseException:
                 os.unlink(partial)
@@ -116,7 +147,6 @@ def export_file(
                 os.close(goal)
     except OSError as error:
         raise CachedError(f"cannot write {dest}: {error.strerror}") from error
-    _tell(watcher, size, size, 1)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import contextlib
 import http.client
 import select
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -34,9 +34,21 @@ class Rest:
             lambda: _UnixConnection(endpoint, timeout), http.client.HTTPConnection.close
         )
 
-    def ask(self, method: str, path: str, kind: type[Value], *, query: Query = (), body: Any = None) -> Value:
-        """Send a request and return its answer as a value of `kind`; raises the daemon's error."""
-        connection, response = self._send(method, path, query, body)
+    def ask(
+        self,
+        method: str,
+        path: str,
+        kind: type[Value],
+        *,
+        query: Query = (),
+        body: Any = None,
+        token: str = "",
+    ) -> Value:
+        """Send a request and return its answer as a value of `kind`; raises the daemon's error.
+
+        `token` is the access token for Cloud Storage.
+        """
+        connection, response = self._send(method, path, query, body, _headers(token))
         try:
             data = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -46,13 +58,31 @@ class Rest:
         _raise_error(response.status, data)
         return wire.decode(data, kind)
 
-    def watch(self, path: str, kind: type[Value], watcher: Watcher | None, *, body: Any = None) -> Value:
+    def watch(
+        self, path: str, kind: type[Value], watcher: Watcher | None, *, body: Any = None, token: str = ""
+    ) -> Value:
         """POST long work and follow its lines; leaving early stops watching, not the work."""
-        connection, response = self._send("POST", path, (), body)
+        connection, response = self._send("POST", path, (), body, _headers(token))
         try:
             if response.status != 200:
                 _raise_error(response.status, response.read())
             return _follow(response, kind, watcher)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._broken(error) from error
+        finally:
+            connection.close()
+
+    def part(self, path: str, start: int, stop: int, *, query: Query, token: str) -> Part:
+        """GET some bytes of what is at `path`, on a connection of its own until they are read; raises the daemon's
+        error.
+        """
+        headers = {**_headers(token), "Range": f"bytes={start}-{stop - 1}"}
+        connection, response = self._send("GET", path, query, None, headers)
+        if response.status == 206:
+            return Part(connection, response, self._pool.give)
+        try:
+            _raise_error(response.status, response.read())
+            raise CachedError(f"the daemon answered with status {response.status} instead of a part")
         except (OSError, http.client.HTTPException) as error:
             raise self._broken(error) from error
         finally:
@@ -63,7 +93,7 @@ class Rest:
         self._pool.clear()
 
     def _send(
-        self, method: str, path: str, query: Query, body: Any
+        self, method: str, path: str, query: Query, body: Any, headers: Mapping[str, str]
     ) -> tuple[_UnixConnection, http.client.HTTPResponse]:
         target = f"/v1/{path}" + (f"?{urlencode(query)}" if query else "")
         while True:
@@ -77,7 +107,10 @@ class Rest:
                         method,
                         target,
                         body=None if body is None else wire.encode(body),
-                        headers={"Content-Type": "application/json"} if body is not None else {},
+                        headers={
+                            **headers,
+                            **({"Content-Type": "application/json"} if body is not None else {}),
+                        },
                     )
                 return connection, connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
@@ -108,9 +141,42 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = self._endpoint.connect("api.sock", socket.SOCK_STREAM, self._seconds)
 
 
+class Part:
+    """Bytes on their way; the connection is used again once all of them are read."""
+
+    def __init__(
+        self,
+        connection: _UnixConnection,
+        response: http.client.HTTPResponse,
+        give_back: Callable[[_UnixConnection], None],
+    ) -> None:
+        self._connection = connection
+        self._response = response
+        self._give_back = give_back
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read some bytes; 0 when all have been read. Raises `OSError` or `HTTPException` when the daemon went away."""
+        count = self._response.readinto(buffer)
+        if not count and self._response.length:
+            raise ConnectionResetError("the daemon went away")
+        return count
+
+    def close(self) -> None:
+        """End it, whatever is still to come."""
+        if self._response.isclosed() and not self._response.length:
+            self._give_back(self._connection)
+        else:
+            self._response.close()
+            self._connection.close()
+
+
 def quoted(ref: str) -> str:
     """Return a reference as one segment of a URL's path."""
     return quote(ref, safe="")
+
+
+def _headers(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _is_stale(connection: _UnixConnection) -> bool:

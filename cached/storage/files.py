@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -108,3 +109,13 @@ def sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def open_spool(folder: Path) -> int:
+    """Return a new, empty file in `folder` for reading and writing, found by nobody and gone when closed."""
+    with translated(folder):
+        with suppress(OSError):
+            return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fd, name = tempfile.mkstemp(prefix="spool.", dir=folder)
+        os.unlink(name)
+        return fd

@@ -10,6 +10,7 @@ from __future__ import annotations
 from cached.wire.coding import UNREADABLE, convert, decode, encode, encode_items, items
 from cached.wire.kinds import MAX_SECONDS, Kind, Nanoseconds, ObjectTier, ReplicaState, Seconds, SetState
 from cached.wire.objects import (
+    Attested,
     ClearItem,
     ClearReply,
     ObjectList,
@@ -17,7 +18,9 @@ from cached.wire.objects import (
     ObjectView,
     ScopeItem,
     ScopeReply,
+    Statement,
 )
+from cached.wire.token import MAX_TOKEN, checked_token
 from cached.wire.verbs import (
     BUNDLE_BYTES,
     CreateOptions,
@@ -48,7 +51,9 @@ from cached.wire.views import (
 __all__ = [
     "BUNDLE_BYTES",
     "MAX_SECONDS",
+    "MAX_TOKEN",
     "UNREADABLE",
+    "Attested",
     "ClearItem",
     "ClearReply",
     "CreateOptions",
@@ -82,7 +87,9 @@ __all__ = [
     "SetHead",
     "SetState",
     "SetView",
+    "Statement",
     "VerifyReply",
+    "checked_token",
     "convert",
     "decode",
     "encode",

@@ -15,6 +15,7 @@ from cached.api.auth import Callers
 from cached.api.handles import HandleServer
 from cached.api.local import LocalServer
 from cached.api.metrics import ApiMetrics
+from cached.storage.files import open_spool
 from prometheus_client import CollectorRegistry
 from tests.api.fake_node import FakeNode
 
@@ -52,6 +53,7 @@ class Daemon:
         self.node = FakeNode(self.root)
         if before is not None:
             self.node.sets = before.sets
+            self.node.cloud.objects = before.cloud.objects
         callers = Callers(admins=self._admins)
         counted, registry = ApiMetrics(), CollectorRegistry()
         registry.register(counted)
@@ -64,6 +66,7 @@ class Daemon:
             counted=counted,
             registry=registry,
             connections_per_user=self._http_connections,
+            spool=lambda: open_spool(self.root),
         )
         self.handles.start(data)
         await local.start(api)
@@ -82,10 +85,12 @@ class Daemon:
     def hold(self) -> None:
         """Close the gate: long work waits."""
         self.loop.call_soon_threadsafe(self.node.gate.clear)
+        self.loop.call_soon_threadsafe(self.node.cloud.gate.clear)
         self.settle()
 
     def go_on(self) -> None:
         self.loop.call_soon_threadsafe(self.node.gate.set)
+        self.loop.call_soon_threadsafe(self.node.cloud.gate.set)
 
     def settle(self) -> None:
         """Let the loop run through what is ready."""

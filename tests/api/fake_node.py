@@ -18,6 +18,7 @@ from cached.errors import NotFound
 from cached.node.caller import Caller
 from cached.sets.names import SetRef
 from cached.units import rfc3339
+from tests.api.fake_objects import FakeCloud
 
 
 @dataclass(kw_only=True)
@@ -143,6 +144,7 @@ class FakeNode:
         self.objects: dict[str, bytes] = {}
         self.origin_gate = asyncio.Event()
         self.origin_gate.set()
+        self.cloud = FakeCloud(root)
         #: Closed: creations, fetches and long work wait.
         self.gate = asyncio.Event()
         self.gate.set()
@@ -343,7 +345,8 @@ class FakeNode:
         return wire.LocateReply(items=[], directory_age_seconds=0.5)
 
     def verbs(self) -> Verbs:
-        return Verbs(**{name: getattr(self, name) for name in Verbs.__dataclass_fields__})
+        names = [name for name in Verbs.__dataclass_fields__ if name != "objects"]
+        return Verbs(**{name: getattr(self, name) for name in names}, objects=self.cloud.verbs())
 
 
 def root_of(data: bytes) -> str:

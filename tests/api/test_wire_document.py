@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cached import errors, packets, wire
-from cached.api import connection, local, requests
+from cached.api import connection, exchange, local, requests
 from cached.api.auth import Callers
 from cached.api.metrics import ApiMetrics
 from prometheus_client import CollectorRegistry
@@ -35,7 +35,15 @@ def test_every_operation_and_error_code_is_documented():
 
 
 @pytest.mark.parametrize(
-    "number", [packets.MAX_PACKET, packets.MAX_DESCRIPTORS, connection.MOST_WAITING, local.MOST_AT_ONCE]
+    "number",
+    [
+        packets.MAX_PACKET,
+        packets.MAX_DESCRIPTORS,
+        connection.MOST_WAITING,
+        local.MOST_AT_ONCE,
+        wire.MAX_TOKEN,
+        exchange.MOST_PINS,
+    ],
 )
 def test_the_limits_are_the_real_ones(number):
     assert f"{number:,}" in TEXT
@@ -44,7 +52,7 @@ def test_the_limits_are_the_real_ones(number):
 def test_the_examples_are_what_the_sockets_understand():
     examples = [json.loads(each) for each in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)]
     asked = [each for each in examples if "op" in each]
-    assert {each["op"] for each in asked} == {"open", "close", "create", "add"}
+    assert {each["op"] for each in asked} == {"open", "close", "create", "add", "object", "put"}
     for each in asked:
         request = requests.decode(wire.encode(each))
         unknown = set(each) - set(request.__struct_fields__)

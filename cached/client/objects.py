@@ -1,0 +1,212 @@
+"""Objects of Cloud Storage, read and written through the node: the part of `Client` that knows `gs://BUCKET/OBJECT`.
+
+Each open asks Cloud Storage, with this user's access token, which generation there is now and whether this user may
+read it; the bytes then come from the nearest copy.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from cached import packets, wire
+from cached.addresses import parse, parse_prefix
+from cached.client import export
+from cached.client.channel import Channel, LostError, Watcher
+from cached.client.opened import SetFile
+from cached.client.rest import quoted
+from cached.client.session import Session
+from cached.client.spool import ObjectWriter, Source, descriptor_of
+from cached.client.through import FIRST, ThroughFile
+from cached.errors import DaemonUnreachable, UsageError
+
+Keep = Literal["auto", "memory", "none"]
+
+
+class ObjectFile(io.BufferedReader):
+    """An open object; `object` says which generation, `tier` where its bytes came from."""
+
+    def __init__(self, raw: io.RawIOBase, reply: wire.ObjectReply) -> None:
+        super().__init__(raw, FIRST if reply.through else io.DEFAULT_BUFFER_SIZE)
+        self.object: wire.ObjectView = reply.object
+        self.tier: wire.ObjectTier = reply.tier
+        #: No copy could be kept here: there is no descriptor, and each read asks Cloud Storage.
+        self.through: bool = reply.through
+
+
+class Objects(Session):
+    """The verbs on objects."""
+
+    def open_object(
+        self,
+        address: str,
+        *,
+        keep: Keep = "auto",
+        scope: str | None = None,
+        progress: Watcher | None = None,
+    ) -> ObjectFile:
+        """Open an object, or with `#GENERATION` one of its versions, for reading.
+
+        It is a real file with its own descriptor; only what no node could keep is read through, without one.
+        `keep="memory"` keeps the copy in memory at once, `"none"` keeps none. Raises `NotFound`, `Forbidden`,
+        `OriginUnavailable`, `OriginChanged`, `IntegrityFailed`.
+        """
+        request = {
+            "op": "object",
+            "address": str(parse(address)),
+            "token": self._tokens.get(),
+            "scope": scope_of(scope),
+            "keep": keep,
+            "progress": True,
+        }
+        channel, reply, descriptor = self._descriptor(request, wire.ObjectReply, progress)
+        if reply.through:
+            return ObjectFile(ThroughFile(self._origin, reply.object, self._tokens), reply)
+        release = partial(channel.release, reply.pin)
+        return ObjectFile(SetFile(descriptor, f"/proc/self/fd/{descriptor}", release), reply)
+
+    def read_object(self, address: str, *, keep: Keep = "auto", scope: str | None = None) -> bytes:
+        """Return all bytes of an object."""
+        with self.open_object(address, keep=keep, scope=scope) as file:
+            return file.read()
+
+    def write_object(
+        self,
+        address: str,
+        *,
+        if_generation: int | None = None,
+        content_type: str = "",
+        metadata: Mapping[str, str] | None = None,
+        scope: str | None = None,
+        progress: Watcher | None = None,
+    ) -> ObjectWriter:
+        """Return a file to write to; what was written becomes the object when it is closed. See `put`."""
+        parse(address)
+        store = partial(
+            self._put,
+            address=address,
+            if_generation=if_generation,
+            content_type=content_type,
+            metadata=metadata,
+            scope=scope,
+            progress=progress,
+        )
+        return ObjectWriter(store)
+
+    def put(
+        self,
+        source: Source,
+        address: str,
+        *,
+        if_generation: int | None = None,
+        content_type: str = "",
+        metadata: Mapping[str, str] | None = None,
+        scope: str | None = None,
+        progress: Watcher | None = None,
+    ) -> wire.ObjectView:
+        """Store a path, bytes, or the rest of an open file as an object.
+
+        Returns when Cloud Storage has it and no node reads the old one any more. `if_generation` is the generation
+        that must be there before, 0: none; `OriginChanged` when that is not so. Raises `SourceChanged` when the file
+        changes meanwhile, `Forbidden`, `NotFound`, `OriginUnavailable`. An interrupt gives it up.
+        """
+        parse(address)
+        with descriptor_of(source) as descriptor:
+            return self._put(
+                descriptor,
+                address=address,
+                if_generation=if_generation,
+                content_type=content_type,
+                metadata=metadata,
+                scope=scope,
+                progress=progress,
+            )
+
+    def stat_object(self, address: str) -> wire.ObjectView:
+        """Ask Cloud Storage what an object is now."""
+        query = {"address": str(parse(address))}
+        return self._origin.ask("GET", "stat", wire.ObjectView, query=query, token=self._tokens.get())
+
+    def list_objects(self, prefix: str, delimiter: str = "") -> wire.ObjectList:
+        """List what lies below `gs://BUCKET[/PREFIX]`; with a delimiter what lies beyond it only by its beginning."""
+        query = {"prefix": str(parse_prefix(prefix)), "delimiter": delimiter}
+        return self._origin.ask("GET", "objects", wire.ObjectList, query=query, token=self._tokens.get())
+
+    def clear(self, prefix: str | None = None, user: str | None = None) -> wire.ClearReply:
+        """Empty this user's part of the cache, or what of it lies below a prefix, on all nodes.
+
+        Another user's is for administrators of the node. Nothing is deleted in Cloud Storage.
+        """
+        body = {"prefix": None if prefix is None else str(parse_prefix(prefix)), "user": user}
+        return self._origin.ask("POST", "clear", wire.ClearReply, body=body)
+
+    def end_scope(
+        self,
+        scope: str,
+        *,
+        delete_origin: bool = False,
+        dry_run: bool = False,
+        progress: Watcher | None = None,
+    ) -> wire.ScopeReply:
+        """Remove a batch's sets and copies from all nodes; with `delete_origin` what it wrote from Cloud Storage too."""
+        body = {"delete_origin": delete_origin, "dry_run": dry_run}
+        return self._origin.watch(
+            f"scopes/{quoted(scope)}/end", wire.ScopeReply, progress, body=body, token=self._tokens.get()
+        )
+
+    def _open_as(
+        self, address: str, mode: str, progress: Watcher | None, wishes: Mapping[str, Any]
+    ) -> ObjectFile | ObjectWriter:
+        if mode == "rb":
+            return self.open_object(address, progress=progress, **wishes)
+        if mode == "wb":
+            return self.write_object(address, progress=progress, **wishes)
+        raise UsageError(f"mode {mode!r}: objects are read and written whole, as bytes", hint="'rb' or 'wb'")
+
+    def _export_object(self, address: str, dest: Path, progress: Watcher | None) -> None:
+        with self.open_object(address, progress=progress) as file:
+            export.export_object(file, dest, through=file.through, size=file.object.size, watcher=progress)
+
+    def _put(
+        self,
+        descriptor: int,
+        *,
+        address: str,
+        if_generation: int | None,
+        content_type: str,
+        metadata: Mapping[str, str] | None,
+        scope: str | None,
+        progress: Watcher | None,
+    ) -> wire.ObjectView:
+        request = {
+            "op": "put",
+            "address": str(parse(address)),
+            "token": self._tokens.get(),
+            "if_generation": if_generation,
+            "scope": scope_of(scope),
+            "content_type": content_type,
+            "metadata": dict(metadata or {}),
+            "progress": True,
+        }
+        channel = Channel(self._endpoint, self._timeout)
+        try:
+            channel.post(request, [descriptor])
+            value, descriptors = channel.answer(progress)
+            packets.close_all(descriptors)
+            return wire.convert(value.get("object"), wire.ObjectView)
+        except LostError as error:
+            raise DaemonUnreachable(
+                f"the daemon went away before it had confirmed {address}",
+                hint="whether it was stored is not known: look at its generation, or write it again",
+            ) from error
+        finally:
+            channel.close(abort=True)
+
+
+def scope_of(scope: str | None) -> str:
+    """Return the scope that is meant: what was said, else `CACHED_SCOPE`, else none."""
+    return os.environ.get("CACHED_SCOPE", "") if scope is None else scope
