@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import itertools
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from cached.critical import end
 from cached.errors import OriginUnavailable
-from cached.objects.account import Account
+from cached.objects.account import Account, Place
+from cached.objects.entry import Entry
 from cached.objects.freshness import Freshness
 from cached.objects.homes import Homes
 from cached.objects.key import ObjectKey
@@ -31,6 +33,16 @@ class Shared(Protocol):
 
     #: Largest value, in bytes.
     max_value: int
+
+    @property
+    def state(self) -> str:
+        """`on`, `off`, or since when it is lost, in words."""
+        ...
+
+    @property
+    def troubles(self) -> list[str]:
+        """What an operator should look at, in words."""
+        ...
 
     async def get(self, key: str) -> bytes | None:
         """Return a value that nobody has changed, or None."""
@@ -83,15 +95,27 @@ class ObjectCache:
     wall: Callable[[], float]
     #: `count(event, amount)`: for everything that should not go unnoticed.
     count: Callable[..., None]
+    #: `charged(user, scope, parts, operations)`: what was moved for a user, in bytes by place, and how many
+    #: requests to Cloud Storage that took.
+    charged: Callable[[str, str, Mapping[Place, int], int], None] = lambda *_: None
     #: Copies on their way here, by name.
     flights: dict[str, Flight[Any]] = field(default_factory=dict)
     #: Work that nobody waits for.
     background: set[asyncio.Task[Any]] = field(default_factory=set)
+    #: Copies that local readers have open, by pin.
+    pins: dict[str, Entry] = field(default_factory=dict)
+    _serial: Iterator[int] = field(default_factory=itertools.count)
 
     def key(self, user: str, pinned: Pinned) -> ObjectKey:
         """Return what a user's copy of a generation is kept under."""
         owner = user if self.sharing == "owner" else ""
         return ObjectKey(pinned.bucket, pinned.name, pinned.generation, owner)
+
+    def pin(self, entry: Entry) -> str:
+        """Return a new name for an open of a copy, which `Tiers.release` is owed."""
+        name = f"object-{next(self._serial)}"
+        self.pins[name] = entry
+        return name
 
     def later(self, work: Coroutine[Any, Any, Any]) -> None:
         """Have work done that nobody waits for; what fails is counted."""
@@ -105,7 +129,6 @@ class ObjectCache:
             await end(flight.task)
         for task in list(self.background):
             await end(task)
-        await self.origin.close()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self.background.discard(task)

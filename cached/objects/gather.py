@@ -165,6 +165,11 @@ async def _give_back(job: Gathering) -> None:
             await job.neighbours.give(where, Given(part=job.part(0), claim=claim, failed=True))
 
 
+def requests(size: int) -> int:
+    """Return how many requests to the origin so many bytes take."""
+    return -(-size // _REQUEST)
+
+
 def _turn(node: str, count: int) -> int:
     """Return the part at which a node begins: another one for each node."""
     return int(node[:8] or "0", 16) % count if count else 0

@@ -13,6 +13,7 @@ from cached.objects.cache import Keep, ObjectCache, Reader, Report
 from cached.objects.copies import Copy
 from cached.objects.entry import Entry
 from cached.objects.eviction import Reason
+from cached.objects.gather import requests
 from cached.objects.here import open_copy, open_verified
 from cached.objects.key import ObjectKey
 from cached.origin.values import Pinned
@@ -39,7 +40,7 @@ def open_now(cache: ObjectCache, reader: Reader, address: Address) -> OpenedCopy
         return None
     key = ObjectKey(address.bucket, address.name, generation, reader.user if cache.sharing == "owner" else "")
     copy = open_verified(cache, key.digest, reader.user)
-    return None if copy is None else _served(cache, _described(copy.entry), copy)
+    return None if copy is None else _served(cache, reader, _described(copy.entry), copy)
 
 
 async def stat(cache: ObjectCache, reader: Reader, address: Address) -> Pinned:
@@ -49,6 +50,7 @@ async def stat(cache: ObjectCache, reader: Reader, address: Address) -> Pinned:
     `OriginChanged` (the generation demanded is gone), `OriginUnavailable`.
     """
     asked = cache.now()
+    cache.charged(reader.user, reader.scope, {}, 1)
     try:
         pinned = await cache.origin.stat(address, token=reader.token)
     except CachedError as error:
@@ -99,11 +101,11 @@ async def open_pinned(
     key = cache.key(reader.user, pinned)
     copy = await open_copy(cache, key.digest, reader.user)
     if copy is not None:
-        return _served(cache, pinned, copy)
+        return _served(cache, reader, pinned, copy)
     if keep == "none":
         return _through(cache, pinned)
     places, copy = await bring(cache, reader, pinned, key, keep, report)
-    return _through(cache, pinned) if copy is None else _served(cache, pinned, copy, brought=places)
+    return _through(cache, pinned) if copy is None else _served(cache, reader, pinned, copy, brought=places)
 
 
 async def forget(cache: ObjectCache, address: Address, reason: Reason, *, before: int | None = None) -> None:
@@ -124,10 +126,16 @@ def _old(cache: ObjectCache, address: Address, before: int | None) -> list[Entry
 
 
 def _served(
-    cache: ObjectCache, pinned: Pinned, copy: Copy, *, brought: dict[Place, int] | None = None
+    cache: ObjectCache,
+    reader: Reader,
+    pinned: Pinned,
+    copy: Copy,
+    *,
+    brought: dict[Place, int] | None = None,
 ) -> OpenedCopy:
     parts: dict[Place, int] = brought if brought is not None else {copy.tier: pinned.size}
     cache.account.served(copy.entry.name, pinned.size, parts, cache.now())
+    cache.charged(reader.user, reader.scope, parts, requests(parts.get("origin", 0)))
     if brought is None and copy.tier == "disk":
         cache.later(cache.tiers.promote(copy.entry))
     tier: Place = (

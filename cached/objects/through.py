@@ -33,6 +33,7 @@ async def read_through(
             cache.account.served(
                 cache.key(reader.user, pinned).digest, len(data), {"origin": len(data)}, cache.now()
             )
+            cache.charged(reader.user, reader.scope, {"origin": len(data)}, 1)
             yield data
     finally:
         if coming is not None:
