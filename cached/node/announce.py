@@ -87,7 +87,6 @@ def holding(node: Node, row: ReplicaRow) -> Holding:
     flight = node.transfers.get(row.set_id)
     committed = row.state == "COMMITTED"
     left = node.left(row.grant)
-    check = node.shelf.checks.get((row.content, row.tier))
     tier = shown_tier(node, row)
     state: HoldingState = row.state
     if committed and left <= 0:
@@ -103,12 +102,27 @@ def holding(node: Node, row: ReplicaRow) -> Holding:
         bytes_present=row.bytes if committed else (flight.progress.bytes_present if flight else 0),
         lease_seconds_left=left,
         set_lease_seconds_left=node.left(known.lease),
-        reason=(flight.progress.reason if flight else "")
-        or row.reason
-        or (check.reason if check else "")
-        or (NOT_IN_MEMORY if committed and known.record.tier == "memory" and tier != "memory" else ""),
+        reason=_reason(node, row),
         volatile=row.tier == "memory",
     )
+
+
+def _reason(node: Node, row: ReplicaRow) -> str:
+    """Return why a replica does not get on, or is less than was asked for; empty when all is well."""
+    flight, upload = node.transfers.get(row.set_id), node.uploads.get(row.set_id)
+    check = node.shelf.checks.get((row.content, row.tier))
+    wanted = node.shelf.known[row.set_id].record.tier
+    waits = flight is None and row.state == "TRANSFERRING"
+    slower = row.state == "COMMITTED" and wanted == "memory" and shown_tier(node, row) != "memory"
+    told = [
+        flight.progress.reason if flight else "",
+        node.rejections.own(row.set_id) if waits else "",
+        row.reason,
+        check.reason if check else "",
+        upload.reason if upload else "",
+        NOT_IN_MEMORY if slower else "",
+    ]
+    return next((words for words in told if words), "")
 
 
 def shown_tier(node: Node, row: ReplicaRow) -> Tier:

@@ -41,7 +41,7 @@ class NodeMetrics(Collector):
             "cached_transfers", "Transfers to this node under way", value=len(node.transfers)
         )
         events = CounterMetricFamily("cached_events", "What happened on this node, by name", labels=["event"])
-        for event, count in node.counters.snapshot().items():
+        for event, count in node.counts().items():
             events.add_metric([event], count)
         yield events
 

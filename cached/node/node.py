@@ -117,6 +117,8 @@ class Node:
     #: Sets that are just being read from the origin here, and what this node keeps of those who share the reading.
     drawing: set[str] = field(default_factory=set)
     tables: dict[str, Table] = field(default_factory=dict)
+    #: By content: the node that keeps that for us, and when it last answered, in the event loop's time.
+    keepers: dict[str, tuple[str, float]] = field(default_factory=dict)
     #: Sets made of what a document says, until this node has received the bytes that it stands for.
     unproven: set[str] = field(default_factory=set)
     #: Bytes of metadata that peers are sending at present.
@@ -154,6 +156,11 @@ class Node:
         """Return the nodes that tell of a copy of a set, those left out that may not have one."""
         known, entries = self.shelf.known.get(set_id), self.directory.holders(set_id)
         return [entry for entry in entries if known is None or trusted_with(entry.node, known)]
+
+    def counts(self) -> dict[str, int]:
+        """Return everything that this node has counted, what it asked of the origin included."""
+        asked = self.origin.stats.snapshot() if self.origin is not None else {}
+        return dict(sorted((self.counters.snapshot() | asked).items()))
 
     def now(self) -> Moment:
         """Read the clocks."""

@@ -18,7 +18,7 @@ from cached import faults, wire
 from cached.addresses import Address, Prefix, parse_prefix
 from cached.catalog.rows import UploadRow
 from cached.errors import BadName, Busy, CachedError, IntegrityFailed, NotFound, OriginChanged
-from cached.node import metadata, origins
+from cached.node import announce, metadata, origins
 from cached.node.node import Node
 from cached.node.parallel import each
 from cached.node.shelf import Known
@@ -88,13 +88,8 @@ def report(node: Node, set_id: str) -> wire.Progress | None:
         bytes_wanted=upload.bytes_wanted,
         files_done=len(upload.done.objects),
         state="UPLOADING",
-        reason=reason(upload),
+        reason=upload.reason,
     )
-
-
-def reason(upload: Upload) -> str:
-    """Return why an upload waits; empty while it goes on."""
-    return "" if upload.error is None else f"not in the origin yet: {upload.error.message}"
 
 
 async def _run(node: Node, set_id: str) -> None:
@@ -107,6 +102,7 @@ async def _run(node: Node, set_id: str) -> None:
             upload.error = error
             node.counters.note("persist.failed", error.message, set=set_id[:8])
             upload.attempted.set()
+            announce.publish(node)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await upload.hurry.wait()

@@ -48,9 +48,12 @@ GETTING = 4
 #: Seconds between two words to the keeper, at most; and at least.
 TICK = 0.25
 BREATH = 0.02
-#: Seconds that a keeper has to answer, and for which one that did not is passed over.
-PATIENCE = 2.0
+#: Seconds that a keeper has to answer, and for which one that did not so many times in a row is passed over.
+PATIENCE = 3.0
+SILENCES = 2
 PASSED_OVER = 20.0
+#: Seconds for which a node that has been answered sends others to the keeper that answered.
+SURE = 5.0
 #: Seconds without a byte after which a member is left, and for which it is avoided.
 STALL = 5.0
 AVOIDED = 5.0
@@ -65,6 +68,9 @@ async def share(node: Node, peer: Peer, ask: Ask) -> Share:
     known = node.shelf.known.get(ask.set)
     if known is not None and not trusted_with(peer, known):
         raise Forbidden("only nodes that may hold the set share the reading of it")
+    keeper, when = node.keepers.get(ask.content, (node.id, 0.0))
+    if keeper != node.id and asyncio.get_running_loop().time() - when < SURE:
+        return Share(keeper=keeper)
     return _answer(node, peer.node_id, ask)
 
 
@@ -96,6 +102,7 @@ async def draw(node: Node, known: Known, job: FetchJob, places: Places, holders:
         await member.run()
     finally:
         node.drawing.discard(known.record.id)
+        node.keepers.pop(job.content, None)
         await member.end()
     job.progress.state, job.progress.reason = "done", ""
 
@@ -127,6 +134,7 @@ class _Member:
         self._joined: set[str] = set()
         self._unable: tuple[CachedError, float] | None = None
         self._fresh = True
+        self._silences = 0
 
     def _blocks(self) -> range:
         return range(self._count)
@@ -170,17 +178,27 @@ class _Member:
         keeper = self._keeper(now)
         ask = self._words(now)
         if keeper == self._node.id:
-            self._fresh = False
+            self._answered(keeper, now)
             return _answer(self._node, keeper, ask)
         try:
             said = await self._node.link.call(keeper, "origin.share", msgspec.to_builtins(ask), PATIENCE)
             answer = msgspec.convert(said, Share)
         except (CachedError, msgspec.ValidationError) as error:
-            self._silent[keeper] = now + PASSED_OVER
-            self._node.counters.note("origin.keeper_silent", str(error), node=keeper[:8])
+            self._silences += 1
+            if self._silences >= SILENCES:
+                self._silent[keeper], self._silences = now + PASSED_OVER, 0
+                self._node.counters.note("origin.keeper_silent", str(error), node=keeper[:8])
             return None
-        self._fresh = False
+        if answer.keeper:
+            self._silent[keeper] = now + TICK
+            self._silent.pop(answer.keeper, None)
+            return None
+        self._answered(keeper, now)
         return answer
+
+    def _answered(self, keeper: str, now: float) -> None:
+        self._fresh, self._silences = False, 0
+        self._node.keepers[self._job.content] = (keeper, now)
 
     def _keeper(self, now: float) -> str:
         able = [

@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from cached.errors import CachedError
+from cached.errors import CachedError, NotFound
 from cached.node import metadata
 from cached.node.node import Node
 from cached.peers.identity import Identity
@@ -57,7 +57,14 @@ def _coming(node: Node, content: str) -> Served | None:
     if coming is None:
         return None
     manifest, folder = coming
-    return Served(manifest=manifest, open_dir=lambda: os.open(folder / "data", os.O_RDONLY | os.O_DIRECTORY))
+
+    def open_dir() -> int:
+        try:
+            return os.open(folder / "data", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NotFound("this node has just finished receiving that content") from None
+
+    return Served(manifest=manifest, open_dir=open_dir)
 
 
 async def refresh(node: Node, content: str) -> None:

@@ -53,7 +53,7 @@ async def status(node: Node, caller: Caller) -> dict[str, Any]:
             if may_manage(caller, node.shelf.known[flight.set_id].record)
         ],
         "traffic": await traffic(node, caller),
-        "counters": node.counters.snapshot(),
+        "counters": node.counts(),
     }
 
 

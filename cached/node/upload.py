@@ -34,3 +34,8 @@ class Upload:
     attempted: asyncio.Event = field(default_factory=asyncio.Event)
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
     noted: float = 0.0
+
+    @property
+    def reason(self) -> str:
+        """Why it waits, in words; empty while it goes on."""
+        return "" if self.error is None else f"not in the origin yet: {self.error.message}"

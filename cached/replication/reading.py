@@ -17,7 +17,7 @@ import msgspec
 from cached.sets.merkle import LEAF
 
 #: Seconds without a word after which a member does not count any more, and what it claimed is given to another one.
-LEASE = 3.0
+LEASE = 4.0
 #: Seconds for which a keeper that takes over listens before it has anything read: others may have it, or be at it.
 SETTLE = 1.0
 #: Seconds for which a member that has everything is remembered.
@@ -68,6 +68,8 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     hopeless: str = ""
     code: str = ""
     members: int = 1
+    #: Ask that node instead: it keeps the table, and answers.
+    keeper: str = ""
 
 
 def block_leaves(total_bytes: int) -> int:
