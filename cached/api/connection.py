@@ -205,8 +205,8 @@ class Connection:
             packets.close_all(descriptors)
             raise request
         if request.op in _TAKING:
-            take = self._handover.add if request.op == "add" else self._exchange.put
-            self._reply(await take(request, descriptors))
+            take = {"add": self._handover.add, "put": self._exchange.put, "attest": self._exchange.attest}
+            self._reply(await take[request.op](request, descriptors))
             return
         packets.close_all(descriptors)
         operation = _OPERATIONS.get(request.op)
@@ -297,11 +297,12 @@ class Connection:
 
 
 #: Operations that come with descriptors.
-_TAKING: Final = ("add", "put")
+_TAKING: Final = ("add", "put", "attest")
 _OPERATIONS: Final = {
     "open": Connection._open_path,
     "object": Connection._object,
     "put": None,
+    "attest": None,
     "close": Connection._close_set,
     "create": Connection._create,
     "add": None,

@@ -11,12 +11,14 @@ from typing import Any, Final
 
 from cached import packets, wire
 from cached.addresses import Address
+from cached.api.attest import attests_of, hash_of_file
 from cached.api.objects import objects_of
 from cached.api.requests import VERSION, Request, address
-from cached.api.verbs import OpenedObject, PutOptions, Verbs
+from cached.api.verbs import OpenedObject, Verbs
 from cached.api.watch import HEARTBEAT, REPORT_EVERY, watch
 from cached.errors import Busy, UnsupportedFile, UsageError
 from cached.node.caller import Caller
+from cached.node.objects import PutOptions
 
 #: Copies that one connection may keep pinned at a time.
 MOST_PINS: Final = 65_536
@@ -93,6 +95,20 @@ class Exchange:
         finally:
             packets.close_all(descriptors)
         return {"v": VERSION, "ok": True, "object": view}
+
+    async def attest(self, request: Request, descriptors: list[int]) -> dict[str, Any]:
+        """Say in the node's name that this user dumps the bytes behind the one descriptor to that address."""
+        try:
+            wanted = address(request.address)
+            verbs = attests_of(self._verbs)
+            _check(descriptors)
+            reports = _Reports(request, self._tell)
+            size = os.fstat(descriptors[0]).st_size
+            work = asyncio.ensure_future(hash_of_file(descriptors[0], size, reports.note))
+            sha256 = await watch(work, reports.tell, every=HEARTBEAT)
+        finally:
+            packets.close_all(descriptors)
+        return {"v": VERSION, "ok": True, "statement": verbs.sign(self._caller, sha256, wanted)}
 
     def give_back(self, pin: str) -> bool:
         """Let go of what was opened under that pin; say whether there was such a thing."""

@@ -20,6 +20,7 @@ from aiohttp import web
 
 from cached import wire
 from cached.api import content, metrics, stream
+from cached.api.attest import AttestRoutes
 from cached.api.auth import Callers
 from cached.api.door import Door
 from cached.api.failures import HttpLog, unexpected
@@ -97,6 +98,7 @@ class LocalServer:
         self._registry = registry
         self._works = stream.Works()
         self._objects = ObjectRoutes(verbs, self._caller_of, self._works, spool)
+        self._attests = AttestRoutes(verbs, self._caller_of, self._works)
         self._known: WeakKeyDictionary[asyncio.Transport, Caller] = WeakKeyDictionary()
         self._at_work: Counter[int] = Counter()
         self._limit = connections_per_user
@@ -148,6 +150,7 @@ class LocalServer:
             web.get("/v1/locate", self._locate),
             web.get("/v1/metrics", self._metrics),
             *self._objects.routes(),
+            *self._attests.routes(),
         ]
 
     # Around every request
@@ -260,7 +263,8 @@ class LocalServer:
         return _json(await self._verbs.status(self._caller_of(request)))
 
     async def _usage(self, request: web.Request) -> web.StreamResponse:
-        return _json(await self._verbs.usage(self._caller_of(request)))
+        user, since, scope = (request.query.get(name) for name in ("user", "since", "scope"))
+        return _json(await self._verbs.usage(self._caller_of(request), user, since, scope))
 
     async def _locate(self, request: web.Request) -> web.StreamResponse:
         names = request.query.getall("name", [])

@@ -21,9 +21,10 @@ from cached.addresses import Address, bucket_name, object_name, parse, parse_pre
 from cached.api import content
 from cached.api.spool import Spool, take_in
 from cached.api.stream import Works
-from cached.api.verbs import ObjectVerbs, OpenedObject, PutOptions, Verbs
+from cached.api.verbs import ObjectVerbs, OpenedObject, Verbs
 from cached.errors import CachedError, Refused, UsageError
 from cached.node.caller import Caller
+from cached.node.objects import PutOptions
 
 Body = TypeVar("Body")
 

@@ -6,13 +6,14 @@ a fake node. Every verb raises `CachedError`s for what the caller is to be told.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from cached import wire
 from cached.addresses import Address, Prefix
 from cached.node.caller import Caller
+from cached.node.objects import PutOptions
 from cached.sets.names import SetRef
 
 Report = Callable[[wire.Progress], None]
@@ -132,17 +133,6 @@ class OpenedObject(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PutOptions:
-    """How an object is to be written."""
-
-    #: The generation that must be there at present; 0: none; None: whichever.
-    if_generation: int | None = None
-    content_type: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    scope: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ObjectVerbs:
     """The node's verbs on objects of Cloud Storage.
 
@@ -168,6 +158,16 @@ class ObjectVerbs:
     clear: Callable[[Caller, Prefix | None, str | None], Awaitable[wire.ClearReply]]
     #: (caller, scope, delete_origin, token, dry_run)
     end_scope: Callable[[Caller, str, bool, str, bool], Awaitable[wire.ScopeReply]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttestVerbs:
+    """What the node says about who dumped an object."""
+
+    #: (caller, SHA-256 of the bytes in hex, address) -> the statement for the object's metadata
+    sign: Callable[[Caller, str, Address], str]
+    #: (statement, SHA-256, address) -> the user; raises `Forbidden`.
+    check: Callable[[str, str, Address], str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,8 +210,11 @@ class Verbs:
     #: (caller) -> JSON value
     status: Callable[[Caller], Awaitable[Any]]
     #: (caller) -> JSON value
-    usage: Callable[[Caller], Awaitable[Any]]
+    #: (caller, user, since, scope): each of them None for all that the caller may see.
+    usage: Callable[[Caller, str | None, str | None, str | None], Awaitable[Any]]
     #: (caller, names as given, job ad or None)
     locate: Callable[[Caller, Sequence[str], str | None], Awaitable[wire.LocateReply]]
     #: On objects of Cloud Storage; None: this node knows none.
     objects: ObjectVerbs | None = None
+    #: On who dumped them; None: this node attests nothing.
+    attests: AttestVerbs | None = None

@@ -5,21 +5,19 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from cached import machine
-from cached.catalog.sqlite import Catalog
 from cached.config import Config
+from cached.daemon import objects
+from cached.daemon.ground import Ground
 from cached.matching.ads import NodeFacts
 from cached.matchmaker.pool import Matchmaker
 from cached.node import acquaintances, announce, book, retire, seeding, sweep
 from cached.node.consents import Consents
 from cached.node.counters import Counters
 from cached.node.node import Node
-from cached.node.pins import Pins
 from cached.node.scrubber import Scrubber
-from cached.node.shelf import Shelf
 from cached.node.space import Space
 from cached.origin.gcs import Gcs
 from cached.peers.directory import Directory
@@ -27,21 +25,6 @@ from cached.peers.identity import Identity
 from cached.peers.link import Link
 from cached.replication.bittorrent import Swarm
 from cached.replication.direct import Direct, DirectServer
-from cached.sets.set import Tier
-from cached.storage.disk import Store
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ground:
-    """What a node stands on: who it is, and what it has on disk."""
-
-    config: Config
-    clock: machine.SystemClock
-    identity: Identity
-    catalog: Catalog
-    stores: dict[Tier, Store]
-    shelf: Shelf
-    pins: Pins
 
 
 def assemble(
@@ -51,6 +34,7 @@ def assemble(
     config, identity = ground.config, ground.identity
     counters, consents, records = Counters(), Consents(), book.Book()
     directory = _directory(ground, link, records, port)
+    origin = _origin(config, undo)
     swarm = Swarm(
         node_id=identity.node_id,
         listen=config.node.bittorrent,
@@ -90,7 +74,8 @@ def assemble(
         host=machine.hostname(),
         started=ground.clock.now(),
         consents=consents,
-        origin=_origin(config, undo),
+        origin=origin,
+        objects=objects.assemble(ground, link, directory, origin, counters, undo),
         groups_of=machine.groups_of,
     )
     scrubber = Scrubber(node)

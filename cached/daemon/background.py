@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 
-from cached.node import drive, memory, recover, seeding, sweep
+from cached.node import drive, memory, object_index, recover, seeding, sweep
 from cached.node.node import Node
 from cached.node.scrubber import Scrubber
+from cached.objects import sweep as objects_sweep
 
 
 def start(node: Node, scrubber: Scrubber, findings: recover.Findings) -> list[asyncio.Task[None]]:
     """Start the loops, which run until they are cancelled, and return them; and what remains of the recovery."""
-    loops = {"drive": drive.run(node), "sweep": sweep.run(node), "scrubber": scrubber.run()}
+    loops = {
+        "drive": drive.run(node),
+        "sweep": sweep.run(node),
+        "scrubber": scrubber.run(),
+        "object index": object_index.Notes(node).run(),
+        "object sweep": objects_sweep.run(node.objects),
+    }
     node.fly("recover", lambda: recover.afterwards(node, findings))
     node.fly("restore memory", lambda: memory.restore(node))
     return [asyncio.create_task(work, name=name) for name, work in loops.items()]

@@ -8,11 +8,13 @@ from functools import partial
 
 from cached import machine
 from cached.api.peer import PeerApi
+from cached.api.peer_objects import PeerObjects
 from cached.config import Config
 from cached.critical import end
 from cached.daemon import assembly, background, disk, doors
+from cached.daemon.ground import Ground
 from cached.matchmaker.pool import Matchmaker
-from cached.node import acquaintances, announce, persist, receive, recover, seeding
+from cached.node import acquaintances, announce, object_index, persist, receive, recover, seeding
 from cached.node.node import Node
 from cached.node.shelf import Shelf
 from cached.peers.identity import Identity
@@ -51,6 +53,8 @@ class Daemon:
         node.bittorrent_port = await node.swarm.start(resuming={row.content for row in findings.transfers})
         undo.push_async_callback(node.swarm.close)
         PeerApi(node, doubted=scrubber.doubted).bind()
+        PeerObjects(node).bind()
+        await object_index.load(node)
         node.directory.publish(announce.contents(node))
         await node.directory.start()
         undo.push_async_callback(node.directory.close)
@@ -68,7 +72,7 @@ class Daemon:
         if self.node is not None:
             doors.start_mdns(self.node, self._undo)
 
-    async def _ground(self) -> assembly.Ground:
+    async def _ground(self) -> Ground:
         """Return what the node stands on; the state directory is locked."""
         config, clock, undo = self.config, machine.SystemClock(), self._undo
         identity = await asyncio.to_thread(
@@ -84,7 +88,7 @@ class Daemon:
         shelf = Shelf(catalog=catalog)
         shelf.load()
         pins = disk.open_pins(config, clock, undo)
-        return assembly.Ground(
+        return Ground(
             config=config,
             clock=clock,
             identity=identity,

@@ -14,9 +14,22 @@ from cached.api.auth import Callers
 from cached.api.handles import HandleServer
 from cached.api.local import LocalServer
 from cached.api.metrics import ApiMetrics
-from cached.api.verbs import Verbs
+from cached.api.verbs import ObjectVerbs, Verbs
 from cached.config.values import split_address
-from cached.node import begin, fetch, locate, match, read, replicate, revise, status, verify
+from cached.node import (
+    begin,
+    fetch,
+    locate,
+    match,
+    objects,
+    read,
+    replicate,
+    revise,
+    scopes,
+    status,
+    usage,
+    verify,
+)
 from cached.node.node import Node
 from cached.peers.mdns import Mdns
 
@@ -79,8 +92,24 @@ def verbs(node: Node) -> Verbs:
         match=partial(match.match, node),
         nodes=partial(status.nodes, node),
         status=partial(status.status, node),
-        usage=partial(status.usage, node),
+        usage=partial(usage.usage, node),
         locate=partial(locate.locate, node),
+        objects=object_verbs(node),
+    )
+
+
+def object_verbs(node: Node) -> ObjectVerbs:
+    """Return what local callers may ask of the node about objects of Cloud Storage."""
+    return ObjectVerbs(
+        open_now=partial(objects.open_now, node),
+        open=partial(objects.open_object, node),
+        release=partial(objects.release, node),
+        stat=partial(objects.stat, node),
+        list=partial(objects.list_objects, node),
+        stream=partial(objects.stream, node),
+        put=partial(objects.put, node),
+        clear=partial(objects.clear, node),
+        end_scope=partial(scopes.end, node),
     )
 
 

@@ -17,8 +17,6 @@ from cached.errors import CachedError, Forbidden
 from cached.node.caller import Caller
 from cached.node.node import Node
 
-#: The key of the object's metadata that holds the statement.
-METADATA: Final = "cached-dump"
 #: Longest statement read, in bytes; Cloud Storage keeps 8 KiB of metadata.
 _LONGEST: Final = 8192
 

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from cached.node import object_metrics
 from cached.node.node import Node
 
 
@@ -44,6 +45,7 @@ class NodeMetrics(Collector):
         for event, count in node.counts().items():
             events.add_metric([event], count)
         yield events
+        yield from object_metrics.collect(node)
 
     def _tiers(self) -> Iterator[Metric]:
         node = self._node

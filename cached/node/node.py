@@ -16,6 +16,7 @@ from cached.config import Config
 from cached.leases import deadline
 from cached.leases.deadline import Clock, Deadline, Moment
 from cached.leases.lease import Lease
+from cached.leases.meter import Meter
 from cached.matching.ads import NodeFacts
 from cached.matchmaker.pool import Matchmaker
 from cached.node.consents import Consents
@@ -30,6 +31,7 @@ from cached.node.shelf import Shelf
 from cached.node.space import Space
 from cached.node.trust import trusted_with
 from cached.node.upload import Upload
+from cached.objects.cache import ObjectCache
 from cached.origin.origin import Origin
 from cached.peers.directory import Directory
 from cached.peers.identity import Identity
@@ -91,6 +93,7 @@ class Node:
     host: str
     #: When the daemon started.
     started: Moment
+    objects: ObjectCache
     #: Cloud Storage behind the sets; None where this node has none.
     origin: Origin | None = None
     #: Returns the groups of a user of this machine, by name.
@@ -104,6 +107,8 @@ class Node:
     manifests: Manifests = field(default_factory=Manifests)
     consents: Consents = field(default_factory=Consents)
     rejections: Rejections = field(default_factory=Rejections)
+    #: What users took and is not written down yet.
+    meter: Meter = field(default_factory=Meter)
     #: Creations under way.
     creations: set[Abortable] = field(default_factory=set)
     #: Transfers under way, by set id.

@@ -8,7 +8,7 @@ from cached import wire
 from cached.addresses import parse_prefix
 from cached.errors import Refused, UsageError
 from cached.node.node import Node
-from cached.sets.names import check_share
+from cached.sets.names import check_scope, check_share
 from cached.sets.set import ALL, Method, SetRecord, Tier
 
 #: What a creator may leave to the node.
@@ -44,8 +44,6 @@ class Wanted:
 
 async def wanted(node: Node, options: wire.CreateOptions) -> Wanted:
     """Check the options of a create. Raises `UsageError`, `BadExpression` or `Refused`."""
-    if options.scope:
-        raise UsageError("this node has no origin configured", hint="leave --scope out")
     if options.origin and options.source_set:
         raise UsageError("a set made with --from-set is kept where it was", hint="leave --origin out")
     replicas = options.replicas if options.replicas is not None else node.config.replication.replicas
@@ -56,7 +54,7 @@ async def wanted(node: Node, options: wire.CreateOptions) -> Wanted:
         methods=methods(options.methods if options.methods is not None else node.config.replication.methods),
         tier=tier(node, options.tier or "disk"),
         min_lease_seconds=options.min_lease_seconds,
-        scope=options.scope or "",
+        scope=check_scope(options.scope or ""),
         origin=origin(options.source_set or options.origin),
         replace=options.replace,
         chosen=frozenset(name for name in _OPTIONS if getattr(options, name) is not None),

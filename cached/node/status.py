@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from cached import wire
-from cached.node import damage, views
+from cached.node import damage, object_status, views
 from cached.node.access import may_manage, may_see
 from cached.node.caller import Caller
 from cached.node.node import Node, Trouble
@@ -52,6 +52,7 @@ async def status(node: Node, caller: Caller) -> dict[str, Any]:
             for flight in node.transfers.values()
             if may_manage(caller, node.shelf.known[flight.set_id].record)
         ],
+        "objects": object_status.objects(node),
         "traffic": await traffic(node, caller),
         "counters": node.counts(),
     }
@@ -77,6 +78,7 @@ def _health(node: Node, caller: Caller) -> list[str]:
         words.append("no peer could dial this node: it takes part through polls")
     if node.space.free("disk") == 0:
         words.append("the disk tier is full: nothing new is accepted until leases end or sets are deleted")
+    words += object_status.redis(node)["troubles"]
     return words
 
 
@@ -87,20 +89,3 @@ def _in_words(node: Node, caller: Caller, trouble: Trouble) -> str:
     sets = [node.shelf.known[set_id].record for set_id in trouble.sets if set_id in node.shelf.known]
     names = [record.name for record in sets if may_see(caller, record)]
     return f"{', '.join(names) or 'a set'}: {trouble.words}"
-
-
-async def usage(node: Node, caller: Caller) -> dict[str, Any]:
-    """Return what the caller keeps on this node, and for administrators what everybody does."""
-    owners = sorted({row.owner for row in node.shelf.replicas.values()} | {caller.user})
-    shown = owners if caller.admin else [caller.user]
-    return {
-        "items": [
-            {
-                "owner": owner,
-                "bytes": node.space.logical(owner),
-                "sets": sum(row.owner == owner for row in node.shelf.replicas.values()),
-                "quota_bytes": node.config.policy.quota,
-            }
-            for owner in shown
-        ]
-    }

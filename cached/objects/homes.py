@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final, Protocol
 
 from cached.critical import to_the_end
@@ -121,6 +121,12 @@ class Homes:
 
     async def send(self, wanted: PartWanted, writer: Writer) -> None:
         """Send the bytes of a part. Raises `NotFound` when it is not here."""
+        writer.length(wanted.part.stop - wanted.part.start)
+        async for data in self.parts(wanted):
+            await writer.write(data)
+
+    async def parts(self, wanted: PartWanted) -> AsyncIterator[bytes]:
+        """Yield the bytes of a part. Raises `NotFound` when it is not here."""
         part = wanted.part
         with contextlib.ExitStack() as after:
             found = self._opened(part, wanted.user, after)
@@ -128,13 +134,12 @@ class Homes:
                 raise NotFound("that part of the object is not here (any more)")
             fd, at = found
             stop = at + part.stop - part.start
-            writer.length(stop - at)
             while at < stop:
                 data = await to_the_end(asyncio.to_thread(os.pread, fd, min(_PIECE, stop - at), at))
                 if not data:
                     raise NotFound("that part of the object is not here any more")
                 at += len(data)
-                await writer.write(data)
+                yield data
 
     def _where(self, part: Part, asker: str) -> str | None:
         if self._tiers.lookup(part.name) or self._tiers.lookup(part.key.digest):

@@ -90,3 +90,13 @@ def check_share(share: str) -> None:
     kind, _, group = share.partition(":")
     if share not in ("private", "public") and not (kind == "group" and _GROUP.fullmatch(group)):
         raise UsageError(f"{share!r} is no way to share a set", hint="write private, public or group:NAME")
+
+
+def check_scope(scope: str) -> str:
+    """Return the name of a scope, or nothing. Raises `BadName`."""
+    if scope and not _NAME.fullmatch(scope):
+        raise BadName(
+            f"{scope!r} is not a name for a scope",
+            hint="a letter or digit, then up to 127 letters, digits, dots, underscores or hyphens",
+        )
+    return scope

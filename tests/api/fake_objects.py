@@ -13,9 +13,10 @@ from typing import Any
 
 from cached import wire
 from cached.addresses import Address, Prefix
-from cached.api.verbs import ObjectVerbs, PutOptions
+from cached.api.verbs import ObjectVerbs
 from cached.errors import Forbidden, NotFound, OriginChanged, SourceChanged
 from cached.node.caller import Caller
+from cached.node.objects import PutOptions
 
 
 @dataclass(kw_only=True)
@@ -77,6 +78,7 @@ class FakeCloud:
             content_type=found.content_type,
             updated="2030-01-01T00:00:00Z",
             address=f"gs://{bucket}/{name}#{found.generation}",
+            metadata=found.metadata,
         )
 
     def _found(self, address: Address, token: str) -> wire.ObjectView:

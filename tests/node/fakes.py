@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 from cached import wire
 from cached.api.peer import PeerApi
+from cached.api.peer_objects import PeerObjects
 from cached.catalog.sqlite import Catalog
 from cached.config.values import (
     ClusterConfig,
@@ -32,6 +33,8 @@ from cached.config.values import (
     ReplicationConfig,
     StoreConfig,
 )
+from cached.daemon import objects
+from cached.daemon.ground import Ground
 from cached.leases import deadline
 from cached.matching.ads import NodeFacts
 from cached.node import announce, book, create, recover, retire, sweep
@@ -50,6 +53,7 @@ from cached.sets.set import SetRecord, SignedRecord
 from cached.storage.disk import Store
 from cached.storage.pinlog import PinLog
 from tests.node.doubles import FakeClock, FakeDirectory, FakeLink, FakeMatchmaker, FakeSwarm
+from tests.origin.memory_origin import MemoryOrigin
 
 DAY = 86_400
 _numbers = itertools.count(1)
@@ -73,6 +77,9 @@ class World:
     books: dict[str, book.Book] = field(default_factory=dict)
     down: set[str] = field(default_factory=set)
     alive: Callable[[Any], bool] = lambda _process: True
+    #: Cloud Storage, as users' objects are read from it.
+    origin: MemoryOrigin = field(default_factory=MemoryOrigin)
+    undo: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
     async def node(self, name: str, *, memory: bool = False, domain: str = "", **config: Any) -> Node:
         """Start a node; `config` as of `configured`."""
@@ -93,6 +100,7 @@ class World:
         shelf.load()
         pins = Pins(PinLog(home / "pins", self.clock.boot_id), self.alive)
         pins.load()
+        counters = Counters()
         link, directory, consents = FakeLink(self, name), FakeDirectory(self, name), Consents()
         node = Node(
             config=settings,
@@ -118,11 +126,27 @@ class World:
             direct_server=DirectServer(
                 lookup=lambda content: served(node, content), allowed=consents.allowed
             ),
-            counters=Counters(),
+            counters=counters,
             facts=_facts(name),
             host=name,
             started=self.clock.now(),
             consents=consents,
+            objects=objects.assemble(
+                Ground(
+                    config=settings,
+                    clock=self.clock,  # type: ignore[arg-type]
+                    identity=identity,
+                    catalog=catalog,
+                    stores=stores,
+                    shelf=shelf,
+                    pins=pins,
+                ),
+                link,  # type: ignore[arg-type]
+                directory,  # type: ignore[arg-type]
+                self.origin,
+                counters,
+                self.undo,
+            ),
         )
         self.nodes[name] = node
         records = self.books[name] = book.Book()
@@ -135,6 +159,7 @@ class World:
         node.space.load()
         node.introduced = True
         PeerApi(node).bind()
+        PeerObjects(node).bind()
         announce.publish(node)
         return node
 
@@ -160,6 +185,7 @@ class World:
         for node in self.nodes.values():
             await _end_flights(node)
             _close(node)
+        await self.undo.aclose()
 
 
 async def _end_flights(node: Node) -> None:

@@ -1,0 +1,106 @@
+"""What peers may ask this node about objects: parts of copies, news of changes, and what users wrote for a scope.
+
+A peer has asked Cloud Storage for its user before it asks here; it is believed for the users of its domains alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from cached.errors import Forbidden, UsageError
+from cached.node import scopes
+from cached.node.node import Node
+from cached.node.trust import domain_of
+from cached.objects import neighbours
+from cached.objects.clear import clear
+from cached.objects.write import changed
+from cached.peers.link import Writer
+from cached.peers.records import Peer
+
+_Body = TypeVar("_Body", bound=msgspec.Struct)
+#: Largest part that anybody may speak of, in bytes.
+_MOST_BLOCK = 1 << 30
+
+
+class PeerObjects:
+    """Answers peers about objects in the name of one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def bind(self) -> None:
+        """Make every call and stream known to the link."""
+        link = self._node.link
+        link.handle(neighbours.BLOCK, self._block)
+        link.handle(neighbours.GIVE, self._give)
+        link.handle(neighbours.RENEW, self._renew)
+        link.handle(neighbours.CHANGED, self._changed)
+        link.handle(neighbours.CLEAR, self._clear)
+        link.handle(scopes.SCOPED, self._scoped)
+        link.handle(scopes.SETTLED, self._settled)
+        link.stream(neighbours.PART, self._part)
+
+    async def _block(self, peer: Peer, body: dict[str, Any]) -> Any:
+        asked = _read(body, neighbours.Asked)
+        _speaks_for(peer, asked.user)
+        _check(asked.part)
+        return msgspec.to_builtins(await self._node.objects.homes.ask(peer.node_id, asked))
+
+    async def _give(self, peer: Peer, body: dict[str, Any]) -> Any:
+        given = _read(body, neighbours.Given)
+        _check(given.part)
+        await self._node.objects.homes.give(peer.node_id, given)
+        return {}
+
+    async def _renew(self, peer: Peer, body: dict[str, Any]) -> Any:
+        await self._node.objects.homes.renew(peer.node_id, _read(body, neighbours.Renewed))
+        return {}
+
+    async def _changed(self, _peer: Peer, body: dict[str, Any]) -> Any:
+        await changed(self._node.objects, _read(body, neighbours.Changed))
+        return {}
+
+    async def _clear(self, peer: Peer, body: dict[str, Any]) -> Any:
+        wish = _read(body, neighbours.Clear)
+        _speaks_for(peer, wish.user)
+        return msgspec.to_builtins(await clear(self._node.objects, wish))
+
+    async def _scoped(self, peer: Peer, body: dict[str, Any]) -> Any:
+        asked = _read(body, scopes.Scope)
+        _speaks_for(peer, asked.user)
+        return {"items": msgspec.to_builtins(await scopes.known(self._node, asked.user, asked.scope))}
+
+    async def _settled(self, peer: Peer, body: dict[str, Any]) -> Any:
+        done = _read(body, scopes.Settled)
+        _speaks_for(peer, done.user)
+        await scopes.settle(self._node, done.user, done.scope, done.objects)
+        return {}
+
+    async def _part(self, peer: Peer, query: dict[str, Any], writer: Writer) -> None:
+        wanted = _read(query, neighbours.PartWanted)
+        if wanted.user:
+            _speaks_for(peer, wanted.user)
+        _check(wanted.part)
+        await self._node.objects.homes.send(wanted, writer)
+
+
+def _speaks_for(peer: Peer, user: str) -> None:
+    if domain_of(user) not in peer.domains:
+        raise Forbidden("your certificate does not let you speak for that user")
+
+
+def _check(part: neighbours.Part) -> None:
+    """Raise `UsageError` unless it can be a part of an object."""
+    if not (0 < part.block <= _MOST_BLOCK and 0 <= part.size < 2**50 and part.index >= 0):
+        raise UsageError("that is no part of an object")
+    if part.start > part.stop or (part.index and part.start >= part.size):
+        raise UsageError("that is no part of that object")
+
+
+def _read(body: dict[str, Any], kind: type[_Body]) -> _Body:
+    try:
+        return msgspec.convert(body, kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the request is not well formed: {error}") from error

@@ -1,0 +1,122 @@
+"""The object cache assembled: its tiers, what it asks other nodes and Cloud Storage, and what keeps it in order."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from cached.config import Config
+from cached.daemon.ground import Ground
+from cached.node.counters import Counters
+from cached.node.trust import domain_of
+from cached.objects.account import Account
+from cached.objects.admission import Tier
+from cached.objects.cache import ObjectCache, Shared
+from cached.objects.freshness import Freshness
+from cached.objects.homes import Homes
+from cached.objects.neighbours import Neighbours, PartWanted
+from cached.objects.tiers import Tiers
+from cached.origin.origin import Origin
+from cached.peers.directory import Directory
+from cached.peers.identity import Identity
+from cached.peers.link import Link
+from cached.storage.objects import ObjectStore
+
+
+def assemble(
+    ground: Ground,
+    link: Link,
+    directory: Directory,
+    origin: Origin,
+    counters: Counters,
+    undo: contextlib.AsyncExitStack,
+) -> ObjectCache:
+    """Return the cache; nothing is asked before somebody wants an object. Raises `BadConfig`."""
+    config, identity, stores = ground.config, ground.identity, ground.stores
+    caps: dict[Tier, int] = {
+        tier: cap
+        for tier, cap in (("memory", config.objects.memory), ("disk", config.objects.disk))
+        if cap is not None and tier in stores
+    }
+    tiers = Tiers({tier: ObjectStore(stores[tier].root) for tier in caps}, caps, ground.clock.now().boot_id)
+    here = _Here()
+    neighbours = Neighbours(
+        me=identity.node_id,
+        present=partial(_present, identity, directory),
+        call=link.call,
+        fetch=partial(_fetch, identity.node_id, link, here),
+    )
+    homes = Homes(
+        tiers,
+        neighbours,
+        count=counters.add,
+        new_id=lambda: secrets.token_hex(16),
+        now=time.monotonic,
+        wall=time.time,
+    )
+    here.homes = homes
+    cache = ObjectCache(
+        origin=origin,
+        tiers=tiers,
+        freshness=Freshness(config.objects.freshness),
+        neighbours=neighbours,
+        homes=homes,
+        account=Account(),
+        shared=_shared(config, identity, counters, undo),
+        sharing=config.objects.sharing,
+        block=config.objects.block,
+        now=time.monotonic,
+        wall=time.time,
+        count=counters.add,
+    )
+    undo.push_async_callback(cache.close)
+    return cache
+
+
+def _present(identity: Identity, directory: Directory, user: str) -> list[str]:
+    """Return the live nodes that may hold copies for a user, this one among them."""
+    domain = domain_of(user)
+    others = [entry.record.id for entry in directory.nodes() if entry.alive and domain in entry.domains]
+    return [identity.node_id, *(one for one in others if one != identity.node_id)]
+
+
+def _fetch(
+    me: str, link: Link, here: _Here, node: str, stream: str, query: dict[str, Any], silence: float
+) -> AsyncIterator[bytes]:
+    if node == me:
+        return here.parts(msgspec.convert(query, PartWanted))
+    return link.fetch(node, stream, query, silence)
+
+
+class _Here:
+    """The parts of this node, which its own reads take without a connection; bound once there is a home."""
+
+    homes: Homes
+
+    def parts(self, wanted: PartWanted) -> AsyncIterator[bytes]:
+        return self.homes.parts(wanted)
+
+
+def _shared(
+    config: Config, identity: Identity, counters: Counters, undo: contextlib.AsyncExitStack
+) -> Shared | None:
+    """Return the tier that the nodes share, where one is configured; its library is loaded for nobody else."""
+    if not config.objects.redis:
+        return None
+    from cached.objects.redis import RedisTier, check
+
+    check(config.objects.redis)
+    tier = RedisTier(
+        config.objects.redis,
+        identity.cluster_secret,
+        count=counters.add,
+        note=counters.note,
+    )
+    undo.push_async_callback(tier.close)
+    return tier

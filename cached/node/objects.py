@@ -1,0 +1,191 @@
+"""Objects of Cloud Storage as local users open, write, list and clear them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+
+from cached import wire
+from cached.addresses import Address, Prefix
+from cached.errors import CachedError, Forbidden
+from cached.node import scopes
+from cached.node.caller import Caller
+from cached.node.node import Node
+from cached.objects import clear as clearing
+from cached.objects import read, through, write
+from cached.objects.cache import Keep, ObjectCache, Pace, Reader
+from cached.objects.neighbours import Clear
+from cached.objects.read import OpenedCopy
+from cached.origin.values import Pinned
+from cached.sets.names import check_scope
+
+Report = Callable[[wire.Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedObject:
+    """An open copy for a local user; see `cached.api.verbs`."""
+
+    view: wire.ObjectView
+    fd: int
+    tier: wire.ObjectTier
+    pin: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PutOptions:
+    """How an object is to be written."""
+
+    #: The generation that must be there at present; 0: none; None: whichever.
+    if_generation: int | None = None
+    content_type: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    scope: str = ""
+
+
+def open_now(node: Node, caller: Caller, address: Address, token: str, scope: str) -> OpenedObject | None:
+    """Open a copy that is here, for a user who has just been allowed it; None: Cloud Storage must be asked."""
+    cache = node.objects
+    opened = read.open_now(cache, _reader(caller, token, scope), address)
+    return None if opened is None else _handed(cache, opened)
+
+
+async def open_object(
+    node: Node,
+    caller: Caller,
+    address: Address,
+    *,
+    token: str,
+    scope: str = "",
+    keep: Keep = "auto",
+    progress: Report | None = None,
+) -> OpenedObject:
+    """Open an object as Cloud Storage has it now, for whom Cloud Storage lets read it."""
+    cache = node.objects
+    opened = await read.open_object(
+        cache, _reader(caller, token, scope), address, keep=keep, report=_reporting(progress)
+    )
+    return _handed(cache, opened)
+
+
+def release(node: Node, pin: str) -> None:
+    """Let a copy go when room is wanted; once for each open."""
+    entry = node.objects.pins.pop(pin, None)
+    if entry is not None:
+        node.objects.tiers.release(entry)
+
+
+async def stat(node: Node, caller: Caller, address: Address, token: str) -> wire.ObjectView:
+    """Describe an object as Cloud Storage has it now."""
+    return view(await read.stat(node.objects, _reader(caller, token), address))
+
+
+async def list_objects(
+    node: Node, caller: Caller, prefix: Prefix, token: str, delimiter: str
+) -> wire.ObjectList:
+    """List the objects below a prefix, as the user; with a delimiter those beyond it by how they begin."""
+    items: list[wire.ObjectView] = []
+    beyond: dict[str, None] = {}
+    async for pinned in node.objects.origin.list(prefix.bucket, prefix.name, token=token):
+        rest = pinned.name[len(prefix.name) :]
+        if delimiter and delimiter in rest:
+            beyond[prefix.name + rest[: rest.index(delimiter) + len(delimiter)]] = None
+        else:
+            items.append(view(pinned))
+    return wire.ObjectList(items=items, prefixes=list(beyond))
+
+
+def stream(
+    node: Node, caller: Caller, what: wire.ObjectView, start: int, stop: int, token: str
+) -> AsyncIterator[bytes]:
+    """Yield a range of an object that no tier could hold, from Cloud Storage."""
+    return through.read_through(node.objects, _reader(caller, token), _pinned(what), start, stop)
+
+
+async def put(
+    node: Node,
+    caller: Caller,
+    address: Address,
+    fd: int,
+    token: str,
+    wish: PutOptions,
+    progress: Report | None = None,
+) -> wire.ObjectView:
+    """Write an object; returns when Cloud Storage has it and no node reads the old one any more.
+
+    What is written for a scope is written down first, so that the scope's end finds it whatever happens.
+    """
+    reader = _reader(caller, token, wish.scope)
+    if wish.scope:
+        await scopes.expect(node, caller.user, wish.scope, address)
+    how = write.Wish(if_generation=wish.if_generation, content_type=wish.content_type, metadata=wish.metadata)
+    pinned = await write.put(node.objects, reader, address, fd, how, _reporting(progress))
+    if wish.scope:
+        await scopes.written(node, caller.user, wish.scope, pinned)
+    return view(pinned)
+
+
+async def clear(node: Node, caller: Caller, prefix: Prefix | None, user: str | None) -> wire.ClearReply:
+    """Empty a user's own part of the cache on all nodes; another user's only for administrators of this node."""
+    if user not in (None, caller.user) and not caller.admin:
+        raise Forbidden(
+            f"only {user} and administrators of this node may empty the cache of {user}",
+            hint="leave --user out to empty your own",
+        )
+    wish = Clear(
+        user=user or caller.user,
+        bucket=prefix.bucket if prefix else "",
+        prefix=prefix.name if prefix else "",
+    )
+    done = await clearing.clear_everywhere(node.objects, wish)
+    items = [
+        wire.ClearItem(node=_label(node, who), reason=one.message)
+        if isinstance(one, CachedError)
+        else wire.ClearItem(node=_label(node, who), entries=one.entries, bytes=one.bytes)
+        for who, one in done.items()
+    ]
+    return wire.ClearReply(
+        entries=sum(item.entries for item in items), bytes=sum(item.bytes for item in items), items=items
+    )
+
+
+def view(pinned: Pinned) -> wire.ObjectView:
+    """Return what users see of an object."""
+    return wire.ObjectView(
+        bucket=pinned.bucket,
+        name=pinned.name,
+        generation=pinned.generation,
+        size=pinned.size,
+        crc32c=f"{pinned.crc32c:08x}",
+        content_type=pinned.content_type,
+        updated=pinned.updated,
+        address=str(pinned.address),
+    )
+
+
+def _pinned(what: wire.ObjectView) -> Pinned:
+    return Pinned(what.bucket, what.name, what.generation, what.size, int(what.crc32c, 16))
+
+
+def _reader(caller: Caller, token: str, scope: str = "") -> Reader:
+    return Reader(user=caller.user, token=token, scope=check_scope(scope))
+
+
+def _handed(cache: ObjectCache, opened: OpenedCopy) -> OpenedObject:
+    pin = "" if opened.entry is None else cache.pin(opened.entry)
+    return OpenedObject(view=view(opened.pinned), fd=opened.fd, tier=opened.tier, pin=pin)
+
+
+def _reporting(progress: Report | None) -> Callable[[Pace], None] | None:
+    if progress is None:
+        return None
+
+    def report(pace: Pace) -> None:
+        progress(wire.Progress(bytes_present=pace.present, bytes_wanted=pace.wanted, state="TRANSFERRING"))
+
+    return report
+
+
+def _label(node: Node, node_id: str) -> str:
+    names = {entry.record.id: entry.record.name for entry in node.directory.nodes()}
+    return names.get(node_id, node_id[:12])
