@@ -1,6 +1,8 @@
 """Peer-to-peer, leased cache sets: what a job imports.
 
     with cached.open("nr/nr.00.psq") as file: ...
+    with cached.open("gs://genomes/hg38.fa") as file: ...
+    with cached.open("gs://results/run7.csv", "wb") as file: ...
     cached.Client().create("nr", ["./nr-db"])
 
 Importing this costs next to nothing; the client is loaded when it is first used.
@@ -8,7 +10,7 @@ Importing this costs next to nothing; the client is loaded when it is first used
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from cached import errors
 from cached.errors import (
@@ -26,6 +28,8 @@ from cached.errors import (
     NoSource,
     NoSpace,
     NotFound,
+    OriginChanged,
+    OriginUnavailable,
     PeerUnreachable,
     QuotaExceeded,
     Refused,
@@ -39,7 +43,7 @@ from cached.errors import (
 if TYPE_CHECKING:
     import io
 
-    from cached.client import AsyncClient, Client
+    from cached.client import AsyncClient, Client, ObjectWriter
 
 __all__ = [
     "AmbiguousName",
@@ -58,6 +62,8 @@ __all__ = [
     "NoSource",
     "NoSpace",
     "NotFound",
+    "OriginChanged",
+    "OriginUnavailable",
     "PeerUnreachable",
     "QuotaExceeded",
     "Refused",
@@ -73,23 +79,37 @@ __all__ = [
 _client: Client | None = None
 
 
+@overload
 def open(  # noqa: A001 - `cached.open` is the contract
-    ref_path: str, mode: str = "rb", *, fetch: bool = True
-) -> io.BufferedReader:
-    """Open a file of a set, `[OWNER:]NAME[@NODE]/PATH`, for reading bytes; see `Client.open`.
+    ref_path: str, mode: Literal["rb"] = "rb", *, fetch: bool = True, **wishes: Any
+) -> io.BufferedReader: ...
 
-    `mode` is there for who is used to give one.
+
+@overload
+def open(  # noqa: A001
+    ref_path: str, mode: Literal["wb"], *, fetch: bool = True, **wishes: Any
+) -> ObjectWriter: ...
+
+
+def open(  # noqa: A001
+    ref_path: str, mode: str = "rb", *, fetch: bool = True, **wishes: Any
+) -> io.BufferedReader | ObjectWriter:
+    """Open a file of a set, `[OWNER:]NAME[@NODE]/PATH`, or an object, `gs://BUCKET/OBJECT`, for reading bytes.
+
+    Objects can also be written, with mode "wb": they are stored when the file is closed, and not at all when the
+    `with` around it ends with an exception. See `Client.open`, and for the `wishes` of objects `Client.open_object` and
+    `Client.write_object`.
     """
     global _client
-    if mode != "rb":
+    if mode not in ("rb", "wb"):
         raise UsageError(
-            f"mode {mode!r}: sets are read as bytes", hint="io.TextIOWrapper(cached.open(PATH)) is text"
+            f"mode {mode!r}: what is opened here is bytes", hint="io.TextIOWrapper(cached.open(PATH)) is text"
         )
     if _client is None:
         from cached.client import Client
 
         _client = Client()
-    return _client.open(ref_path, fetch=fetch)
+    return _client.open(ref_path, mode, fetch=fetch, **wishes)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,10 @@ from typing import Any, Self
 from cached import wire
 from cached.client.channel import Watcher
 from cached.client.client import Client
+from cached.client.objects import ObjectFile
 from cached.client.opened import Opened
+from cached.client.spool import ObjectWriter, Source
+from cached.client.token import Given
 
 SetViews = list[wire.SetView]
 FileViews = list[wire.FileView]
@@ -24,14 +27,23 @@ class AsyncClient:
     not the work.
     """
 
-    def __init__(self, runtime_dir: str | os.PathLike[str] | None = None, timeout: float = 30.0) -> None:
-        self.sync = Client(runtime_dir, timeout)
+    def __init__(
+        self,
+        runtime_dir: str | os.PathLike[str] | None = None,
+        timeout: float = 30.0,
+        *,
+        token: Given = None,
+    ) -> None:
+        self.sync = Client(runtime_dir, timeout, token=token)
 
     async def open(
-        self, ref_path: str, *, fetch: bool = True, progress: Watcher | None = None
+        self, ref_path: str, *, fetch: bool = True, progress: Watcher | None = None, **wishes: Any
     ) -> io.BufferedReader:
-        """See `Client.open`."""
-        return await asyncio.to_thread(self.sync.open, ref_path, fetch=fetch, progress=_in_loop(progress))
+        """See `Client.open`; for reading."""
+        report = _in_loop(progress)
+        return await asyncio.to_thread(
+            lambda: self.sync.open(ref_path, "rb", fetch=fetch, progress=report, **wishes)
+        )
 
     async def open_dir(self, ref_path: str, *, fetch: bool = True, progress: Watcher | None = None) -> Opened:
         """See `Client.open_dir`."""
@@ -49,6 +61,57 @@ class AsyncClient:
         """See `Client.export`."""
         await asyncio.to_thread(
             self.sync.export, ref_path, dest, fetch=fetch, view=view, progress=_in_loop(progress)
+        )
+
+    async def open_object(
+        self, address: str, *, progress: Watcher | None = None, **wishes: Any
+    ) -> ObjectFile:
+        """See `Client.open_object`."""
+        return await asyncio.to_thread(self.sync.open_object, address, progress=_in_loop(progress), **wishes)
+
+    async def read_object(self, address: str, **wishes: Any) -> bytes:
+        """See `Client.read_object`."""
+        return await asyncio.to_thread(self.sync.read_object, address, **wishes)
+
+    async def write_object(
+        self, address: str, *, progress: Watcher | None = None, **wishes: Any
+    ) -> ObjectWriter:
+        """See `Client.write_object`; close the file in a thread: that is when the object is stored."""
+        return await asyncio.to_thread(self.sync.write_object, address, progress=_in_loop(progress), **wishes)
+
+    async def put(
+        self, source: Source, address: str, *, progress: Watcher | None = None, **wishes: Any
+    ) -> wire.ObjectView:
+        """See `Client.put`."""
+        return await asyncio.to_thread(self.sync.put, source, address, progress=_in_loop(progress), **wishes)
+
+    async def stat_object(self, address: str) -> wire.ObjectView:
+        """See `Client.stat_object`."""
+        return await asyncio.to_thread(self.sync.stat_object, address)
+
+    async def list_objects(self, prefix: str, delimiter: str = "") -> wire.ObjectList:
+        """See `Client.list_objects`."""
+        return await asyncio.to_thread(self.sync.list_objects, prefix, delimiter)
+
+    async def clear(self, prefix: str | None = None, user: str | None = None) -> wire.ClearReply:
+        """See `Client.clear`."""
+        return await asyncio.to_thread(self.sync.clear, prefix, user)
+
+    async def end_scope(
+        self,
+        scope: str,
+        *,
+        delete_origin: bool = False,
+        dry_run: bool = False,
+        progress: Watcher | None = None,
+    ) -> wire.ScopeReply:
+        """See `Client.end_scope`."""
+        return await asyncio.to_thread(
+            self.sync.end_scope,
+            scope,
+            delete_origin=delete_origin,
+            dry_run=dry_run,
+            progress=_in_loop(progress),
         )
 
     async def create(
@@ -97,9 +160,11 @@ class AsyncClient:
         """See `Client.status`."""
         return await asyncio.to_thread(self.sync.status)
 
-    async def usage(self) -> dict[str, Any]:
+    async def usage(
+        self, user: str | None = None, since: str | None = None, scope: str | None = None
+    ) -> dict[str, Any]:
         """See `Client.usage`."""
-        return await asyncio.to_thread(self.sync.usage)
+        return await asyncio.to_thread(self.sync.usage, user, since, scope)
 
     async def match(self, ref: str) -> MatchViews:
         """See `Client.match`."""

@@ -3,7 +3,8 @@
 In this order: what the program gives; `CACHED_GCS_TOKEN_FILE` (read each time: who renews the token writes it there),
 `CACHED_GCS_TOKEN`, `CLOUDSDK_AUTH_ACCESS_TOKEN`, `GOOGLE_OAUTH_ACCESS_TOKEN`; with `STORAGE_EMULATOR_HOST` none;
 Google's application default credentials, where there are any and its library is installed; `gcloud auth
-print-access-token`; none, which is enough for public objects. Nothing of this is imported or run before the first object is asked for.
+print-access-token`; none, which is enough for public objects. Nothing of this is imported or run before the first
+object is asked for.
 """
 
 from __future__ import annotations

@@ -32,6 +32,9 @@ _COMMANDS: Final = {
     "path": "cached_cli.path:path",
     "get": "cached_cli.read:get",
     "cat": "cached_cli.read:cat",
+    "put": "cached_cli.objects:put",
+    "clear": "cached_cli.objects:clear",
+    "scope": "cached_cli.objects:scope",
     "update": "cached_cli.change:update",
     "extend": "cached_cli.change:extend",
     "delete": "cached_cli.change:delete",
@@ -39,7 +42,7 @@ _COMMANDS: Final = {
     "verify": "cached_cli.verify:verify",
     "nodes": "cached_cli.state:nodes",
     "status": "cached_cli.state:status",
-    "usage": "cached_cli.state:usage",
+    "usage": "cached_cli.usage:usage",
     "daemon": "cached_cli.node:daemon",
     "cluster": "cached_cli.node:cluster",
     "config": "cached_cli.node:config",
@@ -136,7 +139,8 @@ def cached() -> None:
     A set is committed once (create), copied to every node whose policy and the set's requirements agree, and
     read in place (exec, path). A lease says until when a node keeps its copy.
 
-    A set is named [OWNER:]NAME[@NODE][/PATH], or id:PREFIX with 8 or more digits of its id.
+    A set is named [OWNER:]NAME[@NODE][/PATH], or id:PREFIX with 8 or more digits of its id. An object of Cloud
+    Storage is gs://BUCKET/OBJECT, or gs://BUCKET/OBJECT#GENERATION.
 
     \b
     Completion:  eval "$(_CACHED_COMPLETE=bash_source cached)"      (or zsh_source, fish_source)

@@ -1,4 +1,4 @@
-"""`cached get` and `cat`: the bytes of a set, copied to a directory or written to stdout."""
+"""`cached get` and `cat`: the bytes of a set or an object, copied to a place or written to stdout."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import click
+from cached.addresses import is_address
 from cached.errors import UsageError
 
 from cached_cli.command import CachedCommand, set_names
@@ -23,14 +24,14 @@ _NO_SENDFILE: Final = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @click.command("get", cls=CachedCommand)
-@click.argument("name", metavar="NAME[/PATH]", shell_complete=set_names)
+@click.argument("name", metavar="NAME[/PATH]|gs://...", shell_complete=set_names)
 @click.argument("destination", metavar="DEST", type=click.Path(path_type=Path))
 @pass_session
 def get(session: Session, name: str, destination: Path) -> None:
-    """Copy a set, or a file or directory of it, to DEST.
+    """Copy a set, a file or directory of it, or an object of Cloud Storage, to DEST.
 
     DEST is new, or an empty directory, and becomes the root of the copy; directories above it are made. The
-    copy is yours; the set is not needed any more.
+    copy is yours; the set is not needed any more. An object, gs://BUCKET/OBJECT, becomes the new file DEST.
     """
     with Meter(name, session) as meter:
         session.client().export(name, destination, progress=meter)
@@ -40,12 +41,12 @@ def get(session: Session, name: str, destination: Path) -> None:
 
 
 @click.command("cat", cls=CachedCommand)
-@click.argument("names", metavar="NAME/PATH...", nargs=-1, required=True, shell_complete=set_names)
+@click.argument("names", metavar="NAME/PATH|gs://...", nargs=-1, required=True, shell_complete=set_names)
 @pass_session
 def cat(session: Session, names: tuple[str, ...]) -> None:
-    """Write files of sets to stdout, one after the other."""
+    """Write files of sets and objects of Cloud Storage to stdout, one after the other."""
     for name in names:
-        if not name.partition("/")[2]:
+        if not (is_address(name) or name.partition("/")[2]):
             raise UsageError(
                 f"{name} is a set, not a file in one", hint=f"write NAME/PATH; see cached files {name}"
             )
@@ -62,7 +63,8 @@ def pour(source: BinaryIO) -> None:
     """Write all of a file to stdout, in the kernel where it can be."""
     try:
         target = sys.stdout.fileno()
-    except (OSError, ValueError):
+        source.fileno()
+    except (OSError, ValueError):  # what is read through the node has no descriptor
         sys.stdout.buffer.writelines(iter(lambda: source.read(_CHUNK), b""))
         return
     offset = 0

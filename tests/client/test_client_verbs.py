@@ -78,7 +78,7 @@ def test_the_asynchronous_client_has_the_same_verbs(daemon, tmp_path):
 
 def test_both_clients_have_the_same_public_verbs():
     def verbs(kind: type) -> set[str]:
-        return {name for name in vars(kind) if not name.startswith("_")}
+        return {name for name in dir(kind) if not name.startswith("_")}
 
     assert verbs(Client) == verbs(AsyncClient)
 

@@ -1,0 +1,95 @@
+"""`cached put`, `clear` and `scope`: objects of Cloud Storage through the node, and what a batch leaves behind."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from cached.errors import UsageError
+
+from cached_cli.command import CachedCommand, CachedGroup
+from cached_cli.output import emit_json, plain, size, table, talk
+from cached_cli.progress import Meter
+from cached_cli.session import Session, pass_session
+
+#: The file that stands for stdin.
+_STDIN = Path("-")
+
+
+@click.command("put", cls=CachedCommand)
+@click.argument("file", metavar="FILE|-", type=click.Path(path_type=Path))
+@click.argument("address", metavar="gs://BUCKET/OBJECT")
+@click.option(
+    "--if-generation",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Only if the object is of generation N now; 0: only if there is none.",
+)
+@click.option("--content-type", default="", metavar="T", help="Media type, as text/csv.")
+@click.option("--scope", metavar="S", help="Batch that the object belongs to (default: $CACHED_SCOPE).")
+@pass_session
+def put(
+    session: Session,
+    file: Path,
+    address: str,
+    if_generation: int | None,
+    content_type: str,
+    scope: str | None,
+) -> None:
+    """Store FILE, or with - what comes on stdin, as an object, and keep a copy on this node.
+
+    Ends when Cloud Storage has it and no node reads the old one any more. Prints the address with its generation.
+    """
+    if file != _STDIN and file.is_dir():
+        raise UsageError(f"{file} is a directory", hint="an object is one file")
+    with Meter(address, session) as meter:
+        made = session.client().put(
+            sys.stdin.buffer if file == _STDIN else file,
+            address,
+            if_generation=if_generation,
+            content_type=content_type,
+            scope=scope,
+            progress=meter,
+        )
+    if session.json:
+        return emit_json(made)
+    return click.echo(made.address)
+
+
+@click.command("clear", cls=CachedCommand)
+@click.argument("prefix", metavar="[gs://PREFIX]", required=False)
+@click.option("--user", metavar="U", help="Another user's part; for administrators of this node.")
+@pass_session
+def clear(session: Session, prefix: str | None, user: str | None) -> None:
+    """Empty your part of the object cache, on all nodes. Cloud Storage keeps what it has, and so do sets."""
+    done = plain(session.client().clear(prefix, user))
+    if session.json:
+        return emit_json(done)
+    rows = ((item["node"], item["entries"], size(item["bytes"]), item["reason"]) for item in done["items"])
+    return table(session, ["NODE", ">COPIES", ">SIZE", "WHY"], rows)
+
+
+@click.group("scope", cls=CachedGroup)
+def scope() -> None:
+    """What belongs to a batch: everything that was made with --scope S, or CACHED_SCOPE=S."""
+
+
+@scope.command("end")
+@click.argument("name", metavar="S")
+@click.option("--delete-origin", is_flag=True, help="Delete what the batch wrote in Cloud Storage, too.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@pass_session
+def end(session: Session, name: str, delete_origin: bool, dry_run: bool) -> None:
+    """Remove a batch's sets and copies of objects from every node."""
+    with Meter(name, session) as meter:
+        reply = session.client().end_scope(name, delete_origin=delete_origin, dry_run=dry_run, progress=meter)
+    done = plain(reply)
+    if session.json:
+        return emit_json(done)
+    rows = (
+        (item["kind"], item["name"], item["node"] or "-", size(item["bytes"]), item["action"], item["reason"])
+        for item in done["items"]
+    )
+    table(session, ["KIND", "NAME", "NODE", ">BYTES", "ACTION", "WHY"], rows)
+    return talk("nothing was changed: this was a dry run") if dry_run else None
