@@ -216,9 +216,16 @@ class Client(Objects):
         """Return how this node is."""
         return self._rest.ask("GET", "status", dict[str, Any])
 
-    def usage(self) -> dict[str, Any]:
-        """Return who uses how much of this node."""
-        return self._rest.ask("GET", "usage", dict[str, Any])
+    def usage(
+        self, user: str | None = None, since: str | None = None, scope: str | None = None
+    ) -> dict[str, Any]:
+        """Return who uses how much of this node, and what was taken `since` (`7d`, or a date as in RFC 3339).
+
+        Raises `Forbidden` for another user's figures, `UsageError`.
+        """
+        wanted = {"user": user, "since": since, "scope": scope}
+        query = {name: value for name, value in wanted.items() if value is not None}
+        return self._rest.ask("GET", "usage", dict[str, Any], query=query)
 
     def match(self, ref: str) -> builtins.list[wire.MatchView]:
         """Return for every node whether it and the set agree, and if not, why."""

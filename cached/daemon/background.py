@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from cached.node import drive, memory, object_index, recover, seeding, sweep
+from cached.node import drive, ledger, memory, object_index, recover, seeding, sweep
 from cached.node.node import Node
 from cached.node.scrubber import Scrubber
 from cached.objects import sweep as objects_sweep
@@ -16,6 +16,7 @@ def start(node: Node, scrubber: Scrubber, findings: recover.Findings) -> list[as
         "drive": drive.run(node),
         "sweep": sweep.run(node),
         "scrubber": scrubber.run(),
+        "ledger": ledger.run(node),
         "object index": object_index.Notes(node).run(),
         "object sweep": objects_sweep.run(node.objects),
     }

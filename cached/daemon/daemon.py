@@ -14,7 +14,7 @@ from cached.critical import end
 from cached.daemon import assembly, background, disk, doors
 from cached.daemon.ground import Ground
 from cached.matchmaker.pool import Matchmaker
-from cached.node import acquaintances, announce, object_index, persist, receive, recover, seeding
+from cached.node import acquaintances, announce, ledger, object_index, persist, receive, recover, seeding
 from cached.node.node import Node
 from cached.node.shelf import Shelf
 from cached.peers.identity import Identity
@@ -55,6 +55,7 @@ class Daemon:
         PeerApi(node, doubted=scrubber.doubted).bind()
         PeerObjects(node).bind()
         await object_index.load(node)
+        await ledger.begin(node)
         node.directory.publish(announce.contents(node))
         await node.directory.start()
         undo.push_async_callback(node.directory.close)

@@ -13,6 +13,7 @@ import msgspec
 
 from cached.config import Config
 from cached.daemon.ground import Ground
+from cached.node import object_events
 from cached.node.counters import Counters
 from cached.node.trust import domain_of
 from cached.objects.account import Account
@@ -44,7 +45,12 @@ def assemble(
         for tier, cap in (("memory", config.objects.memory), ("disk", config.objects.disk))
         if cap is not None and tier in stores
     }
-    tiers = Tiers({tier: ObjectStore(stores[tier].root) for tier in caps}, caps, ground.clock.now().boot_id)
+    tiers = Tiers(
+        {tier: ObjectStore(stores[tier].root) for tier in caps},
+        caps,
+        ground.clock.now().boot_id,
+        object_events.observer(counters),
+    )
     here = _Here()
     neighbours = Neighbours(
         me=identity.node_id,

@@ -1,4 +1,4 @@
-"""`cached nodes`, `status` and `usage`: how the cluster, this node and its users stand."""
+"""`cached nodes` and `status`: how the cluster and this node stand."""
 
 from __future__ import annotations
 
@@ -29,13 +29,6 @@ def nodes(session: Session) -> None:
 def status(session: Session) -> None:
     """Tell how this node is."""
     _facts(session, plain(session.client().status()))
-
-
-@click.command("usage", cls=CachedCommand)
-@pass_session
-def usage(session: Session) -> None:
-    """Tell how much space is used on this node, and by whom."""
-    _facts(session, plain(session.client().usage()))
 
 
 def _facts(session: Session, found: Any) -> None:
@@ -75,6 +68,8 @@ def said(key: str, value: object) -> str:
         return size(value)
     if isinstance(value, int | float) and "seconds" in key.split("_"):
         return format_duration(value)
+    if isinstance(value, float) and {"rate", "fits"} & set(key.split("_")):
+        return f"{value:.1%}"
     return str(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import stat
 from collections import Counter
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from cached import packets, wire
-from cached.api.verbs import Verbs
-from cached.errors import NotFound
+from cached.addresses import Address
+from cached.api.verbs import AttestVerbs, Verbs
+from cached.errors import Forbidden, NotFound
 from cached.node.caller import Caller
 from cached.sets.names import SetRef
 from cached.units import rfc3339
@@ -145,6 +147,7 @@ class FakeNode:
         self.origin_gate = asyncio.Event()
         self.origin_gate.set()
         self.cloud = FakeCloud(root)
+        self.attests = AttestVerbs(sign=attest, check=check_attested)
         #: Closed: creations, fetches and long work wait.
         self.gate = asyncio.Event()
         self.gate.set()
@@ -337,7 +340,10 @@ class FakeNode:
     async def status(self, caller: Caller) -> dict[str, Any]:
         return {"user": caller.user, "admin": caller.admin}
 
-    async def usage(self, caller: Caller) -> dict[str, Any]:
+    async def usage(
+        self, caller: Caller, user: str | None, since: str | None, scope: str | None
+    ) -> dict[str, Any]:
+        self.calls.append(("usage", user, since, scope))
         return {"items": []}
 
     async def locate(self, caller: Caller, names: Sequence[str], job_ad: str | None) -> wire.LocateReply:
@@ -345,8 +351,22 @@ class FakeNode:
         return wire.LocateReply(items=[], directory_age_seconds=0.5)
 
     def verbs(self) -> Verbs:
-        names = [name for name in Verbs.__dataclass_fields__ if name != "objects"]
-        return Verbs(**{name: getattr(self, name) for name in names}, objects=self.cloud.verbs())
+        names = [name for name in Verbs.__dataclass_fields__ if name not in ("objects", "attests")]
+        return Verbs(
+            **{name: getattr(self, name) for name in names}, objects=self.cloud.verbs(), attests=self.attests
+        )
+
+
+def attest(caller: Caller, sha256: str, address: Address) -> str:
+    """Stands for the signed statement: the facts alone."""
+    return json.dumps([caller.user, sha256, address.bucket, address.name])
+
+
+def check_attested(statement: str, sha256: str, address: Address) -> str:
+    user, *facts = json.loads(statement or "[null]")
+    if facts != [sha256, address.bucket, address.name]:
+        raise Forbidden(f"{address}: no node attests who dumped it", hint="trust=")
+    return str(user)
 
 
 def root_of(data: bytes) -> str:

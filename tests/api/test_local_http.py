@@ -121,6 +121,9 @@ def test_extend_delete_match_nodes_status_usage_locate_answer(http_, daemon):
     assert http_.json("GET", "/v1/nodes")[1] == {"items": []}
     assert http_.json("GET", "/v1/status")[1] == {"user": "root", "admin": True}
     assert http_.json("GET", "/v1/usage")[1] == {"items": []}
+    assert daemon.node.calls[-1] == ("usage", None, None, None)
+    assert http_.json("GET", "/v1/usage?user=bob&since=7d&scope=")[0] == 200
+    assert daemon.node.calls[-1] == ("usage", "bob", "7d", "")
     located = http_.json("GET", "/v1/locate?name=nr&name=b&job_ad=%5B%5D")[1]
     assert located == {"items": [], "directory_age_seconds": 0.5}
     assert daemon.node.calls[-1] == ("locate", ("nr", "b"), "[]")

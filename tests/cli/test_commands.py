@@ -205,7 +205,7 @@ def test_locate_ranks_and_tells_how_old_its_knowledge_is(run, client, tmp_path):
     assert found["items"][0]["estimate_seconds"] == 0
 
 
-def test_status_and_usage_print_whatever_the_node_tells_in_its_units(run, client):
+def test_status_prints_whatever_the_node_tells_in_its_units(run, client):
     client.answers["status"] = {
         "name": "n1",
         "uptime_seconds": 90,
@@ -213,13 +213,18 @@ def test_status_and_usage_print_whatever_the_node_tells_in_its_units(run, client
         "ready": True,
         "tiers": [{"tier": "disk", "used_bytes": 1024}],
         "warnings": [],
+        "objects": {"advice": "memory should grow", "byte_hit_rate": 0.9171, "working_set_fits": None},
     }
     out = run("status").out
-    assert "space.free_bytes  2.0 KiB" in out
-    assert "uptime_seconds    1m 30s" in out
+    assert "space.free_bytes          2.0 KiB" in out
+    assert "uptime_seconds            1m 30s" in out
     assert "USED BYTES" in out
-    client.answers["usage"] = {"items": []}
-    assert run("usage", "--json").json == {"items": []}
+    words = dict(line.split(None, 1) for line in out.splitlines() if line.startswith("objects."))
+    assert words == {
+        "objects.advice": "memory should grow",
+        "objects.byte_hit_rate": "91.7%",
+        "objects.working_set_fits": "-",
+    }
 
 
 def test_nodes_are_listed_with_the_space_that_they_have(run, client):

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 from cached.errors import Busy, NoSpace
-from cached.node import fetch, memory, read, retire, revise, seeding, status, sweep
+from cached.node import fetch, memory, read, retire, revise, seeding, status, sweep, usage
 from cached.node.node import Trouble
 from cached.sets.names import parse_ref
 from tests.node.fakes import DAY, caller, create_set, until, world
@@ -302,8 +302,8 @@ def test_status_names_no_set_to_those_who_may_not_know_it(tmp_path):
                 assert ("secret-name" in str(said)) is sees
                 assert (view.id in str(said["transfers"])) is sees
                 assert any("its directory is missing" in line for line in said["health"])
-                usage = await status.usage(b, who)
-                assert ("alice" in str(usage)) is sees
+                used = await usage.usage(b, who)
+                assert ("alice" in str(used)) is sees
             go.set()
             await fetching
 
