@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from cached import packets, wire
 from cached.addresses import parse, parse_prefix
-from cached.client import export
+from cached.client import dumps, export
 from cached.client.channel import Channel, LostError, Watcher
 from cached.client.opened import SetFile
 from cached.client.rest import quoted
@@ -126,6 +126,49 @@ class Objects(Session):
                 progress=progress,
             )
 
+    def dump(
+        self,
+        obj: Any,
+        address: str,
+        *,
+        if_generation: int | None = None,
+        scope: str | None = None,
+        progress: Watcher | None = None,
+    ) -> wire.ObjectView:
+        """Pickle a Python object and store it; what lies in large buffers (numpy, Arrow) is written from where it is.
+
+        The node attests that this user dumped it. Raises `UsageError` for what cannot be pickled; what `put` raises.
+        """
+        return dumps.dump(self, obj, address, if_generation=if_generation, scope=scope, progress=progress)
+
+    def load(
+        self,
+        address: str,
+        *,
+        trust: dumps.Trust = None,
+        scope: str | None = None,
+        progress: Watcher | None = None,
+    ) -> Any:
+        """Return a Python object that was dumped; its large buffers are read-only views of shared memory.
+
+        Unpickling runs code, so it must have been dumped by this user, or by one of the users in `trust`;
+        `trust="anyone"` asks nobody. Raises `Forbidden` otherwise, and for what was altered or moved since;
+        `IntegrityFailed` for what is no dump; what `open_object` raises.
+        """
+        return dumps.load(self, address, trust=trust, scope=scope, progress=progress)
+
+    def attest(self, descriptor: int, address: str, *, progress: Watcher | None = None) -> str:
+        """Have the node sign that this user dumps a file's bytes to that address; for the object's metadata."""
+        request = {"op": "attest", "address": str(parse(address)), "progress": True}
+        return str(self._handed(request, descriptor, address, progress).get("statement", ""))
+
+    def attested(self, address: str, *, progress: Watcher | None = None) -> wire.Attested:
+        """Say who dumped an object, as the node has verified it. Raises `Forbidden` when nobody can tell."""
+        body = {"address": str(parse(address))}
+        return self._origin.watch(
+            "attest/check", wire.Attested, progress, body=body, token=self._tokens.get()
+        )
+
     def stat_object(self, address: str) -> wire.ObjectView:
         """Ask Cloud Storage what an object is now."""
         query = {"address": str(parse(address))}
@@ -152,7 +195,7 @@ class Objects(Session):
         dry_run: bool = False,
         progress: Watcher | None = None,
     ) -> wire.ScopeReply:
-        """Remove a batch's sets and copies from all nodes; with `delete_origin` what it wrote from Cloud Storage too."""
+        """Remove a batch's sets and copies from all nodes; `delete_origin`: from Cloud Storage what it wrote there."""
         body = {"delete_origin": delete_origin, "dry_run": dry_run}
         return self._origin.watch(
             f"scopes/{quoted(scope)}/end", wire.ScopeReply, progress, body=body, token=self._tokens.get()
@@ -192,12 +235,20 @@ class Objects(Session):
             "metadata": dict(metadata or {}),
             "progress": True,
         }
+        return wire.convert(
+            self._handed(request, descriptor, address, progress).get("object"), wire.ObjectView
+        )
+
+    def _handed(
+        self, request: dict[str, Any], descriptor: int, address: str, progress: Watcher | None
+    ) -> dict[str, Any]:
+        """Hand a file over on a connection of its own, and return the answer; leaving early gives it up."""
         channel = Channel(self._endpoint, self._timeout)
         try:
             channel.post(request, [descriptor])
             value, descriptors = channel.answer(progress)
             packets.close_all(descriptors)
-            return wire.convert(value.get("object"), wire.ObjectView)
+            return value
         except LostError as error:
             raise DaemonUnreachable(
                 f"the daemon went away before it had confirmed {address}",

@@ -36,8 +36,12 @@ _MOST_BUFFERS: Final = 1 << 24
 assert _HEAD.size == ALIGNMENT
 
 
-def dump_to(obj: Any, descriptor: int) -> int:
-    """Pickle an object into an empty file and return its length; large buffers are written from where they are.
+#: A dump in parts, to be written one after the other.
+Parts = list[bytes | memoryview]
+
+
+def pickled(obj: Any) -> tuple[Parts, int]:
+    """Pickle an object; return the dump, large buffers in it being the object's own memory, and its length in bytes.
 
     Raises `UsageError` for what cannot be pickled.
     """
@@ -48,7 +52,7 @@ def dump_to(obj: Any, descriptor: int) -> int:
     except (pickle.PicklingError, TypeError, AttributeError, BufferError, RecursionError) as error:
         raise UsageError(f"this object cannot be pickled: {error}") from error
     parts = _laid_out(body, buffers)
-    return _write(descriptor, parts)
+    return parts, sum(map(_size, parts))
 
 
 def load_from(descriptor: int, size: int) -> Any:
@@ -75,7 +79,7 @@ def load_view(view: memoryview) -> Any:
     return pickle.loads(body, buffers=buffers)  # noqa: S301  the caller has made sure whose it is
 
 
-def _laid_out(body: bytes, buffers: Sequence[memoryview]) -> list[bytes | memoryview]:
+def _laid_out(body: bytes, buffers: Sequence[memoryview]) -> Parts:
     """Return the file as parts: head, table, pickle, buffers, with what fills up to the next boundary between."""
     at = _aligned(_HEAD.size + _ENTRY.size * len(buffers))
     start = at
@@ -86,13 +90,13 @@ def _laid_out(body: bytes, buffers: Sequence[memoryview]) -> list[bytes | memory
         table.append(_ENTRY.pack(at, each.nbytes))
         at += each.nbytes
     head = _HEAD.pack(MAGIC, VERSION, at, start, len(body), len(buffers))
-    parts: list[bytes | memoryview] = []
+    parts: Parts = []
     length = 0
     for part in (head, b"".join(table)):
         parts.append(part)
         length += len(part)
-    data: bytes | memoryview
-    for data in (body, *buffers):
+    chunks: Parts = [body, *buffers]
+    for data in chunks:
         parts += [bytes(_aligned(length) - length), data]
         length = _aligned(length) + _size(data)
     assert length == at
@@ -121,7 +125,8 @@ def _slice(whole: memoryview, at: int, size: int) -> memoryview:
     return whole[at : at + size]
 
 
-def _write(descriptor: int, parts: Sequence[bytes | memoryview]) -> int:
+def write(descriptor: int, parts: Parts) -> int:
+    """Write a dump into an empty file from its beginning, and return its length in bytes."""
     views = [memoryview(part).cast("B") for part in parts if _size(part)]
     total = at = 0
     while at < len(views):

@@ -128,9 +128,14 @@ def _is_plain(file: Any) -> bool:
 
 
 def _memory(data: bytes | bytearray | memoryview) -> io.FileIO:
-    spooled = _file(in_memory=memoryview(data).nbytes <= _IN_MEMORY)
+    spooled = unnamed_file(memoryview(data).nbytes)
     _write(spooled, data)
     return spooled
+
+
+def unnamed_file(size: int) -> io.FileIO:
+    """Return an empty file without a name for so many bytes: in memory when they are few, else below TMPDIR."""
+    return _file(in_memory=size <= _IN_MEMORY)
 
 
 def _file(*, in_memory: bool = False) -> io.FileIO:

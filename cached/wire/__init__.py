@@ -10,6 +10,7 @@ from __future__ import annotations
 from cached.wire.coding import UNREADABLE, convert, decode, encode, encode_items, items
 from cached.wire.kinds import MAX_SECONDS, Kind, Nanoseconds, ObjectTier, ReplicaState, Seconds, SetState
 from cached.wire.objects import (
+    DUMP_METADATA,
     Attested,
     ClearItem,
     ClearReply,
@@ -18,7 +19,6 @@ from cached.wire.objects import (
     ObjectView,
     ScopeItem,
     ScopeReply,
-    Statement,
 )
 from cached.wire.token import MAX_TOKEN, checked_token
 from cached.wire.verbs import (
@@ -50,6 +50,7 @@ from cached.wire.views import (
 
 __all__ = [
     "BUNDLE_BYTES",
+    "DUMP_METADATA",
     "MAX_SECONDS",
     "MAX_TOKEN",
     "UNREADABLE",
@@ -87,7 +88,6 @@ __all__ = [
     "SetHead",
     "SetState",
     "SetView",
-    "Statement",
     "VerifyReply",
     "checked_token",
     "convert",

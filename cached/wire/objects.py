@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -27,18 +27,16 @@ class ObjectView(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
 
 
+#: The key in an object's metadata under which a node's statement lies about who dumped it.
+DUMP_METADATA: Final = "cached-dump"
+
+
 class Attested(msgspec.Struct, frozen=True, kw_only=True):
     """Who dumped an object, as a node of this cluster attests."""
 
     user: str
     #: It is the user who asks.
     own: bool
-
-
-class Statement(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node attests, for the object's metadata."""
-
-    statement: str
 
 
 class ObjectReply(msgspec.Struct, frozen=True, kw_only=True):

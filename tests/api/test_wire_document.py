@@ -52,7 +52,7 @@ def test_the_limits_are_the_real_ones(number):
 def test_the_examples_are_what_the_sockets_understand():
     examples = [json.loads(each) for each in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)]
     asked = [each for each in examples if "op" in each]
-    assert {each["op"] for each in asked} == {"open", "close", "create", "add", "object", "put"}
+    assert {each["op"] for each in asked} == {"open", "close", "create", "add", "object", "put", "attest"}
     for each in asked:
         request = requests.decode(wire.encode(each))
         unknown = set(each) - set(request.__struct_fields__)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cached.client.pickled import ALIGNMENT, dump_to, load_from, load_view
+from cached.client.pickled import ALIGNMENT, load_from, load_view, pickled, write
 from cached.errors import IntegrityFailed, UsageError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +36,12 @@ def file(tmp_path: Path) -> Iterator[int]:
     descriptor = os.open(tmp_path / "dump", os.O_RDWR | os.O_CREAT)
     yield descriptor
     os.close(descriptor)
+
+
+def dump_to(obj: Any, descriptor: int) -> int:
+    parts, size = pickled(obj)
+    assert write(descriptor, parts) == size
+    return size
 
 
 def round_trip(obj: Any) -> Any:
