@@ -45,24 +45,28 @@ class Counters:
 
 
 class Limiter:
-    """A joint limit in bytes per second for all connections and both directions; None means no limit."""
+    """Limits in bytes per second: `rate` for all connections and both directions, `stream` for each; None: no limit."""
 
     def __init__(self) -> None:
         self.rate: float | None = None
+        self.stream: float | None = None
         self._free_at = 0.0
         self._lock = threading.Lock()
 
     @property
     def piece(self) -> int:
         """How many bytes to move at once: big ones, or with a limit a fiftieth of a second's worth."""
-        return 4 << 20 if self.rate is None else max(1024, min(1 << 20, int(self.rate / 50)))
+        limits = [limit for limit in (self.rate, self.stream) if limit is not None]
+        return max(1024, min(1 << 20, int(min(limits) / 50))) if limits else 4 << 20
 
     def take(self, amount: int) -> None:
         """Wait for as long as the limit asks before `amount` bytes count as moved."""
+        alone = amount / self.stream if self.stream is not None else 0.0
         if self.rate is None:
+            time.sleep(alone)
             return
         with self._lock:
             now = time.monotonic()
             self._free_at = max(now - _CREDIT, self._free_at) + amount / self.rate
             wait = self._free_at - now
-        time.sleep(max(0.0, wait))
+        time.sleep(max(alone, wait))

@@ -130,6 +130,15 @@ class FakeGcs:
     def rate(self, value: float | None) -> None:
         self.limiter.rate = value
 
+    @property
+    def stream_rate(self) -> float | None:
+        """Speed limit of each connection in bytes per second, None without limit."""
+        return self.limiter.stream
+
+    @stream_rate.setter
+    def stream_rate(self, value: float | None) -> None:
+        self.limiter.stream = value
+
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True

@@ -49,6 +49,7 @@ def _call(fake: FakeGcs, method: str, args: list[Any], kwargs: dict[str, Any]) -
         "forget": fake.tokens.__delitem__,
         "tokens": lambda: fake.tokens,
         "rate": lambda value: setattr(fake, "rate", value),
+        "stream_rate": lambda value: setattr(fake, "stream_rate", value),
         "fault": lambda *a, **k: fake.faults.number(fake.faults.add(*a, **k)),
         "faulted": lambda number: fake.faults.added[number].done,
         "clear_faults": fake.faults.clear,
@@ -146,6 +147,10 @@ class RemoteFake:
     @rate.setter
     def rate(self, value: float | None) -> None:
         self.call("rate", value)
+
+    def limit_streams(self, value: float | None) -> None:
+        """Limit each connection to so many bytes per second; None: no limit."""
+        self.call("stream_rate", value)
 
     def _ask(self, method: str, path: str, body: bytes | None) -> bytes:
         connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=60)

@@ -1,0 +1,126 @@
+"""How often N nodes read a set from Cloud Storage that no node has, and how fast they are together.
+
+    python -m bench.origin_sets [--nodes 1,2,4,8] [--size 64MiB] [--stream 2MB] [--readers 4] [--json]
+
+Real daemons and a fake of Cloud Storage on this machine, which lets each connection have `--stream` bytes a second and
+all of them together as much as they like. A set is kept in the origin and nowhere else, made again with `--from-set` on
+the first node, and wanted by all.
+
+read      bytes that the origin gave, divided by the set's; what describes the set is not counted
+readers   nodes that read any of it
+seconds   from the command until every node holds the set, verified and committed
+joint     bytes of the set a second that came from the origin, while they came
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from cached.units import parse_size
+from tests.gcs.remote import RemoteFake, fake_process
+
+from bench.swarm import Cluster, Node
+
+_FILES = 16
+_PATIENCE = 600.0
+
+
+def measure(count: int, size: int, stream: int, readers: int, fake: RemoteFake) -> dict[str, float]:
+    """Return the figures for so many nodes."""
+    root = Path(tempfile.mkdtemp(prefix="cached-origin-"))
+    with contextlib.ExitStack() as ending:
+        ending.callback(shutil.rmtree, root, ignore_errors=True)
+        cluster = Cluster(root, "tls", 4 * size + (1 << 30), None)
+        ending.callback(cluster.stop)
+        cluster.start(count)
+        base = f"out-{count}"
+        _keep(cluster, size, base)
+        described = sum(
+            len(fake.get("data", name)) for name in fake.names("data") if f"{base}/.cached/" in name
+        )
+        fake.limit_streams(stream)
+        before, began, last = fake.bytes_out, time.monotonic(), 0.0
+        cluster.nodes[0].json("create", "nr", "--from-set", f"gs://data/{base}", "--replicas", "all")
+        given = 0
+        while not all(_has(node) for node in cluster.nodes):
+            if time.monotonic() - began > _PATIENCE:
+                raise SystemExit("\n".join(node.log for node in cluster.nodes))
+            given, last = _moved(fake, given, last, began)
+            time.sleep(0.1)
+        seconds = time.monotonic() - began
+        fake.limit_streams(None)
+        read = fake.bytes_out - before - described
+        took = sum(
+            bool(node.json("status")["counters"].get("origin.set_bytes_read")) for node in cluster.nodes
+        )
+    return {"read": read / size, "readers": took, "seconds": seconds, "joint": size / (last or seconds) / 1e6}
+
+
+def _keep(cluster: Cluster, size: int, base: str) -> None:
+    folder, chance = cluster.root / "data", random.Random(size)
+    folder.mkdir()
+    for number in range(_FILES):
+        (folder / str(number)).write_bytes(chance.randbytes(size // _FILES))
+    first = cluster.nodes[0]
+    first.json("create", "seed", str(folder), "--origin", f"gs://data/{base}", "--replicas", "0")
+    first.json("delete", "seed", "--everywhere")
+    while any((first.root / "disk" / "contents").iterdir()):
+        time.sleep(0.1)
+
+
+def _has(node: Node) -> bool:
+    sets = node.json("list", "--local")["items"]
+    return any(
+        one["node"] == node.name and one["state"] == "COMMITTED" for item in sets for one in item["replicas"]
+    )
+
+
+def _moved(fake: RemoteFake, given: int, last: float, began: float) -> tuple[int, float]:
+    now = fake.bytes_out
+    return (now, time.monotonic() - began) if now > given else (given, last)
+
+
+def main() -> None:
+    """Measure, print a table, or JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--nodes", default="1,2,4,8")
+    parser.add_argument("--size", default="64MiB")
+    parser.add_argument("--stream", default="2MB")
+    parser.add_argument("--readers", type=int, default=4)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    size, stream = parse_size(asked.size), parse_size(asked.stream)
+    rows: list[dict[str, Any]] = []
+    with fake_process() as fake:
+        fake.bucket("data")
+        os.environ |= {
+            "CACHED_ORIGIN_BUCKETS": "data=*",
+            "CACHED_ORIGIN_ENDPOINT": fake.url,
+            "CACHED_ORIGIN_READERS": str(asked.readers),
+        }
+        for count in map(int, asked.nodes.split(",")):
+            rows.append({"nodes": count, **measure(count, size, stream, asked.readers, fake)})
+            if not asked.json:
+                row = rows[-1]
+                print(
+                    f"N={count:<3} read {row['read']:.3f} x   readers {row['readers']}   "
+                    f"{row['seconds']:6.1f} s   joint {row['joint']:6.1f} MB/s",
+                    flush=True,
+                )
+    if asked.json:
+        print(json.dumps({"size": size, "stream": stream, "readers": asked.readers, "rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
