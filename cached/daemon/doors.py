@@ -32,6 +32,7 @@ from cached.node import (
 )
 from cached.node.node import Node
 from cached.peers.mdns import Mdns
+from cached.storage.files import open_spool
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -45,7 +46,8 @@ async def open_sockets(node: Node, undo: contextlib.AsyncExitStack) -> None:
     callers = Callers(admins=config.policy.admins, user_domain=config.cluster.user_domain)
     behind = verbs(node)
     given = notify.inherited()
-    local = LocalServer(behind, callers, counted=counted, registry=_Figures(node, counted))
+    spool = partial(open_spool, config.store.disk / "incoming")
+    local = LocalServer(behind, callers, counted=counted, registry=_Figures(node, counted), spool=spool)
     handles = HandleServer(behind, callers, metrics=counted)
     listeners = {}
     for name, kind in (("api.sock", socket.SOCK_STREAM), ("data.sock", socket.SOCK_SEQPACKET)):
