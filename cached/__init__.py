@@ -3,6 +3,7 @@
     with cached.open("nr/nr.00.psq") as file: ...
     with cached.open("gs://genomes/hg38.fa") as file: ...
     with cached.open("gs://results/run7.csv", "wb") as file: ...
+    cached.dump(array, "gs://results/run7"); cached.load("gs://results/run7")
     cached.Client().create("nr", ["./nr-db"])
 
 Importing this costs next to nothing; the client is loaded when it is first used.
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     import io
 
     from cached.client import AsyncClient, Client, ObjectWriter
+    from cached.client.dumps import Trust
+    from cached.wire import ObjectView
 
 __all__ = [
     "AmbiguousName",
@@ -72,7 +75,9 @@ __all__ = [
     "TimedOut",
     "UnsupportedFile",
     "UsageError",
+    "dump",
     "errors",
+    "load",
     "open",
 ]
 
@@ -100,16 +105,33 @@ def open(  # noqa: A001
     `with` around it ends with an exception. See `Client.open`, and for the `wishes` of objects `Client.open_object` and
     `Client.write_object`.
     """
-    global _client
     if mode not in ("rb", "wb"):
         raise UsageError(
             f"mode {mode!r}: what is opened here is bytes", hint="io.TextIOWrapper(cached.open(PATH)) is text"
         )
+    return _own_client().open(ref_path, mode, fetch=fetch, **wishes)
+
+
+def dump(obj: Any, address: str, **wishes: Any) -> ObjectView:
+    """Pickle a Python object into Cloud Storage, `gs://BUCKET/OBJECT`; see `Client.dump`."""
+    return _own_client().dump(obj, address, **wishes)
+
+
+def load(address: str, *, trust: Trust = None, **wishes: Any) -> Any:
+    """Return a Python object that this user dumped, its arrays as read-only views of shared memory; see `Client.load`.
+
+    Unpickling runs code: `trust` names other users whose dumps are loaded too, or is "anyone".
+    """
+    return _own_client().load(address, trust=trust, **wishes)
+
+
+def _own_client() -> Client:
+    global _client
     if _client is None:
         from cached.client import Client
 
         _client = Client()
-    return _client.open(ref_path, mode, fetch=fetch, **wishes)
+    return _client
 
 
 def __getattr__(name: str) -> Any:

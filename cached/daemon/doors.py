@@ -14,9 +14,10 @@ from cached.api.auth import Callers
 from cached.api.handles import HandleServer
 from cached.api.local import LocalServer
 from cached.api.metrics import ApiMetrics
-from cached.api.verbs import ObjectVerbs, Verbs
+from cached.api.verbs import AttestVerbs, ObjectVerbs, Verbs
 from cached.config.values import split_address
 from cached.node import (
+    attest,
     begin,
     fetch,
     locate,
@@ -97,6 +98,7 @@ def verbs(node: Node) -> Verbs:
         usage=partial(usage.usage, node),
         locate=partial(locate.locate, node),
         objects=object_verbs(node),
+        attests=AttestVerbs(sign=partial(attest.attest, node), check=partial(attest.check, node)),
     )
 
 

@@ -160,6 +160,7 @@ def view(pinned: Pinned) -> wire.ObjectView:
         content_type=pinned.content_type,
         updated=pinned.updated,
         address=str(pinned.address),
+        metadata=pinned.metadata,
     )
 
 

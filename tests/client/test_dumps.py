@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cached
 import numpy as np
 import pytest
 from cached.client import Client
@@ -182,3 +183,13 @@ def test_a_dump_is_written_from_where_its_buffers_are(tmp_path):
     assert any(isinstance(part, memoryview) and part.nbytes == array.nbytes for part in parts)
     with (tmp_path / "x").open("wb") as file:
         assert write(file.fileno(), parts) == size
+
+
+def test_a_job_dumps_and_loads_with_two_words(daemon, monkeypatch):
+    monkeypatch.setenv("CACHED_RUNTIME_DIR", str(daemon.runtime))
+    monkeypatch.setenv("CACHED_GCS_TOKEN", "ada")
+    monkeypatch.setattr(cached, "_client", None)
+    cached.dump(np.arange(7), WHERE)
+    assert cached.load(WHERE).sum() == 21
+    assert set(daemon.node.cloud.seen) == {"ada"}
+    cached.Client().close()
