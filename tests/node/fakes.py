@@ -230,6 +230,8 @@ def configured(
     methods: tuple[Any, ...] = ("bittorrent", "direct"),
     encryption: Any = "tls",
     buckets: dict[str, tuple[str, ...]] | None = None,
+    object_disk: int | None = None,
+    object_memory: int | None = None,
 ) -> Config:
     return Config(
         node=NodeConfig(
@@ -259,7 +261,12 @@ def configured(
         ),
         origin=OriginConfig(buckets=buckets or {}, readers=2, threads=4, endpoint="", credentials=None),
         objects=ObjectsConfig(
-            memory=None, disk=None, block=8 << 20, redis="", freshness=0, sharing="permission"
+            memory=object_memory,
+            disk=object_disk,
+            block=8 << 20,
+            redis="",
+            freshness=0,
+            sharing="permission",
         ),
         attributes={},
         sources={},
