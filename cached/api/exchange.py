@@ -41,7 +41,8 @@ class Exchange:
         self._pins: set[str] = set()
 
     def open_now(self, request: Request) -> bool:
-        """Answer at once if the copy is here and nobody need be asked; else False."""
+        """Answer at once if the copy is here and nobody need be asked; else False. Raises `Busy` for too many pins."""
+        self._check_room()
         wanted, token = self._asked(request)
         opened = objects_of(self._verbs).open_now(self._caller, wanted, token, request.scope)
         if opened is None:
@@ -51,6 +52,7 @@ class Exchange:
 
     async def open(self, request: Request) -> None:
         """Answer with a descriptor, or with the advice to read through. Leaving stops the wait, not the fetch."""
+        self._check_room()
         wanted, token = self._asked(request)
         reports = _Reports(request, self._tell)
         work = asyncio.ensure_future(
@@ -123,11 +125,13 @@ class Exchange:
         for pin in tuple(self._pins):
             self.give_back(pin)
 
-    def _asked(self, request: Request) -> tuple[Address, str]:
+    def _check_room(self) -> None:
         if len(self._pins) >= MOST_PINS:
             raise Busy(
                 f"this connection keeps {MOST_PINS} objects open", hint="close some, or use another one"
             )
+
+    def _asked(self, request: Request) -> tuple[Address, str]:
         return address(request.address), wire.checked_token(request.token)
 
     def _give(self, opened: OpenedObject) -> None:

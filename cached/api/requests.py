@@ -13,6 +13,8 @@ from cached.errors import UsageError
 from cached.sets.names import SetRef, parse_ref
 from cached.sets.paths import check_path
 
+#: Characters of an address: the longest bucket and object, and a generation.
+_LONGEST_ADDRESS: Final = 2048
 #: Version of the conversation; a request of another version is refused.
 VERSION: Final = 1
 
@@ -77,6 +79,8 @@ def decode(data: bytes) -> Request:
 @lru_cache(maxsize=4096)
 def address(text: str) -> Address:
     """Return the object that a request names. Raises `UsageError`."""
+    if len(text) > _LONGEST_ADDRESS:
+        raise UsageError(f"{len(text)} characters are too many for the address of an object")
     return parse(text)
 
 

@@ -15,6 +15,7 @@ from cached.api.auth import Callers
 from cached.api.handles import HandleServer
 from cached.api.local import LocalServer
 from cached.api.metrics import ApiMetrics
+from cached.api.verbs import Verbs
 from cached.storage.files import open_spool
 from prometheus_client import CollectorRegistry
 from tests.api.fake_node import FakeNode
@@ -37,6 +38,7 @@ class Daemon:
         self.node: FakeNode
         self.loop: asyncio.AbstractEventLoop
         self.handles: HandleServer
+        self.verbs: Verbs
         self._stop: asyncio.Event
 
     def start(self) -> Daemon:
@@ -59,9 +61,10 @@ class Daemon:
         registry.register(counted)
         data = sockets.listen(self.runtime / "data.sock", sockets.PACKETS)
         api = sockets.listen(self.runtime / "api.sock", sockets.STREAM)
-        self.handles = HandleServer(self.node.verbs(), callers, metrics=counted, **self._limits)
+        self.verbs = self.node.verbs()
+        self.handles = HandleServer(self.verbs, callers, metrics=counted, **self._limits)
         local = LocalServer(
-            self.node.verbs(),
+            self.verbs,
             callers,
             counted=counted,
             registry=registry,
