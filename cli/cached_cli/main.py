@@ -33,6 +33,7 @@ _COMMANDS: Final = {
     "get": "cached_cli.read:get",
     "cat": "cached_cli.read:cat",
     "put": "cached_cli.objects:put",
+    "localize": "cached_cli.localize:localize",
     "clear": "cached_cli.objects:clear",
     "scope": "cached_cli.objects:scope",
     "update": "cached_cli.change:update",
