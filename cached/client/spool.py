@@ -152,6 +152,7 @@ def _file(*, in_memory: bool = False) -> io.FileIO:
 
 
 def _write(file: io.FileIO, data: Any) -> None:
-    rest = memoryview(data).cast("B")
+    view = memoryview(data)
+    rest = view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
     while rest:
         rest = rest[file.write(rest) :]

@@ -33,8 +33,8 @@ class ThroughFile(io.RawIOBase):
         self._window = FIRST
         self._part: Part | None = None
         #: Where the answer under way has got to, where it ends, and whose it is.
-        self._part_at = 0
-        self._part_end = 0
+        self._part_at = -1
+        self._part_end = -1
         self._pid = os.getpid()
 
     def readable(self) -> bool:

@@ -122,7 +122,7 @@ def test_every_name_that_cloud_storage_knows_can_be_asked_for(daemon, http_, nam
 
 
 def test_what_names_nothing_is_a_usage_error(daemon, http_):
-    for path in ("/v1/objects/genomes/" + "x" * 1025, "/v1/objects/UPPER/x", 
+    for path in ("/v1/objects/genomes/" + "x" * 1025, "/v1/objects/UPPER/x",
                  "/v1/objects/genomes/x?generation=-1", "/v1/objects/genomes/x?generation=many",
                  "/v1/objects/genomes/x?keep=yes", f"/v1/objects/genomes/x?generation={2**63}", "/v1/objects",
                  "/v1/objects?prefix=genomes", "/v1/stat", "/v1/stat?address=nr"):  # fmt: skip
