@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from cached_cli.keeper import Keeper
 from cached_cli.links import linked
 from cached_cli.output import warn
 from cached_cli.progress import Meter
+from cached_cli.provenance import Provenance
 from cached_cli.session import Session, pass_session
 from cached_cli.substitution import Wanted, check_distinct, environment, parse_all, spellings, substitute
 from cached_cli.view import temporary_tree
@@ -55,10 +57,20 @@ class ExecCommand(CachedCommand):
 @click.option(
     "--no-fetch", is_flag=True, help="End with 3 when this node has no replica, instead of fetching it."
 )
+@click.option(
+    "--summary",
+    is_flag=True,
+    help="End with a line on stderr: sizes, and from where they came (on a terminal, always).",
+)
 @click.pass_context
 @pass_session
 def execute(
-    session: Session, context: click.Context, names: tuple[str, ...], view: bool, no_fetch: bool
+    session: Session,
+    context: click.Context,
+    names: tuple[str, ...],
+    view: bool,
+    no_fetch: bool,
+    summary: bool,
 ) -> int:
     """Run a command that reads sets in place.
 
@@ -71,11 +83,18 @@ def execute(
     cannot be executed 126; death by a signal is 128 plus its number.
     """
     wanted = parse_all(names)
+    provenance = Provenance(session, wanted=summary or sys.stderr.isatty())
     with undisturbed(), contextlib.ExitStack() as stack:
         if any(each.by_id for each in wanted):
             wanted = check_distinct(_named(session, each, fetch=not no_fetch) for each in wanted)
-        paths = {each.name: _place(session, stack, each, fetch=not no_fetch, view=view) for each in wanted}
-        return _run(session, context.meta[_COMMAND], wanted, paths)
+        paths = {}
+        for each in wanted:
+            provenance.before(each.ref)
+            paths[each.name] = _place(session, stack, each, fetch=not no_fetch, view=view)
+            provenance.after(each.ref)
+        code = _run(session, context.meta[_COMMAND], wanted, paths)
+        provenance.tell()
+        return code
     raise AssertionError
 
 
