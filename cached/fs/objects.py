@@ -66,11 +66,11 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         """List what lies directly below a path, or the object itself."""
         path = self._strip_protocol(path)
-        found = self._below(path)
-        if not found:
-            found = [self.info(path)]
-            if found[0]["type"] == "directory":
-                found = []
+        below = self._below(path)
+        found = _entries(path, below)
+        if not (below.items or below.prefixes):
+            facts = self.info(path)
+            found = [facts] if facts["type"] == "file" else []
         return found if detail else [each["name"] for each in found]
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
@@ -80,7 +80,8 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
             try:
                 return _facts(_told(lambda: self._client.stat_object(f"gs://{path}"), path), path)
             except FileNotFoundError:
-                if self._below(path):
+                below = self._below(path)
+                if below.items or below.prefixes:
                     return _directory(path)
                 raise
         self._listed(path, "")
@@ -209,14 +210,9 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
         generation = 0 if mode == "create" else None
         _told(lambda: self._client.put(source, address, if_generation=generation, scope=self._scope), path)
 
-    def _below(self, path: str) -> list[dict[str, Any]]:
+    def _below(self, path: str) -> wire.ObjectList:
         bucket, _, name = path.partition("/")
-        found = self._listed(bucket, f"{name}/" if name else "")
-        items = [each for each in found.items if not each.name.endswith("/")]
-        return [
-            *(_directory(f"{bucket}/{each.rstrip('/')}") for each in found.prefixes),
-            *(_facts(each, f"{each.bucket}/{each.name}") for each in items),
-        ]
+        return self._listed(bucket, f"{name}/" if name else "")
 
     def _listed(self, bucket: str, name: str) -> wire.ObjectList:
         if not bucket:
@@ -224,6 +220,16 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 errno.EPERM, "buckets are not listed through the node: name one", "cachegs://"
             )
         return _told(lambda: self._client.list_objects(f"gs://{bucket}/{name}", "/"), f"{bucket}/{name}")
+
+
+def _entries(path: str, below: wire.ObjectList) -> list[dict[str, Any]]:
+    """Return fsspec's facts; objects that stand for a directory (`DIR/`) are left out."""
+    bucket = path.partition("/")[0]
+    items = [each for each in below.items if not each.name.endswith("/")]
+    return [
+        *(_directory(f"{bucket}/{each.rstrip('/')}") for each in below.prefixes),
+        *(_facts(each, f"{each.bucket}/{each.name}") for each in items),
+    ]
 
 
 def _facts(view: wire.ObjectView, path: str) -> dict[str, Any]:
