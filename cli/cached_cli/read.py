@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import click
-from cached.addresses import is_address
 from cached.errors import UsageError
 
 from cached_cli.command import CachedCommand, set_names
@@ -45,6 +44,8 @@ def get(session: Session, name: str, destination: Path) -> None:
 @pass_session
 def cat(session: Session, names: tuple[str, ...]) -> None:
     """Write files of sets and objects of Cloud Storage to stdout, one after the other."""
+    from cached.addresses import is_address
+
     for name in names:
         if not (is_address(name) or name.partition("/")[2]):
             raise UsageError(

@@ -170,6 +170,7 @@ class Creation:
         self.grant = Grant()
         self.bytes_done = 0
         self.files_done = 0
+        self.upload = None
 
     async def add(self, entries: Sequence[wire.NewEntry], fds: Sequence[int]) -> None:
         files = iter(fds)
@@ -191,6 +192,9 @@ class Creation:
         view = set_view(name=self._name, id=self._id, bytes=self.bytes_done, files=self.files_done)
         self._node.sets[self._name] = view
         return view
+
+    async def kept(self) -> wire.SetView:
+        return self._node.sets[self._name]
 
     async def abort(self) -> None:
         shutil.rmtree(self._root, ignore_errors=True)
