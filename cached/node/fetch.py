@@ -10,7 +10,7 @@ import msgspec
 from cached import wire
 from cached.addresses import parse_prefix
 from cached.critical import to_the_end
-from cached.errors import CachedError, NoSource, RequirementsRefused
+from cached.errors import CachedError, NoSource, PeerUnreachable, RequirementsRefused, TimedOut
 from cached.node import announce, offer, origins
 from cached.node.access import check_read, resolve
 from cached.node.caller import Caller
@@ -97,7 +97,9 @@ async def _request(node: Node, known: Known) -> None:
             {"code": answer.code, "message": f"this node refuses {record.name}: {answer.reason}"}
         )
     assert refusal is not None
-    raise refusal
+    unheard = isinstance(refusal, NoSource | PeerUnreachable | TimedOut)
+    if not (unheard and await _offered_by_the_origin(node, known)):
+        raise refusal
 
 
 async def _offered_by_the_origin(node: Node, known: Known) -> bool:

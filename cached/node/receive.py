@@ -210,10 +210,10 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata) -> None:
         progress=flight.progress,
     )
     failure: CachedError = NoSource("no node that has the set can be reached")
-    places = await ways.places_of(node, flight, metadata)
     async with sources.introduced(node, flight.set_id) as holders, _giving_way(node, flight):
         for attempt in range(ROUNDS):
-            for name in await ways.ordered(node, flight, holders, places):
+            places = await ways.places_of(node, flight, metadata, holders)
+            for name in ways.ordered(node, flight, holders, places):
                 flight.method = name
                 try:
                     await ways.go(node, name, job, holders, places)

@@ -15,24 +15,28 @@ from cached.replication.transfer import FetchJob
 ORIGIN = "origin"
 
 
-async def ordered(
-    node: Node, flight: Flight, holders: sources.Introduced, places: Places | None
-) -> list[str]:
+def ordered(node: Node, flight: Flight, holders: sources.Introduced, places: Places | None) -> list[str]:
     """Return the ways to try, best first. What nobody has vouched for must come from the origin."""
     if flight.set_id in node.unproven:
         return [ORIGIN] if places is not None else []
     named = _methods(node, flight, holders)
     if places is None:
         return named
-    someone = kept.held(node, node.shelf.known[flight.set_id])
-    return [*named, ORIGIN] if someone else [ORIGIN, *named]
+    return [*named, ORIGIN] if _someone(holders) else [ORIGIN, *named]
 
 
-async def places_of(node: Node, flight: Flight, metadata: Metadata) -> Places | None:
-    """Return where this node may read the set's files: as its metadata say, else as the origin says itself."""
+def _someone(holders: sources.Introduced) -> bool:
+    """Tell whether a node that has all of it has agreed to give it."""
+    return any(holder.complete for holder, _ in holders.agreed.values())
+
+
+async def places_of(
+    node: Node, flight: Flight, metadata: Metadata, holders: sources.Introduced
+) -> Places | None:
+    """Return where this node may read the set's files: as its metadata say, else, if need be, as the origin says."""
     known = node.shelf.known[flight.set_id]
     found = origins.usable(node, known.record.owner, metadata.places, metadata.manifest)
-    if found is not None or not known.record.origin:
+    if found is not None or not known.record.origin or _someone(holders):
         return found
     try:
         told = await kept.metadata_of(node, known)
