@@ -11,6 +11,7 @@ from typing import Any, Self
 from cached import wire
 from cached.client.channel import Watcher
 from cached.client.client import Client
+from cached.client.dumps import Trust
 from cached.client.objects import ObjectFile
 from cached.client.opened import Opened
 from cached.client.spool import ObjectWriter, Source
@@ -126,6 +127,25 @@ class AsyncClient:
         """See `Client.create`."""
         return await asyncio.to_thread(
             self.sync.create, name, paths, options, progress=_in_loop(progress), **wishes
+        )
+
+    async def dump(
+        self, obj: Any, address: str, *, progress: Watcher | None = None, **wishes: Any
+    ) -> wire.ObjectView:
+        """See `Client.dump`."""
+        return await asyncio.to_thread(self.sync.dump, obj, address, progress=_in_loop(progress), **wishes)
+
+    async def load(
+        self,
+        address: str,
+        *,
+        trust: Trust = None,
+        scope: str | None = None,
+        progress: Watcher | None = None,
+    ) -> Any:
+        """See `Client.load`."""
+        return await asyncio.to_thread(
+            self.sync.load, address, trust=trust, scope=scope, progress=_in_loop(progress)
         )
 
     async def update(self, ref: str, **changes: Any) -> wire.SetView:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import hashlib
 import json
@@ -13,7 +14,7 @@ from typing import Any
 import cached
 import numpy as np
 import pytest
-from cached.client import Client
+from cached.client import AsyncClient, Client
 from cached.client.pickled import pickled, write
 from cached.errors import Forbidden, IntegrityFailed, NotFound, UsageError
 from tests.api.fake_daemon import Daemon, running
@@ -193,3 +194,15 @@ def test_a_job_dumps_and_loads_with_two_words(daemon, monkeypatch):
     assert cached.load(WHERE).sum() == 21
     assert set(daemon.node.cloud.seen) == {"ada"}
     cached.Client().close()
+
+
+def test_programs_with_an_event_loop_dump_and_load_too(daemon):
+    async def both() -> Any:
+        async with AsyncClient(daemon.runtime, token="ada") as client:
+            reports: list[Any] = []
+            await client.dump(np.arange(5), WHERE, progress=reports.append)
+            return await client.load(WHERE), reports
+
+    loaded, reports = asyncio.run(both())
+    assert loaded.sum() == 10
+    assert reports
