@@ -18,7 +18,10 @@ _FAILING: Final = {errno.EIO, errno.EROFS, errno.EUCLEAN, errno.ENODEV, errno.EN
 
 
 class HttpLog(logging.LoggerAdapter[logging.Logger]):
-    """The log of an HTTP server: what is no HTTP is its sender's mistake, counted by `malformed`, told in one line."""
+    """The log of an HTTP server: what is no HTTP is its sender's mistake, counted by `malformed`, told in one line.
+
+    That a client left before it had its answer is nothing to report.
+    """
 
     def __init__(self, malformed: Callable[[], None]) -> None:
         super().__init__(log)
@@ -29,6 +32,8 @@ class HttpLog(logging.LoggerAdapter[logging.Logger]):
         if isinstance(exc_info, HttpProcessingError):
             self._malformed()
             log.info("request.malformed status=%s", exc_info.code)
+        elif isinstance(exc_info, ConnectionError):
+            log.debug("request.left reason=%s", exc_info)
         else:
             super().exception(msg, *args, exc_info=exc_info, **kwargs)
 

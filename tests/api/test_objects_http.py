@@ -288,3 +288,20 @@ def test_a_content_type_that_cannot_stand_in_a_header_is_left_out(daemon, http_)
 def test_a_node_without_objects_says_so(daemon, http_, monkeypatch):
     object.__setattr__(daemon.verbs, "objects", None)
     assert code(http_, "GET", CHR) == "refused"
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_a_client_that_leaves_before_it_has_all_is_no_error_of_the_daemon(daemon, through, caplog):
+    caplog.set_level(logging.INFO)
+    cloud = daemon.node.cloud
+    cloud.plant("gs://genomes/huge", bytes(64 << 20))
+    if through:
+        cloud.through.add("huge")
+    for _ in range(3):
+        with socket.socket(socket.AF_UNIX) as raw:
+            raw.connect(str(daemon.runtime / "api.sock"))
+            raw.sendall(b"GET /v1/objects/genomes/huge HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert raw.recv(1000)
+    daemon.until(lambda: cloud.streams == 0 and not +cloud.pins)
+    daemon.settle()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
