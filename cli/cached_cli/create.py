@@ -42,6 +42,7 @@ _SLACK = 60
     metavar="private|group:G|public",
     help="Who may read it (default: private).",
 )
+@click.option("--scope", metavar="S", envvar="CACHED_SCOPE", help="Batch that the set belongs to (default: $CACHED_SCOPE).")
 @click.option("--replace", is_flag=True, help="Move a taken name to this content; the old set is withdrawn.")
 @click.option("--wait", is_flag=True, help="Wait until the other nodes hold it too; 5 when some refused.")
 @pass_session

@@ -290,10 +290,10 @@ def test_a_deletion_that_meets_a_transfer_at_its_commit_takes_the_replica_away(t
             reached, go = asyncio.Event(), asyncio.Event()
             commit = receive._commit
 
-            async def slow(node, flight):
+            async def slow(*of):
                 reached.set()
                 await go.wait()
-                await commit(node, flight)
+                await commit(*of)
 
             monkeypatch.setattr(receive, "_commit", slow)
             proposed = await offer.make(a, a.shelf.known[view.id])
