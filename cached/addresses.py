@@ -8,6 +8,7 @@ are 3 to 63 characters (222 with dots) of lower-case letters, digits, dashes, un
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -56,6 +57,7 @@ def is_address(text: str) -> bool:
     return text.startswith(SCHEME)
 
 
+@lru_cache(maxsize=1024)
 def parse(text: str) -> Address:
     """Read `gs://BUCKET/OBJECT[#GENERATION]`. Raises `UsageError`.
 

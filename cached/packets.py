@@ -22,6 +22,10 @@ MAX_PACKET: Final = 190_000
 MAX_DESCRIPTORS: Final = 253
 
 _INT: Final = array.array("i").itemsize
+#: Plain numbers: arithmetic on the flags of `socket` costs more than the system call.
+_TRUNC: Final = int(socket.MSG_TRUNC)
+_CTRUNC: Final = int(socket.MSG_CTRUNC)
+_CLOEXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
 _ANCILLARY: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * _INT)
 
 
@@ -60,12 +64,12 @@ def send(connection: socket.socket, data: bytes, descriptors: Sequence[int] = ()
 def receive(connection: socket.socket) -> Packet | None:
     """Receive one packet, None when the other side closed. Raises `UsageError` or `Busy` if it was cut."""
     buffer = _buffers.of_this_thread
-    size, ancillary, flags, _ = connection.recvmsg_into([buffer], _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    size, ancillary, flags, _ = connection.recvmsg_into([buffer], _ANCILLARY, _CLOEXEC)
     descriptors = _descriptors(ancillary)
-    if flags & socket.MSG_TRUNC:
+    if flags & _TRUNC:
         close_all(descriptors)
         raise UsageError(f"a packet of more than {MAX_PACKET} bytes arrived")
-    if flags & socket.MSG_CTRUNC:
+    if flags & _CTRUNC:
         close_all(descriptors)
         raise Busy(
             "not all descriptors of a packet could be received",

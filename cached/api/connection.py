@@ -243,7 +243,8 @@ class Connection:
             self._verbs.release(pin)
         else:
             self._exchange.give_back(request.set)
-        self._outbox.send(_DONE)
+        if request.answer:
+            self._outbox.send(_DONE)
 
     async def _close_set(self, request: Request) -> None:
         self._give_back(request)

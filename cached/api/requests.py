@@ -42,6 +42,8 @@ class Request(msgspec.Struct, kw_only=True, gc=False):
     entries: list[wire.NewEntry] = msgspec.field(default_factory=list)
     #: close: id of the set, or pin of the object, that is given back.
     set: str = ""
+    #: close: send an answer.
+    answer: bool = True
     #: object, put: `gs://BUCKET/OBJECT`, and `#GENERATION` where one is meant.
     address: str = ""
     #: object, put: the caller's access token; empty: none.

@@ -8,7 +8,7 @@ import socket
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -20,9 +20,6 @@ Watcher = Callable[[wire.Progress], None]
 #: What comes with a descriptor.
 Reply = wire.OpenReply | wire.ObjectReply
 Answer = TypeVar("Answer", bound=Reply)
-
-#: Answers to `close` that may be outstanding before they are read.
-_MOST_OWED: Final = 16
 
 
 class LostError(Exception):
@@ -37,7 +34,6 @@ class Channel:
         self._socket = endpoint.connect("data.sock", socket.SOCK_SEQPACKET, timeout)
         self._pid = os.getpid()
         self._busy = threading.Lock()
-        self._owed = 0
         self._pins: Counter[str] = Counter()
         self._released: deque[str] = deque()
         #: False once an answer was missed: what comes next could not be told apart from it.
@@ -105,12 +101,6 @@ class Channel:
         return value, descriptors
 
     def _answer(self, watcher: Watcher | None) -> tuple[dict[str, Any], list[int]]:
-        while self._owed:
-            self._receive(None)
-            self._owed -= 1
-        return self._receive(watcher)
-
-    def _receive(self, watcher: Watcher | None) -> tuple[dict[str, Any], list[int]]:
         while True:
             try:
                 packet = packets.receive(self._socket)
@@ -149,7 +139,7 @@ class Channel:
                 self._busy.release()
 
     def _give_back(self) -> None:
-        """Tell the daemon what is closed; its answers are read later, before the next one that matters."""
+        """Tell the daemon what is closed; it does not answer."""
         while self._released:
             pin = self._released.popleft()
             self._pins[pin] -= 1
@@ -161,11 +151,7 @@ class Channel:
         if not self.usable:
             return
         try:
-            self.post({"op": "close", "set": pin})
-            self._owed += 1
-            if self._owed > _MOST_OWED:
-                self._receive(None)
-                self._owed -= 1
+            self.post({"op": "close", "set": pin, "answer": False})
         except (LostError, OSError, CachedError):
             self.usable = False
 

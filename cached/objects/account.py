@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from functools import lru_cache
 from typing import Final, Literal
 
 import msgspec
@@ -155,6 +156,7 @@ def advice(figures: Figures, memory: int, disk: int) -> str:
     return f"the objects read lately, {wanted}, fit"
 
 
+@lru_cache(maxsize=16_384)
 def _zeros(name: str) -> int:
     hashed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
     return (hashed & -hashed).bit_length() - 1 if hashed else 64

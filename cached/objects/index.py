@@ -8,6 +8,7 @@ twin is in memory costs nothing to lose and goes before all others.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from cached.objects import admission
 from cached.objects.admission import Ghosts, Tier
@@ -91,6 +92,14 @@ class Index:
             self.rooms[tier].lacks(size), lambda name: self._gives(name, tier), below
         )
         return None if names is None else [self._entries[name] for name in names]
+
+    def least(self, tier: Tier, size: int) -> list[Entry]:
+        """Return the least worthy copies of a tier that together give back `size` bytes, or all that may go."""
+        gives = partial(self._gives, tier=tier)
+        names = self._rankings[tier].victims(size, gives)
+        if names is None:
+            return [entry for entry in self if tier in entry.held and not entry.pins]
+        return [self._entries[name] for name in names]
 
     def keep(self, entry: Entry, tier: Tier, held: Held) -> None:
         """Take in a copy that now lies in a tier; its room is taken already."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import msgspec
 
@@ -30,14 +31,19 @@ class ObjectKey(msgspec.Struct, frozen=True, order=True):
 
         Every part goes in with its length before it, so no two keys are hashed from the same bytes.
         """
-        hashed = hashlib.sha256(_DOMAIN)
-        for part in (self.bucket, self.name, str(self.generation), self.owner):
-            data = part.encode()
-            hashed.update(len(data).to_bytes(8, "big"))
-            hashed.update(data)
-        return hashed.hexdigest()
+        return _digest(self)
 
     @property
     def address(self) -> Address:
         """Return the address of the object, pinned to its generation."""
         return Address(self.bucket, self.name, self.generation)
+
+
+@lru_cache(maxsize=16_384)
+def _digest(key: ObjectKey) -> str:
+    hashed = hashlib.sha256(_DOMAIN)
+    for part in (key.bucket, key.name, str(key.generation), key.owner):
+        data = part.encode()
+        hashed.update(len(data).to_bytes(8, "big"))
+        hashed.update(data)
+    return hashed.hexdigest()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
@@ -39,8 +40,13 @@ class Tiers:
         caps: Mapping[Tier, int],
         boot: str,
         observe: Callable[[Event], None] = lambda _: None,
+        headroom: Callable[[Tier], int] = lambda _: sys.maxsize,
     ) -> None:
-        """Use `stores` for up to `caps` bytes each; `boot` is the id of this boot, `observe` must not raise."""
+        """Use `stores` for up to `caps` bytes each; `boot` is the id of this boot, `observe` must not raise.
+
+        `headroom` says how many bytes may still be written where a tier lies, whatever its cap: others need room too.
+        """
+        self._headroom = headroom
         self._stores = dict(stores)
         self.index = Index({tier: caps[tier] for tier in _ORDER if tier in stores})
         self.boot = boot
@@ -161,6 +167,14 @@ class Tiers:
             count += 1
         return count, given
 
+    async def give_way(self, tier: Tier, size: int) -> int:
+        """Let copies of a tier go until others have `size` bytes more; return the bytes that come back."""
+        given = 0
+        if tier in self._stores:
+            for entry in self.index.least(tier, size):
+                given += await self._drop(entry, tier, "room") if tier in entry.held and not entry.pins else 0
+        return given
+
     # Over restarts
 
     def entries(self) -> list[Row]:
@@ -227,6 +241,8 @@ class Tiers:
 
     async def _make_room(self, ticket: str, tier: Tier, size: int, rival: Entry | None) -> bool:
         room = self.index.rooms[tier]
+        if (short := size - self._headroom(tier)) > 0 and await self.give_way(tier, short) < short:
+            return False
         if room.reserve(ticket, size):
             return True
         async with self._locks[tier]:

@@ -60,6 +60,18 @@ def test_each_open_has_a_pin_of_its_own_that_close_gives_back(daemon):
     daemon.until(lambda: not +cloud.pins)
 
 
+def test_a_close_that_wants_no_answer_gets_none(daemon):
+    cloud = daemon.node.cloud
+    with Raw(daemon) as raw:
+        value, descriptors = raw.ask(op="object", address="gs://genomes/chr/1.fa")
+        packets.close_all(descriptors)
+        raw.send(op="close", set=value["pin"], answer=False)
+        value, descriptors = raw.ask(op="object", address="gs://genomes/chr/1.fa")
+        packets.close_all(descriptors)
+        assert "object" in value
+        assert sum(cloud.pins.values()) == 1
+
+
 def test_nobody_gives_back_the_pin_of_another_connection(daemon):
     with Raw(daemon) as one, Raw(daemon) as two:
         value, descriptors = one.ask(op="object", address="gs://genomes/chr/1.fa")
