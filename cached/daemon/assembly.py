@@ -34,7 +34,7 @@ def assemble(
     config, identity = ground.config, ground.identity
     counters, consents, records = Counters(), Consents(), book.Book()
     directory = _directory(ground, link, records, port)
-    origin = _origin(config, undo)
+    origin, space = _origin(config, undo), _space(ground)
     swarm = Swarm(
         node_id=identity.node_id,
         listen=config.node.bittorrent,
@@ -57,7 +57,7 @@ def assemble(
         catalog=ground.catalog,
         shelf=ground.shelf,
         stores=ground.stores,
-        space=_space(ground),
+        space=space,
         pins=ground.pins,
         matchmaker=matchmaker,
         link=link,
@@ -75,7 +75,7 @@ def assemble(
         started=ground.clock.now(),
         consents=consents,
         origin=origin,
-        objects=objects.assemble(ground, link, directory, origin, counters, undo),
+        objects=objects.assemble(ground, link, directory, origin, space, counters, undo),
         groups_of=machine.groups_of,
     )
     scrubber = Scrubber(node)

@@ -15,6 +15,7 @@ from cached.config import Config
 from cached.daemon.ground import Ground
 from cached.node import object_events
 from cached.node.counters import Counters
+from cached.node.space import Space
 from cached.node.trust import domain_of
 from cached.objects.account import Account
 from cached.objects.admission import Tier
@@ -35,6 +36,7 @@ def assemble(
     link: Link,
     directory: Directory,
     origin: Origin,
+    space: Space,
     counters: Counters,
     undo: contextlib.AsyncExitStack,
 ) -> ObjectCache:
@@ -50,6 +52,7 @@ def assemble(
         caps,
         ground.clock.now().boot_id,
         object_events.observer(counters),
+        headroom=space.above_floor,
     )
     here = _Here()
     neighbours = Neighbours(

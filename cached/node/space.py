@@ -74,6 +74,11 @@ class Space:
         """Return the physical bytes that can be reserved now, without reclaiming anything."""
         return self._state(tier).free()
 
+    def above_floor(self, tier: Tier) -> int:
+        """Return the bytes that the tier's partition has free beyond what stays free and what is reserved."""
+        state = self._state(tier)
+        return max(0, state.partition_free - state.floor)
+
     def reserved(self, tier: Tier) -> int:
         """Return the physical bytes reserved at present."""
         return sum(row.bytes for row in self._reserved.values() if row.tier == tier)

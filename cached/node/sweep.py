@@ -113,7 +113,14 @@ async def forget(node: Node) -> None:
 
 
 async def make_room(node: Node, tier: Tier, wanted: int) -> None:
-    """Reclaim expired, unpinned replicas of a tier, cheapest to lose first, when they make enough room."""
+    """Reclaim expired, unpinned replicas of a tier, cheapest to lose first, when they make enough room.
+
+    Where the partition is what is short, copies of objects go before: they are promised to nobody.
+    """
+    if node.space.above_floor(tier) <= node.space.free(tier):
+        wanted -= await node.objects.tiers.give_way(tier, wanted)
+        if wanted <= 0:
+            return
     chosen = reclaim.choose(_candidates(node, tier), wanted)
     faults.point(RECLAIM_CHOSEN)
     for candidate in chosen:

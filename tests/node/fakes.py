@@ -102,6 +102,13 @@ class World:
         pins.load()
         counters = Counters()
         link, directory, consents = FakeLink(self, name), FakeDirectory(self, name), Consents()
+        space = Space(
+            catalog=catalog,
+            shelf=shelf,
+            stores=stores,
+            limits={"disk": settings.store.capacity, "memory": settings.store.memory_capacity},
+            quota=settings.policy.quota,
+        )
         node = Node(
             config=settings,
             identity=identity,
@@ -110,13 +117,7 @@ class World:
             catalog=catalog,
             shelf=shelf,
             stores=stores,
-            space=Space(
-                catalog=catalog,
-                shelf=shelf,
-                stores=stores,
-                limits={"disk": settings.store.capacity, "memory": settings.store.memory_capacity},
-                quota=settings.policy.quota,
-            ),
+            space=space,
             pins=pins,
             matchmaker=FakeMatchmaker(),  # type: ignore[arg-type]
             link=link,  # type: ignore[arg-type]
@@ -144,6 +145,7 @@ class World:
                 link,  # type: ignore[arg-type]
                 directory,  # type: ignore[arg-type]
                 self.origin,
+                space,
                 counters,
                 self.undo,
             ),
