@@ -107,6 +107,9 @@ class Table:
         """Take in what a member says and answer what it is to do. Raises `ValueError` for nonsense."""
         have, reading = int(ask.have, 16) & self._all, int(ask.reading, 16) & self._all
         self._forget(now)
+        for other in ask.avoid:  # one that has everything need not speak; nor does one that has died
+            if other in self._members and now - self._members[other].seen > LEASE:
+                del self._members[other]
         self._since = now if self._since is None else self._since
         member = self._members.setdefault(who, _Member(seen=now))
         member.seen, member.have, member.whole = now, have, have == self._all

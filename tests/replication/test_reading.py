@@ -72,6 +72,13 @@ def test_a_member_that_has_everything_is_remembered_though_it_is_silent():
     assert {giver for _, giver in share.get} == {"a"}
 
 
+def test_a_member_that_had_everything_and_gives_nothing_any_more_is_forgotten():
+    table = Table("c", BLOCKS)
+    table.ask("a", ask((1 << BLOCKS) - 1), 0.0)
+    assert table.ask("b", ask(), LEASE + 1).read == ()
+    assert table.ask("b", ask(avoid=("a",)), LEASE + 2).read
+
+
 def test_when_nobody_can_read_everybody_hears_why():
     table = Table("c", BLOCKS)
     table.ask("a", ask(read=0, unable="gs://b/o: HTTP 403", code="forbidden"), 0.0)
