@@ -14,11 +14,12 @@ from cached import faults, wire
 from cached.addresses import Address, Prefix
 from cached.critical import to_the_end
 from cached.errors import BadName, NotFound, UsageError
-from cached.node import create, origins
+from cached.node import create, ledger, origins
 from cached.node.caller import Caller
 from cached.node.commit import Order
 from cached.node.node import Node
 from cached.node.parallel import each
+from cached.objects.gather import requests
 from cached.origin import naming, places
 from cached.origin.naming import Plan
 from cached.origin.values import NODE_ACCOUNT, Pinned
@@ -122,6 +123,8 @@ class Gathering(create.Creation):
             await self._hash(ingest, path, pinned, fd)
             self._coming.pop(path, None)
             self._whole += pinned.size
+            order = self.order
+            ledger.spent(self.node, order.owner, order.terms.scope, pinned.size, requests(pinned.size))
         finally:
             os.close(fd)
         faults.point(GATHER_READ)

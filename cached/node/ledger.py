@@ -88,10 +88,17 @@ def moved(node: Node, user: str, scope: str, parts: Mapping[str, int], operation
 
 
 def spent(node: Node, owner: str, scope: str, size: int, operations: int) -> None:
-    """Charge the owner of a set for what was moved to or from Cloud Storage for it."""
+    """Charge the owner of a set for bytes moved to or from Cloud Storage for it, and the requests that took."""
     node.meter.moved(
         Line(owner, "set", "origin", scope), Figures(spent_bytes=size, spent_operations=operations)
     )
+
+
+def spent_on(node: Node, set_id: str, size: int, operations: int) -> None:
+    """Do so for the owner of a set that this node knows."""
+    known = node.shelf.known.get(set_id)
+    if known is not None:
+        spent(node, known.record.owner, known.record.scope, size, operations)
 
 
 async def held(node: Node) -> dict[Line, float]:

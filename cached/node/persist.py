@@ -18,7 +18,7 @@ from cached import faults, wire
 from cached.addresses import Address, Prefix, parse_prefix
 from cached.catalog.rows import UploadRow
 from cached.errors import BadName, Busy, CachedError, IntegrityFailed, NotFound, OriginChanged
-from cached.node import announce, metadata, origins
+from cached.node import announce, ledger, metadata, origins
 from cached.node.node import Node
 from cached.node.parallel import each
 from cached.node.shelf import Known
@@ -233,6 +233,7 @@ class _Sending:
         done.sessions.pop(entry.path, None)
         self._upload.bytes_done += entry.size
         self._node.counters.add("persist.bytes", entry.size)
+        ledger.spent_on(self._node, self._upload.row.set_id, entry.size, 1)
         if self._loop.time() - self._upload.noted > NOTE_EVERY:
             await self._note()
         faults.point(PERSIST_STORED)

@@ -23,7 +23,7 @@ from cached.errors import (
     OriginUnavailable,
     UsageError,
 )
-from cached.node import announce, origins
+from cached.node import announce, ledger, origins
 from cached.node.node import Node
 from cached.node.parallel import each
 from cached.node.shelf import Known
@@ -293,6 +293,8 @@ class _Member:
             source = giver or "origin"
             progress.by_source[source] = progress.by_source.get(source, 0) + size
             self._node.counters.add("origin.set_bytes_got" if giver else "origin.set_bytes_read", size)
+            if not giver:
+                ledger.spent_on(self._node, self._known.record.id, size, 1)
             return
         if not isinstance(error, CachedError):
             raise error

@@ -6,11 +6,12 @@ import asyncio
 import os
 
 import pytest
+from cached import wire
 from cached.addresses import Address
 from cached.catalog.errors import CatalogError
 from cached.errors import Forbidden, UsageError
 from cached.leases.meter import Line
-from cached.node import ledger, objects, usage
+from cached.node import begin, ledger, objects, usage
 from cached.node.objects import PutOptions
 from tests.node.doubles import BOOT
 from tests.node.fakes import caller, create_set, until, world
@@ -232,5 +233,24 @@ def test_what_is_older_than_the_ledger_looks_back_is_forgotten(tmp_path):
         assert await taken(a) == {("ada", "set", "origin", ""): (0.0, 0, 0, 5, 1)}
         w.clock.pass_(3 * 3600)
         assert await taken(a) == {}
+
+    story(tell, tmp_path)
+
+
+def test_what_a_set_takes_from_and_brings_to_the_origin_is_its_owners(tmp_path):
+    async def tell(w):
+        a = await w.node("a", buckets={"data": ("*",)})
+        a.origin = w.origin
+        await ledger.begin(a)
+        w.origin.store("data", "in/one", b"x" * 1000)
+        w.origin.store("data", "in/empty", b"")
+        wishes = wire.CreateOptions(source="gs://data/in", lease_seconds=3600, scope="run-1")
+        creation = await begin.begin(a, ADA, "drawn", wishes, 0, 0)
+        await creation.draw()
+        await creation.seal()
+        assert await taken(a) == {("ada", "set", "origin", "run-1"): (0.0, 0, 0, 1000, 1)}
+        await create_set(a, ADA, "kept", {"f": b"y" * 300}, lease_seconds=3600, origin="gs://data/out")
+        await until(lambda: not a.uploads)
+        assert (await taken(a))["ada", "set", "origin", ""] == (0.0, 0, 0, 300, 1)
 
     story(tell, tmp_path)
