@@ -135,6 +135,14 @@ class AsyncClient:
         """See `Client.dump`."""
         return await asyncio.to_thread(self.sync.dump, obj, address, progress=_in_loop(progress), **wishes)
 
+    async def attest(self, descriptor: int, address: str, *, progress: Watcher | None = None) -> str:
+        """See `Client.attest`."""
+        return await asyncio.to_thread(self.sync.attest, descriptor, address, progress=_in_loop(progress))
+
+    async def attested(self, address: str, *, progress: Watcher | None = None) -> wire.Attested:
+        """See `Client.attested`."""
+        return await asyncio.to_thread(self.sync.attested, address, progress=_in_loop(progress))
+
     async def load(
         self,
         address: str,
