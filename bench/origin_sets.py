@@ -34,6 +34,26 @@ _FILES = 16
 _PATIENCE = 600.0
 
 
+class Coming:
+    """The time in which bytes of the set came from the origin."""
+
+    def __init__(self, start: int) -> None:
+        self._start = self._before = start
+        self._first = self._last = 0.0
+
+    def look(self, given: int) -> None:
+        """Take in how many bytes the origin has given so far."""
+        if given > self._before:
+            self._last = time.monotonic()
+            self._first = self._first or self._last
+            self._before = given
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second."""
+        return (self._before - self._start) / max(self._last - self._first, 0.05)
+
+
 def measure(count: int, size: int, stream: int, readers: int, fake: RemoteFake) -> dict[str, float]:
     """Return the figures for so many nodes."""
     root = Path(tempfile.mkdtemp(prefix="cached-origin-"))
@@ -48,21 +68,21 @@ def measure(count: int, size: int, stream: int, readers: int, fake: RemoteFake) 
             len(fake.get("data", name)) for name in fake.names("data") if f"{base}/.cached/" in name
         )
         fake.limit_streams(stream)
-        before, began, last = fake.bytes_out, time.monotonic(), 0.0
+        before, began = fake.bytes_out, time.monotonic()
+        coming = Coming(before + described)
         cluster.nodes[0].json("create", "nr", "--from-set", f"gs://data/{base}", "--replicas", "all")
-        given = 0
         while not all(_has(node) for node in cluster.nodes):
             if time.monotonic() - began > _PATIENCE:
                 raise SystemExit("\n".join(node.log for node in cluster.nodes))
-            given, last = _moved(fake, given, last, began)
-            time.sleep(0.1)
+            coming.look(fake.bytes_out)
+            time.sleep(0.05)
         seconds = time.monotonic() - began
         fake.limit_streams(None)
         read = fake.bytes_out - before - described
         took = sum(
             bool(node.json("status")["counters"].get("origin.set_bytes_read")) for node in cluster.nodes
         )
-    return {"read": read / size, "readers": took, "seconds": seconds, "joint": size / (last or seconds) / 1e6}
+    return {"read": read / size, "readers": took, "seconds": seconds, "joint": coming.rate / 1e6}
 
 
 def _keep(cluster: Cluster, size: int, base: str) -> None:
@@ -82,11 +102,6 @@ def _has(node: Node) -> bool:
     return any(
         one["node"] == node.name and one["state"] == "COMMITTED" for item in sets for one in item["replicas"]
     )
-
-
-def _moved(fake: RemoteFake, given: int, last: float, began: float) -> tuple[int, float]:
-    now = fake.bytes_out
-    return (now, time.monotonic() - began) if now > given else (given, last)
 
 
 def main() -> None:
