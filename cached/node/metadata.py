@@ -146,8 +146,9 @@ async def _from(node: Node, peer: str, known: Known) -> Metadata:
                         claimed = _claim(node, lengths.total)
                     if lengths is not None and len(received) > lengths.total:
                         raise IntegrityFailed("a peer sent more metadata than it had said")
-                    if not patience.expired():
-                        patience.reschedule(begun + GRACE + len(received) / SLOWEST)
+                    if patience.expired():  # what was waited for came in that moment, and took the cancellation's place
+                        raise TimeoutError
+                    patience.reschedule(begun + GRACE + len(received) / SLOWEST)
         if lengths is None or len(received) != lengths.total:
             raise NoSource("a peer broke off while it sent metadata")
         return await asyncio.to_thread(_parse, received, lengths, known.record.content)
