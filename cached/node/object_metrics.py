@@ -94,19 +94,19 @@ def _scaling(node: Node) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "cached_object_working_set_bytes", "Bytes of all objects read in the last hour", figures.working_set
     )
-    for name, text, value in (
-        ("working_set_fits", "Share of the working set that the tiers could hold", figures.fits),
-        (
-            "working_set_fits_memory",
-            "Share of the working set that memory could hold",
-            figures.fits_memory,
-        ),
-        ("byte_hit_rate", "Share of the bytes read that Cloud Storage did not serve", figures.byte_hit_rate),
-    ):
-        family = GaugeMetricFamily(f"cached_object_{name}", text)
-        if value is not None:
-            family.add_metric([], value)
-        yield family
+    yield _rate(
+        "cached_object_working_set_fits", "Share of the working set that the tiers could hold", figures.fits
+    )
+    yield _rate(
+        "cached_object_working_set_fits_memory",
+        "Share of the working set that memory could hold",
+        figures.fits_memory,
+    )
+    yield _rate(
+        "cached_object_byte_hit_rate",
+        "Share of the bytes read that Cloud Storage did not serve",
+        figures.byte_hit_rate,
+    )
 
 
 def _redis(node: Node) -> Iterator[Metric]:
@@ -135,4 +135,12 @@ def _counters(name: str, text: str, label: str, values: Iterable[tuple[str, int]
     family = CounterMetricFamily(name, text, labels=[label])
     for value, count in values:
         family.add_metric([value], count)
+    return family
+
+
+def _rate(name: str, text: str, value: float | None) -> Metric:
+    """Return a share; as long as there is none, a family without a value."""
+    family = GaugeMetricFamily(name, text, labels=[])
+    if value is not None:
+        family.add_metric([], value)
     return family
