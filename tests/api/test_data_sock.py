@@ -12,7 +12,7 @@ from typing import Self
 
 import pytest
 from cached import packets
-from cached.errors import SourceChanged
+from cached.errors import OriginUnavailable, SourceChanged
 from tests.api.fake_daemon import Daemon, plant, running
 
 
@@ -345,3 +345,28 @@ def test_a_creation_reports_while_it_copies(daemon, tmp_path):
         while "progress" in (value := raw.receive()[0]):
             pass
         assert value["ok"]
+
+
+def test_a_set_made_of_objects_is_drawn_and_sealed_and_nothing_is_handed_over(daemon):
+    daemon.node.objects = {"f": b"data", "g": b"more"}
+    with Raw(daemon) as raw:
+        raw.ask(op="create", name="made", options={"source": "gs://b/in"}, progress=True)
+        assert raw.ask(op="draw")[0]["bytes_done"] == 8
+        assert raw.ask(op="seal")[0]["set"]["name"] == "made"
+
+
+def test_leaving_while_objects_are_drawn_aborts_the_creation(daemon):
+    with Raw(daemon) as raw:
+        raw.ask(op="create", name="made", options={"source": "gs://b/in"})
+        daemon.hold()
+        raw.send(op="draw")
+        daemon.settle()
+    daemon.until(lambda: daemon.node.creations[0].state == "aborted")
+
+
+def test_a_seal_whose_set_does_not_get_into_the_origin_says_so_and_the_set_stays(daemon, tmp_path):
+    daemon.node.kept_error = OriginUnavailable("gs://b/out/f: HTTP 503")
+    with Raw(daemon) as raw:
+        raw.ask([create(raw, tmp_path, options={"origin": "gs://b/out"})], op="add", entries=[entry("f")])
+        assert raw.code(op="seal") == "origin_unavailable"
+    assert daemon.node.creations[0].state == "sealed"
