@@ -54,6 +54,7 @@ def _call(fake: FakeGcs, method: str, args: list[Any], kwargs: dict[str, Any]) -
         "faulted": lambda number: fake.faults.added[number].done,
         "clear_faults": fake.faults.clear,
         "state": lambda: _state(fake),
+        "media": lambda: [(one.bucket, one.name, one.range) for one in fake.requests if one.kind == "media"],
     }
     function = special.get(method) or getattr(fake, method if method in _METHODS else "")
     return function(*args, **kwargs)
@@ -122,6 +123,11 @@ class RemoteFake:
     @property
     def counts(self) -> Counter[str]:
         return Counter(self.call("state")["counts"])
+
+    @property
+    def media(self) -> list[tuple[str, str, str | None]]:
+        """Bucket, object and range of the newest requests for bytes, oldest first."""
+        return [(bucket, name, wanted) for bucket, name, wanted in self.call("media")]
 
     @property
     def bytes_out(self) -> int:

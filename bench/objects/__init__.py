@@ -1,0 +1,1 @@
+"""What the object cache promises, measured: `python -m bench.objects`, one module for each row."""

@@ -1,0 +1,54 @@
+"""The figures of the object cache, each beside its target.
+
+    python -m bench.objects [--only ROW]... [--reads N] [--traffic BYTES] [--json]
+
+Real daemons, a fake of Cloud Storage in a process of its own, and a real redis-server, all on this machine, each
+thing beside what it is compared with, in one run. Ends with 1 when a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from typing import Any, Final
+
+from cached.units import parse_size
+
+from bench.objects import cap, cold, hits, stampede, storm
+from bench.objects.figures import Figure, document, table
+
+_ROWS: Final = {"hits": hits, "stampede": stampede, "storm": storm, "cap": cap, "cold": cold}
+
+
+def main() -> None:
+    """Measure, print a table, or JSON."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.objects",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", action="append", choices=_ROWS, metavar="ROW", help=", ".join(_ROWS))
+    parser.add_argument("--reads", type=int, default=100_000, help="of the storm, in all")
+    parser.add_argument("--traffic", type=parse_size, default="10GB", help="read under the memory cap")
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    load, rows = list(os.getloadavg()), {}
+    for name in asked.only or _ROWS:
+        parameters, found = rows[name] = _measured(name, asked)
+        if not asked.json:
+            print(table(f"{name}  {parameters}", found), flush=True)
+    if asked.json:
+        json.dump(document(rows, load), sys.stdout, indent=2)
+        print()
+    sys.exit(any(one.holds is False for _, found in rows.values() for one in found))
+
+
+def _measured(name: str, asked: argparse.Namespace) -> tuple[dict[str, Any], list[Figure]]:
+    found: tuple[dict[str, Any], list[Figure]] = _ROWS[name].measure(asked)
+    return found
+
+
+if __name__ == "__main__":
+    main()
