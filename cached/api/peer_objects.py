@@ -50,6 +50,8 @@ class PeerObjects:
 
     async def _give(self, peer: Peer, body: dict[str, Any]) -> Any:
         given = _read(body, neighbours.Given)
+        if given.user:
+            _speaks_for(peer, given.user)
         _check(given.part)
         await self._node.objects.homes.give(peer.node_id, given)
         return {}

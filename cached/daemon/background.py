@@ -18,7 +18,7 @@ def start(node: Node, scrubber: Scrubber, findings: recover.Findings) -> list[as
         "scrubber": scrubber.run(),
         "ledger": ledger.run(node),
         "object index": object_index.Notes(node).run(),
-        "object sweep": objects_sweep.run(node.objects),
+        "object sweep": objects_sweep.run(node.objects, node.config.policy.default_lease),
     }
     node.fly("recover", lambda: recover.afterwards(node, findings))
     node.fly("restore memory", lambda: memory.restore(node))

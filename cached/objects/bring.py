@@ -126,6 +126,7 @@ async def _fill(
         pinned=pinned,
         block=cache.block,
         user=reader.user,
+        scope=reader.scope,
         token=reader.token,
         origin=cache.origin,
         neighbours=cache.neighbours,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
@@ -50,6 +50,10 @@ class Shared(Protocol):
 
     async def set(self, key: str, value: bytes, ttl_seconds: int) -> bool:
         """Store a value; say whether it is there now."""
+        ...
+
+    async def delete(self, keys: Iterable[str]) -> int:
+        """Forget values; return how many were there."""
         ...
 
 

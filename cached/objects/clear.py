@@ -27,7 +27,10 @@ async def clear(cache: ObjectCache, wish: Clear) -> Cleared:
         )
     cache.freshness.clear(cache.now(), user=wish.user, bucket=wish.bucket or None, prefix=wish.prefix)
     reason: Reason = "scope" if wish.scope else "cleared"
+    gone = [entry.name for entry in cache.tiers.index if matches(entry) and entry.users == (wish.user,)]
     entries, size = await cache.tiers.clear(matches, reason, user=wish.user)
+    if cache.shared is not None and gone:
+        await cache.shared.delete(gone)
     return Cleared(entries=entries, bytes=size)
 
 

@@ -42,6 +42,7 @@ class Gathering:
     block: int
     #: For whom, and with whose token the origin is asked.
     user: str
+    scope: str
     token: str
     origin: Origin
     neighbours: Neighbours
@@ -134,7 +135,9 @@ async def _fetched_for_all(job: Gathering, part: Part, where: str, claim: str) -
     await _from_origin(job, part)
     crc = job.assembly.crc_of(part.index)
     try:
-        await job.neighbours.give(where, Given(part=part, claim=claim, crc32c=crc))
+        await job.neighbours.give(
+            where, Given(part=part, claim=claim, crc32c=crc, user=job.user, scope=job.scope)
+        )
     except CachedError:
         job.count("objects.give_failed")
     finally:

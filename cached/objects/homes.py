@@ -172,7 +172,13 @@ class Homes:
         """Keep a part that another node has fetched; False when there is no room, or it cannot be had."""
         part = given.part
         place = await self._tiers.reserve(
-            Wanted(key=part.key, size=part.stop - part.start, block=part.number, source="origin")
+            Wanted(
+                key=part.key,
+                size=part.stop - part.start,
+                block=part.number,
+                user=given.user,
+                scope=given.scope,
+            )
         )
         if place is None:
             self._count("objects.home_full")

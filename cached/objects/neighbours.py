@@ -89,6 +89,9 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     claim: str
     crc32c: int = 0
     failed: bool = False
+    #: For whom, and for which scope, it was fetched.
+    user: str = ""
+    scope: str = ""
 
 
 class Renewed(msgspec.Struct, frozen=True, kw_only=True):

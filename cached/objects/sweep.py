@@ -21,12 +21,23 @@ EVERY: Final = 60.0
 ROUND: Final = 200
 
 
-async def run(cache: ObjectCache, every: float = EVERY) -> None:
-    """Sweep until cancelled."""
+async def run(cache: ObjectCache, lease: float, every: float = EVERY) -> None:
+    """Sweep until cancelled; `lease`: seconds that a scope's copies stay after their last use."""
     after: Address | None = None
     while True:
         await asyncio.sleep(every)
+        await end_left_behind(cache, lease)
         after = await sweep(cache, after)
+
+
+async def end_left_behind(cache: ObjectCache, lease: float) -> None:
+    """Let go of the copies of scopes that nobody ended and nobody used for the length of a lease."""
+    until = cache.wall() - lease
+    entries, _ = await cache.tiers.clear(
+        lambda entry: bool(entry.scope) and entry.last_used < until and not entry.pins, "scope"
+    )
+    if entries:
+        cache.count("objects.scope_left_behind", entries)
 
 
 async def sweep(cache: ObjectCache, after: Address | None = None) -> Address | None:

@@ -9,7 +9,7 @@ from cached.addresses import parse
 from cached.errors import Forbidden, OriginChanged
 from cached.objects.clear import clear_everywhere
 from cached.objects.neighbours import Clear
-from cached.objects.sweep import sweep
+from cached.objects.sweep import end_left_behind, sweep
 from cached.objects.write import Wish, put
 from tests.objects.cache_kit import ada, bob, content
 from tests.objects.test_read import scene
@@ -149,3 +149,30 @@ def test_a_storm_of_writers_and_readers_never_shows_an_old_or_mixed_object(tmp_p
         assert reads >= 500
 
     scene(tmp_path, body, count=3, window=30.0)
+
+
+def test_the_parts_that_homes_keep_for_a_user_go_with_that_user_s_copies(tmp_path):
+    async def body(made, *nodes):
+        made.origin.store("genomes", "chr1", os.urandom(600_000))
+        await content(nodes[0], ada(scope="run7"), HERE)
+        assert sum(len(node.tiers.index) for node in nodes) > 1
+        await clear_everywhere(nodes[1], Clear(user="ada", scope="run7"))
+        assert sum(len(node.tiers.index) for node in nodes) == 0
+
+    scene(tmp_path, body, count=3)
+
+
+def test_a_scope_left_behind_ends_with_its_lease(tmp_path):
+    async def body(made, cache):
+        made.origin.store("genomes", "chr1", b"one")
+        made.origin.store("genomes", "chr2", b"two")
+        await content(cache, ada(scope="run7"), HERE)
+        await content(cache, ada(), parse("gs://genomes/chr2"))
+        await end_left_behind(cache, 3600)
+        assert len(cache.tiers.index) == 2
+        later = cache.wall() + 3601
+        cache.wall = lambda: later
+        await end_left_behind(cache, 3600)
+        assert [entry.key.name for entry in cache.tiers.index] == ["chr2"]
+
+    scene(tmp_path, body)
