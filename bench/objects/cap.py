@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from bench import object_traces
 from bench.objects import place
@@ -42,7 +42,7 @@ class Usage:
         self.peak = self.looks = 0
         self._thread = threading.Thread(target=self._watch)
 
-    def __enter__(self) -> Usage:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -75,7 +75,7 @@ def measure(asked: Any) -> tuple[dict[str, Any], list[Figure]]:
 
 def _real(traffic: int) -> list[Figure]:
     noise = random.Random(0).randbytes(_LARGEST)
-    with place.storage("cap") as storage, place.cluster() as made, _memory() as (folder, alone):
+    with place.storage("cap") as storage, _memory() as (folder, alone), place.cluster() as made:
         (node,) = place.nodes(
             made,
             storage,
@@ -105,6 +105,8 @@ def _real(traffic: int) -> list[Figure]:
                 moved = sum(pool.map(read, enumerate(object_traces.reads("batch", 0, traffic=traffic))))
         seconds = time.perf_counter() - began
         counters = node.status()["counters"]
+    if not usage.peak:
+        raise AssertionError("nothing came into memory")
     return [
         Figure("most bytes in memory, of the cap", usage.peak / _CAP, "x", 1.0),
         Figure("looks at the memory", usage.looks),
@@ -120,7 +122,7 @@ def _memory() -> Iterator[tuple[Path, bool]]:
     with tempfile.TemporaryDirectory(prefix="cached-cap-", dir="/dev/shm") as name:
         alone = os.geteuid() == 0
         if alone:
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", name], check=True)
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2g,mode=0700", "tmpfs", name], check=True)
         try:
             yield Path(name), alone
         finally:

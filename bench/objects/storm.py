@@ -232,10 +232,11 @@ def _read(user: int, number: int, client: Client, shared: Shared) -> list[str]:
     right = judged(before, shared.rights.look(user, number), began, shared.window)
     if data is None:
         return ["reads", "refused", *(["denied"] if right else [])]
-    return ["reads", *(["allowed"] if right is False else []), *_faults(number, data, least, shared)]
+    return ["reads", *(["allowed"] if right is False else []), *faults_of(number, data, least, shared)]
 
 
-def _faults(number: int, data: bytes, least: int, shared: Shared) -> list[str]:
+def faults_of(number: int, data: bytes, least: int, shared: Shared) -> list[str]:
+    """Say what is wrong with bytes that were read, none older than version `least` being right."""
     head = data[:40].split(b";")[0].split(b":")
     version = int(head[1]) if len(head) == 2 and head[1].isdigit() else -1
     if version < 0 or version > shared.begun[number] or data != content(number, version):
