@@ -146,7 +146,8 @@ async def _from(node: Node, peer: str, known: Known) -> Metadata:
                         claimed = _claim(node, lengths.total)
                     if lengths is not None and len(received) > lengths.total:
                         raise IntegrityFailed("a peer sent more metadata than it had said")
-                    if patience.expired():  # what was waited for came in that moment, and took the cancellation's place
+                    # What was waited for came in the moment of the time-out, and took the cancellation's place.
+                    if patience.expired():
                         raise TimeoutError
                     patience.reschedule(begun + GRACE + len(received) / SLOWEST)
         if lengths is None or len(received) != lengths.total:

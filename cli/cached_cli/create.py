@@ -23,9 +23,14 @@ _SLACK = 60
 @click.command("create", cls=CachedCommand)
 @click.argument("name", metavar="NAME")
 @click.argument("paths", metavar="[PATH...]", nargs=-1, type=click.Path())
-@click.option("--from", "source", metavar="gs://B/P", help="Make it of the objects below a prefix, without PATHs.")
 @click.option(
-    "--from-set", "source_set", metavar="gs://B/P", help="Make a set again that --origin keeps there, without PATHs."
+    "--from", "source", metavar="gs://B/P", help="Make it of the objects below a prefix, without PATHs."
+)
+@click.option(
+    "--from-set",
+    "source_set",
+    metavar="gs://B/P",
+    help="Make a set again that --origin keeps there, without PATHs.",
 )
 @click.option("--origin", metavar="gs://B/P", help="Keep it in Cloud Storage as well, below that prefix.")
 @click.option("--lease", type=Duration(), help="How long nodes shall keep it (default: as the node says).")
@@ -42,7 +47,9 @@ _SLACK = 60
     metavar="private|group:G|public",
     help="Who may read it (default: private).",
 )
-@click.option("--scope", metavar="S", envvar="CACHED_SCOPE", help="Batch that the set belongs to (default: $CACHED_SCOPE).")
+@click.option(
+    "--scope", metavar="S", envvar="CACHED_SCOPE", help="Batch that it belongs to (default: $CACHED_SCOPE)."
+)
 @click.option("--replace", is_flag=True, help="Move a taken name to this content; the old set is withdrawn.")
 @click.option("--wait", is_flag=True, help="Wait until the other nodes hold it too; 5 when some refused.")
 @pass_session

@@ -84,7 +84,10 @@ def test_what_is_put_on_one_node_is_read_new_on_the_other_and_nothing_old_comes_
     assert b.cli("cat", "gs://scratch/out").stdout == "second"
     refused = a.cli("put", file, "gs://scratch/out", "--if-generation", "0", check=False)
     assert refused.returncode == 1
-    assert "origin_changed" in a.cli("put", file, "gs://scratch/out", "--if-generation", "0", "--json", check=False).stderr
+    assert (
+        "origin_changed"
+        in a.cli("put", file, "gs://scratch/out", "--if-generation", "0", "--json", check=False).stderr
+    )
 
 
 def test_copies_outlive_a_killed_daemon(cluster, storage):
@@ -131,45 +134,55 @@ def test_clear_makes_the_next_read_come_from_cloud_storage(cluster, storage):
     assert storage.bytes_out == before + len(data)
 
 
-def test_readers_and_writers_at_once_see_no_old_and_no_mixed_bytes(cluster, storage):
-    storage.bucket("storm")
-    nodes = start(cluster, storage, "abc", objects_freshness="10s")
-    versions, wrong, stop = dict.fromkeys(range(3), 0), [], threading.Event()
+class Storm:
+    """Objects that are written again and again, each version with bytes that name it, and read all the while."""
 
-    def text(number, version):
+    def __init__(self, nodes) -> None:
+        self.nodes = nodes
+        #: The last version of each object whose writing was acknowledged.
+        self.versions = dict.fromkeys(range(3), 0)
+        self.wrong = []
+        self.over = threading.Event()
+
+    @staticmethod
+    def text(number, version) -> bytes:
         return f"{number}:{version};".encode() * 5000
 
-    def write(number):
-        with nodes[number].client() as client:
+    def write(self, number):
+        with self.nodes[number].client() as client:
             for version in range(1, 15):
                 with client.open(f"gs://storm/{number}", "wb") as file:
-                    file.write(text(number, version))
-                versions[number] = version
+                    file.write(self.text(number, version))
+                self.versions[number] = version
 
-    def read(node):
+    def read(self, node):
         with node.client() as client:
-            while not stop.is_set():
-                for number in versions:
-                    least = versions[number]
-                    if not least:
-                        continue
-                    with client.open(f"gs://storm/{number}") as file:
-                        data = file.read()
-                    version = int(data.split(b";")[0].split(b":")[1])
-                    if version < least or data != text(number, version):
-                        wrong.append((number, least, version))
+            while not self.over.is_set():
+                for number, least in list(self.versions.items()):
+                    if least:
+                        self.look(client, number, least)
 
+    def look(self, client, number, least):
+        with client.open(f"gs://storm/{number}") as file:
+            data = file.read()
+        version = int(data.split(b";")[0].split(b":")[1])
+        if version < least or data != self.text(number, version):
+            self.wrong.append((number, least, version))
+
+
+def test_readers_and_writers_at_once_see_no_old_and_no_mixed_bytes(cluster, storage):
+    storage.bucket("storm")
+    storm = Storm(start(cluster, storage, "abc", objects_freshness="10s"))
     with ThreadPoolExecutor(9) as pool:
-        readers = [pool.submit(read, node) for node in nodes * 2]
-        writers = [pool.submit(write, number) for number in versions]
+        readers = [pool.submit(storm.read, node) for node in storm.nodes * 2]
         try:
-            for writer in writers:
+            for writer in [pool.submit(storm.write, number) for number in storm.versions]:
                 writer.result()
         finally:
-            stop.set()
+            storm.over.set()
         for reader in readers:
             reader.result()
-    assert wrong == []
+    assert storm.wrong == []
 
 
 def test_http_readers_get_ranges_and_headers_of_an_object(cluster, storage):

@@ -1,0 +1,224 @@
+"""A committed set goes into the origin: acknowledged when all of it is there, gone on with after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import msgspec
+import pytest
+from cached.addresses import Address
+from cached.catalog.rows import UploadRow
+from cached.errors import (
+    BadName,
+    Forbidden,
+    NameTaken,
+    OriginChanged,
+    OriginUnavailable,
+)
+from cached.node import book, persist, revise
+from cached.origin import document
+from cached.sets.names import parse_ref
+from tests.node.fakes import caller, create_set, hand_over, until, world
+from tests.origin.memory_origin import MemoryOrigin
+
+ADA = caller("ada", "lab")
+
+
+BUCKETS = {"data": ("*",), "closed": ("group:others", "bob"), "lab": ("group:lab",)}
+
+
+FILES = {"a": b"some bytes", "d/b": b"x" * 40_000, "d/e/c": b""}
+
+
+async def node_with(w, origin, name="a", **config):
+    node = await w.node(name, buckets=BUCKETS, **config)
+    node.origin = origin
+    persist.resume_all(node)
+    return node
+
+
+def run(story):
+    asyncio.run(story)
+
+
+async def persisted(node, who, name, files, target):
+    creation = await hand_over(node, who, name, files, origin=target)
+    await creation.seal()
+    return await creation.kept()
+
+
+def test_a_created_set_is_acknowledged_once_the_origin_has_all_of_it(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            origin.bucket("data")
+            node = await node_with(w, origin)
+            seen = []
+
+            async def before(kind, _address):
+                if kind == "upload":
+                    seen.append(next(iter(node.shelf.known.values())))
+
+            origin.before = before
+            view = await persisted(node, ADA, "nr", FILES, "gs://data/out/")
+            assert (view.state, view.origin) == ("COMMITTED", "gs://data/out")
+            assert {path: origin.content("data", f"out/{path}") for path in FILES} == FILES
+            found = document.decode(origin.content("data", "out/.cached/set"), "")
+            assert (found.content, found.files, found.bytes) == (view.content, 3, 40_010)
+            uploads = [address.name for kind, _, address in origin.asked if kind == "upload"]
+            assert uploads[-1] == "out/.cached/set"
+            assert len(seen) == len(uploads) == 8
+            assert node.catalog.read_now(lambda tx: tx.uploads()) == []
+            assert node.stores["disk"].places(view.content) is not None
+            again = await persisted(node, ADA, "nr", FILES, "gs://data/out")
+            assert again.id == view.id
+            assert sum(kind == "upload" for kind, _, _ in origin.asked) == len(uploads)
+
+    run(story())
+
+
+def test_a_set_of_an_earlier_creation_can_be_kept_from_now_on(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            origin.bucket("data")
+            node = await node_with(w, origin)
+            plain = await create_set(node, ADA, "nr", FILES)
+            kept = await persisted(node, ADA, "nr", FILES, "gs://data/out")
+            assert (kept.id, kept.origin, kept.revision) == (plain.id, "gs://data/out", plain.revision + 1)
+            with pytest.raises(NameTaken):
+                await persisted(node, ADA, "nr", FILES, "gs://data/elsewhere")
+
+    run(story())
+
+
+def test_identical_objects_count_and_others_are_never_overwritten(tmp_path, monkeypatch):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            there = origin.store("data", "out/a", FILES["a"])
+            node = await node_with(w, origin)
+            await persisted(node, ADA, "nr", FILES, "gs://data/out")
+            assert (await origin.stat(Address("data", "out/a"), token=None)) == there
+            assert node.counters.snapshot()["persist.found"] == 1
+            origin.store("data", "taken/a", b"somebody else's")
+            with pytest.raises(OriginChanged, match="gs://data/taken/a is there already"):
+                await persisted(node, ADA, "other", FILES, "gs://data/taken")
+            assert origin.content("data", "taken/a") == b"somebody else's"
+            with pytest.raises(OriginChanged, match="another set"):
+                await persisted(node, ADA, "third", {"x": b"1"}, "gs://data/out")
+            with pytest.raises(BadName):
+                await persisted(node, ADA, "fourth", {".cached/set": b"1"}, "gs://data/fourth")
+            with pytest.raises(Forbidden):
+                await persisted(node, ADA, "fifth", FILES, "gs://closed/x")
+
+    run(story())
+
+
+def test_an_upload_that_failed_says_why_and_goes_on_by_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(persist, "PAUSE", 0.05)
+
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            origin.bucket("data")
+            node = await node_with(w, origin)
+            origin.fail(OriginUnavailable("gs://data/out/a: HTTP 503"), kind="upload")
+            origin.fail(Forbidden("gs://data/out/a: HTTP 403"), kind="stat")
+            with pytest.raises((OriginUnavailable, Forbidden), match="committed on this node"):
+                await persisted(node, ADA, "nr", FILES, "gs://data/out")
+            await until(lambda: not node.uploads, 60)
+            assert origin.content("data", "out/.cached/set")
+            assert node.counters.snapshot()["persist.failed"] >= 1
+
+    run(story())
+
+
+def test_an_upload_goes_on_after_a_crash_and_sends_nothing_twice(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            origin.bucket("data")
+            node = await node_with(w, origin)
+            stuck = asyncio.Event()
+
+            async def before(kind, address):
+                if kind == "upload" and address.name == "out/d/b":
+                    stuck.set()
+                    await asyncio.sleep(3600)
+
+            origin.before = before
+            creation = await hand_over(node, ADA, "nr", FILES, origin="gs://data/out")
+            sealed = await creation.seal()
+            waiting = asyncio.create_task(creation.kept())
+            async with asyncio.timeout(60):
+                await stuck.wait()
+            assert sealed.state == "UPLOADING"
+            assert creation.upload is not None
+            assert creation.upload.state == "UPLOADING"
+            waiting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await waiting
+            await w.crash("a")
+            origin.before = None
+            node = await node_with(w, origin)
+            await until(lambda: not node.uploads, 60)
+            assert {path: origin.content("data", f"out/{path}") for path in FILES} == FILES
+            assert origin.content("data", "out/.cached/set")
+
+    run(story())
+
+
+def test_what_was_uploaded_is_not_sent_again_and_a_session_is_gone_on_with(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            origin.bucket("data")
+            node = await node_with(w, origin)
+            view = await create_set(node, ADA, "nr", FILES)
+            there = origin.store("data", "out/a", FILES["a"])
+            done = persist.Done(
+                objects={"a": (there.generation, there.crc32c)}, sessions={"d/b": "https://go/on"}
+            )
+            row = UploadRow(
+                set_id=view.id,
+                content=view.content,
+                target="gs://data/out",
+                done=msgspec.msgpack.encode(done),
+            )
+            known = node.shelf.known[view.id]
+            await book.keep(node, book.revise(node, known, origin="gs://data/out"))
+            await node.catalog.write(lambda tx: tx.put_upload(row))
+            resumed = {}
+            put = origin.put
+
+            async def watched(fd, size, address, **kwargs):
+                resumed[address.name] = kwargs["resume"]
+                return await put(fd, size, address, **kwargs)
+
+            origin.put = watched
+            persist.resume_all(node)
+            await until(lambda: not node.uploads, 60)
+            assert "out/a" not in resumed
+            assert resumed["out/d/b"] == "https://go/on"
+
+    run(story())
+
+
+def test_an_upload_of_a_deleted_set_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(persist, "PAUSE", 0.05)
+
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            origin.bucket("data")
+            node = await node_with(w, origin)
+            origin.deny("data", None)
+            with pytest.raises(Forbidden):
+                await persisted(node, ADA, "nr", FILES, "gs://data/out")
+            await revise.delete(node, ADA, parse_ref("nr"), everywhere=True, dry_run=False)
+            await until(lambda: not node.uploads, 60)
+            assert node.catalog.read_now(lambda tx: tx.uploads()) == []
+
+    run(story())
