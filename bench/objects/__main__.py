@@ -37,8 +37,9 @@ def main() -> None:
     load, rows = list(os.getloadavg()), {}
     for name in asked.only or _ROWS:
         parameters, found = rows[name] = _measured(name, asked)
-        if not asked.json:
-            print(table(f"{name}  {parameters}", found), flush=True)
+        print(
+            table(f"{name}  {parameters}", found), file=sys.stderr if asked.json else sys.stdout, flush=True
+        )
     if asked.json:
         json.dump(document(rows, load), sys.stdout, indent=2)
         print()

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Final, Literal
 
-_LIBRARIES: Final = ("cached", "google-cloud-storage", "google-crc32c", "msgspec", "redis")
+_LIBRARIES: Final = ("google-cloud-storage", "google-crc32c", "msgspec", "redis")
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import Any, Literal
 from cached import packets, wire
 from cached.addresses import parse, parse_prefix
 from cached.client import dumps, export
+from cached.client.bulk import CopyFile
 from cached.client.channel import Channel, LostError, Watcher
-from cached.client.opened import SetFile
 from cached.client.rest import quoted
 from cached.client.session import Session
 from cached.client.spool import ObjectWriter, Source, descriptor_of
@@ -67,7 +67,7 @@ class Objects(Session):
         if reply.through:
             return ObjectFile(ThroughFile(self._origin, reply.object, self._tokens), reply)
         release = partial(channel.release, reply.pin)
-        return ObjectFile(SetFile(descriptor, f"/proc/self/fd/{descriptor}", release), reply)
+        return ObjectFile(CopyFile(descriptor, f"/proc/self/fd/{descriptor}", release), reply)
 
     def read_object(self, address: str, *, keep: Keep = "auto", scope: str | None = None) -> bytes:
         """Return all bytes of an object."""
