@@ -26,6 +26,8 @@ from cached.peers.server import MAX_BODY, READ_BUFFER
 #: Longest wait for a connection and its handshake: a packet lost on the way is sent again after one second, and a
 #: busy peer needs a moment for the handshake.
 CONNECT_SECONDS = 3.0
+#: Longest wait until a node that has been silent takes a connection: one that is dead costs nobody more.
+KNOCK_SECONDS = 1.0
 #: Connections to one node; more requests wait their turn, calls never behind streams.
 CALLS = 48
 STREAMS = 32
@@ -38,11 +40,20 @@ class NotConnected(PeerUnreachable):
 
 
 class Client:
-    """Sends requests to nodes; `address_of` says where a node listens, or raises `PeerUnreachable`."""
+    """Sends requests to nodes; `address_of` says where a node listens, or raises `PeerUnreachable`.
 
-    def __init__(self, context: ssl.SSLContext, address_of: Callable[[str], str]) -> None:
+    `silent` says whether nothing has been heard of a node lately: it is knocked at before it is sent anything.
+    """
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        address_of: Callable[[str], str],
+        silent: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._context = context
         self._address_of = address_of
+        self._silent = silent
         self._sessions: dict[int, aiohttp.ClientSession] = {}
 
     async def close(self) -> None:
@@ -77,21 +88,42 @@ class Client:
         """Dial an address, and return which member of the cluster listens there; raises `NotConnected`."""
         try:
             host, port = split_address(address)
+            async with asyncio.timeout(KNOCK_SECONDS):
+                _, writer = await asyncio.open_connection(host, port)
             async with asyncio.timeout(CONNECT_SECONDS):
-                _, writer = await asyncio.open_connection(
-                    host, port, ssl=self._context, server_hostname=tls.ANY, ssl_shutdown_timeout=1.0
-                )
+                await self._handshake(writer)
         except (OSError, ValueError) as error:
             raise NotConnected(f"no member of this cluster answers at {address}: {_words(error)}") from None
         peer = tls.peer_of(writer.get_extra_info("ssl_object"))
         writer.transport.abort()
         return peer
 
+    async def _handshake(self, writer: asyncio.StreamWriter) -> None:
+        try:
+            await writer.start_tls(self._context, server_hostname=tls.ANY)
+        except BaseException:
+            writer.transport.abort()
+            raise
+
+    async def _knock(self, node_id: str) -> None:
+        """Raise `NotConnected` unless something takes connections where the node listens."""
+        host, port = split_address(self._address_of(node_id))
+        try:
+            async with asyncio.timeout(KNOCK_SECONDS):
+                _, writer = await asyncio.open_connection(host, port)
+        except OSError as error:
+            raise NotConnected(
+                f"node {node_id[:8]} cannot be dialled: {_words(error)}", node=node_id
+            ) from None
+        writer.transport.abort()
+
     @contextlib.asynccontextmanager
     async def _post(
         self, pool: int, node_id: str, path: str, data: Any, limits: aiohttp.ClientTimeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         who = f"node {node_id[:8]}"
+        if self._silent(node_id):
+            await self._knock(node_id)
         try:
             url = f"https://{tls.host_of(node_id)}{path}"
             async with self._session(pool).post(url, data=data, timeout=limits) as response:

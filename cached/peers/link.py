@@ -1,9 +1,9 @@
 """Calls and streams between the nodes of a cluster, by node id.
 
-Whoever can dial, dials. A dial costs three seconds at most, a node that could not be dialled is left alone for
-a while (longer each time, until it shows a sign of life), and a node that nobody can dial is reached through
-the poll that it keeps open here. Errors of the other side come back as what they are; all that concerns the
-way there is `PeerUnreachable`.
+Whoever can dial, dials. A dial of a node that is dead costs one second at most, a node that could not be dialled
+is left alone for a while (longer each time, until it shows a sign of life), and a node that nobody can dial is
+reached through the poll that it keeps open here. Errors of the other side come back as what they are; all that
+concerns the way there is `PeerUnreachable`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Link:
         self._handlers = Handlers(identity.revoked)
         self._server = Server(identity.server_context(), self._handlers, self._heard)
         self._mailboxes = Mailboxes(self._server)
-        self._client = Client(self._client_context(), self._address_of)
+        self._client = Client(self._client_context(), self._address_of, self._silent)
         self._poller = Poller(self._client, self._handlers, self._seen.__getitem__)
         #: Port that peers dial; 0 before `start`.
         self.port = 0
@@ -87,7 +87,9 @@ class Link:
             return await self._mailboxes.call(node_id, method, body, timeout)
         try:
             with self._dialling(node_id):
-                return await self._client.call(node_id, f"/v1/call/{method}", body, timeout)
+                answer = await self._client.call(node_id, f"/v1/call/{method}", body, timeout)
+                self._routes[node_id].alive(asyncio.get_running_loop().time())
+                return answer
         except NotConnected:
             if not self._mailboxes.polled_by(node_id):
                 raise
@@ -135,7 +137,7 @@ class Link:
     def alive(self, node_id: str) -> None:
         """Note a sign of life of a node: it may be dialled again at once."""
         if node_id in self._routes:
-            self._routes[node_id].alive()
+            self._routes[node_id].alive(asyncio.get_running_loop().time())
 
     def can_call(self, node_id: str) -> bool:
         """Tell whether a call would be tried now, rather than refused for want of a way."""
@@ -174,6 +176,10 @@ class Link:
         except NotConnected:
             route.failed(now())
             raise
+
+    def _silent(self, node_id: str) -> bool:
+        route = self._routes.get(node_id)
+        return route is not None and route.silent(asyncio.get_running_loop().time())
 
     def _address_of(self, node_id: str) -> str:
         route = self._routes.get(node_id)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 #: Seconds before the first and the longest wait after a failed dial.
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 30.0
+#: Seconds without a sign of life after which a peer may be dead: it gives one every two seconds.
+SILENCE = 5.0
 
 
 @dataclass(slots=True)
@@ -17,6 +19,8 @@ class Route:
     reachable: bool = True
     failures: int = 0
     retry_at: float = 0.0
+    #: When the last sign of life came.
+    heard: float = float("-inf")
 
     def failed(self, now: float) -> None:
         """Note a failed dial at `now` (seconds of any steady clock): each doubles the wait."""
@@ -25,10 +29,15 @@ class Route:
         self.retry_at = now + min(LONGEST_WAIT, FIRST_WAIT * 2.0**self.failures)
         self.failures = min(self.failures + 1, 16)
 
-    def alive(self) -> None:
-        """Note a sign of life: the next dial need not wait."""
+    def alive(self, now: float = float("-inf")) -> None:
+        """Note a sign of life at `now`: the next dial need not wait."""
         self.failures = 0
         self.retry_at = 0.0
+        self.heard = max(self.heard, now)
+
+    def silent(self, now: float) -> bool:
+        """Tell whether nothing has been heard of the peer lately."""
+        return now - self.heard > SILENCE
 
     def moved(self, address: str) -> None:
         """Note the address that the peer gives; a new one is tried at once."""
