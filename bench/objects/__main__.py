@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--traffic", type=parse_size, default="10GB", help="read under the memory cap")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # everything that was started ends all the same
     load, rows = list(os.getloadavg()), {}
     for name in asked.only or _ROWS:
         parameters, found = rows[name] = _measured(name, asked)
