@@ -75,7 +75,10 @@ async def commit(node: Node, order: Order, staging: Staging, manifest: Manifest,
 
 
 def chosen(node: Node, order: Order, existing: Known | None, manifest: Manifest, content: str) -> Known:
-    """Return the set to commit: the one that is there when it is the same, else a new one. Raises `NameTaken`."""
+    """Return the set to commit: the one that is there when it is the same, else a new one. Raises `NameTaken`.
+
+    A lease that is over, or shorter than the least that the creator accepts, becomes the one granted now.
+    """
     if existing is None:
         return _new(node, order, manifest, content)
     if existing.record.content == content and order.terms.same(existing.record):
@@ -83,7 +86,7 @@ def chosen(node: Node, order: Order, existing: Known | None, manifest: Manifest,
         if held is not None and held.state == "GOING":
             raise Busy("your set of that name is just being deleted here", hint="try again")
         changes: dict[str, object] = {}
-        if node.left(existing.lease) <= 0:
+        if _too_short(node, order, node.left(existing.lease)):
             changes["lease_seconds"] = order.grant.seconds
         if order.terms.origin != existing.record.origin and order.terms.origin:
             changes["origin"] = order.terms.origin
@@ -91,6 +94,11 @@ def chosen(node: Node, order: Order, existing: Known | None, manifest: Manifest,
     if not order.terms.replace:
         raise _taken(existing)
     return _new(node, order, manifest, content)
+
+
+def _too_short(node: Node, order: Order, left: float) -> bool:
+    """Say whether a promise with so many seconds left is over, or less than the creator accepts."""
+    return left <= 0 or left < order.terms.min_lease_seconds
 
 
 def _new(node: Node, order: Order, manifest: Manifest, content: str) -> Known:
@@ -182,11 +190,12 @@ def _changes(
     manifest: Manifest,
     upload: UploadRow | None,
 ) -> Changes:
-    record, at_once, grant = known.record, node.after(0.0), node.after(order.grant.seconds)
+    record, at_once = known.record, node.after(0.0)
 
-    def kept(stored: ReplicaRow) -> ReplicaRow:  # a promise that still runs stays as it was given
-        lasting = stored.grant if node.left(stored.grant) > 0 else grant
-        return msgspec.structs.replace(stored, state="COMMITTED", tier="disk", grant=lasting)
+    def kept(stored: ReplicaRow) -> ReplicaRow:  # a promise that lasts long enough stays as it was given
+        if _too_short(node, order, node.left(stored.grant)):
+            stored = node.longer(stored, order.grant.seconds)
+        return msgspec.structs.replace(stored, state="COMMITTED", tier="disk")
 
     def over(stored: ReplicaRow) -> ReplicaRow:  # readable as long as nobody wants its space
         return msgspec.structs.replace(stored, grant=at_once)

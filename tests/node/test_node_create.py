@@ -87,6 +87,24 @@ def test_a_lease_longer_than_the_node_grants_is_shortened(tmp_path):
     asyncio.run(story())
 
 
+def test_the_least_lease_holds_for_a_set_that_is_there_already(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            node = await w.node("a", max_lease=5000)
+            first = await create_set(node, ALICE, "nr", FILES, lease_seconds=100)
+            shorter = await create_set(node, ALICE, "nr", FILES, lease_seconds=500, min_lease_seconds=50)
+            assert shorter.lease is not None
+            assert shorter.lease.seconds_left == 100
+            longer = await create_set(node, ALICE, "nr", FILES, lease_seconds=1000, min_lease_seconds=400)
+            assert longer.lease is not None
+            assert (longer.id, longer.lease.seconds_left) == (first.id, 1000)
+            assert node.left(node.shelf.replicas[first.id].grant) == pytest.approx(1000, abs=1)
+            with pytest.raises(LeaseRefused):
+                await create_set(node, ALICE, "nr", FILES, lease_seconds=9000, min_lease_seconds=6000)
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize("step", ["create.reserved", "create.copied", "create.sealed", "create.published"])
 def test_a_fault_before_the_commit_leaves_nothing(tmp_path, step):
     async def story():
