@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end and return its result; when the caller is cancelled meanwhile, raise that afterwards."""
+async def to_the_end(work: Coroutine[Any, Any, T], late: Callable[[T], object] = lambda _: None) -> T:
+    """Run `work` to its end and return its result; when the caller is cancelled meanwhile, raise that afterwards.
+
+    The result, which nobody takes then, goes to `late`.
+    """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -20,8 +23,8 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
             cancelled = error
     if cancelled is None:
         return task.result()
-    if not task.cancelled():
-        task.exception()
+    if not task.cancelled() and task.exception() is None:
+        late(task.result())
     raise cancelled
 
 

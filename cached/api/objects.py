@@ -25,6 +25,7 @@ from cached.api.verbs import ObjectVerbs, OpenedObject, Verbs
 from cached.errors import CachedError, Refused, UsageError
 from cached.node.caller import Caller
 from cached.node.objects import PutOptions
+from cached.undisturbed import undisturbed
 
 Body = TypeVar("Body")
 
@@ -146,7 +147,7 @@ class ObjectRoutes:
             scope=asked.scope,
         )
         verbs = self._verbs
-        descriptor = await asyncio.to_thread(self._spool)
+        descriptor = await undisturbed(self._spool, os.close)
         try:
             await take_in(request.content, request.content_length, descriptor)
             view = await verbs.put(caller, address, descriptor, token, options, None)

@@ -114,7 +114,7 @@ class Gathering(create.Creation):
 
     async def _take(self, ingest: Ingest, path: str, pinned: Pinned) -> None:
         origin = origins.port(self.node)
-        fd = await to_the_end(asyncio.to_thread(ingest.open_file, path, pinned.size))
+        fd = await to_the_end(asyncio.to_thread(ingest.open_file, path, pinned.size), os.close)
         try:
             with files.translated(path):
                 await origin.fetch(

@@ -31,6 +31,7 @@ from cached.sets import manifest as manifests
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import hash_leaves, root_from_leaves
 from cached.storage.disk import Store
+from cached.undisturbed import undisturbed
 
 PERSIST_STORED = faults.declare("persist.stored")
 PERSIST_DOCUMENT = faults.declare("persist.document")
@@ -222,7 +223,7 @@ class _Sending:
         return mapped
 
     async def _file(self, entry: Entry) -> None:
-        fd = await asyncio.to_thread(self._open, entry.path)
+        fd = await undisturbed(partial(self._open, entry.path), os.close)
         try:
             crc32c = await self._crc32c(fd, entry)
             pinned = await self._put(fd, entry.size, self._base + entry.path, crc32c, session=entry.path)

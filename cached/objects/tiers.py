@@ -20,8 +20,8 @@ from cached.objects.copies import Copy, Event, Filling, Wanted
 from cached.objects.entry import Entry, Held, Row
 from cached.objects.eviction import Reason
 from cached.objects.index import Index
-from cached.objects.undisturbed import undisturbed
 from cached.storage.objects import Found, ObjectStore, Writing
+from cached.undisturbed import undisturbed
 
 _ORDER: tuple[Tier, ...] = ("memory", "disk")
 #: Copies that move up at a time; what is hit meanwhile moves up another time.
@@ -53,6 +53,8 @@ class Tiers:
         self._observe = observe
         self._serial = itertools.count()
         self._locks = {tier: asyncio.Lock() for tier in stores}
+        #: Bytes of files that are being made, by ticket: what `headroom` still counts as free.
+        self._coming: dict[Tier, dict[str, int]] = {tier: {} for tier in stores}
         self._moving: set[str] = set()
         #: Copies that are no longer in the index, but still open: their room is taken until they are closed.
         self._leaving: dict[int, list[tuple[Tier, Held]]] = {}
@@ -222,30 +224,43 @@ class Tiers:
     ) -> tuple[str, Writing] | None:
         """Reserve room, then make a file; None when there is no room for it, in the tier or on the file system."""
         room, store, ticket = self.index.rooms[tier], self._stores[tier], self._ticket(name)
-        if not await self._make_room(ticket, tier, size, rival):
-            return None
+
+        def fail() -> None:
+            self._coming[tier].pop(ticket, None)
+            room.cancel(ticket)
 
         def undo(writing: Writing) -> None:
             store.discard(writing)
-            room.cancel(ticket)
+            fail()
 
         try:
-            writing = await undisturbed(make, undo, partial(room.cancel, ticket))
+            if not await self._make_room(ticket, tier, size, rival):
+                fail()
+                return None
+        except BaseException:
+            fail()
+            raise
+        try:
+            writing = await undisturbed(make, undo, fail)
         except NoSpace:
             self._observe(Event(what="refused", tier=tier, reason="full", entry=None, bytes=size))
             return None
+        self._coming[tier].pop(ticket, None)
         if not room.resize(ticket, writing.allocated):
             undo(writing)
             return None
         return ticket, writing
 
     async def _make_room(self, ticket: str, tier: Tier, size: int, rival: Entry | None) -> bool:
-        room = self.index.rooms[tier]
-        if (short := size - self._headroom(tier)) > 0 and await self.give_way(tier, short) < short:
-            return False
-        if room.reserve(ticket, size):
+        room, coming = self.index.rooms[tier], self._coming[tier]
+        if self._short(tier, size) <= 0 and room.reserve(ticket, size):
+            coming[ticket] = size
             return True
         async with self._locks[tier]:
+            short = self._short(tier, size)
+            coming[ticket] = size  # nobody else takes what gives way for this
+            if short > 0 and await self.give_way(tier, short) < short:
+                return False
             while not room.reserve(ticket, size):
                 victims = self.index.victims(tier, size, rival)
                 if victims is None:
@@ -253,6 +268,10 @@ class Tiers:
                 for victim in victims:
                     await self._evict(victim, tier)
         return True
+
+    def _short(self, tier: Tier, size: int) -> int:
+        """Return the bytes missing where a tier lies, when all that was promised is written, and `size` more."""
+        return size + sum(self._coming[tier].values()) - self._headroom(tier)
 
     async def _evict(self, entry: Entry, tier: Tier) -> None:
         """Let a copy go from a tier; what leaves memory goes down to disk if it is worth it there."""
@@ -322,7 +341,8 @@ class Tiers:
                 self.index.rooms[tier].drop(held.ticket)
 
         if doomed is not None:
-            await undisturbed(partial(store.erase, doomed), leave)
+            # A file that cannot be removed is found at the next start; its room is not lost until then.
+            await undisturbed(partial(store.erase, doomed), leave, partial(leave, None))
         leave(None)
         return held.allocated
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 
 import pytest
 from cached import wire
@@ -22,6 +23,7 @@ from cached.errors import (
 from cached.node import begin, persist, read
 from cached.origin import places
 from cached.sets.names import parse_ref
+from cached.storage.ingest import Ingest
 from tests.node.fakes import NOTHING, caller, create_set, hand_over, left_behind, world
 from tests.origin.memory_origin import MemoryOrigin
 
@@ -223,6 +225,42 @@ def test_whoever_goes_away_while_objects_are_read_leaves_nothing(tmp_path):
             with pytest.raises(asyncio.CancelledError):
                 await work
             assert left_behind(node) == NOTHING
+
+    run(story())
+
+
+def inodes_open():
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.add(os.fstat(int(fd)).st_ino)
+    return found
+
+
+def test_a_file_that_is_just_opened_for_who_goes_away_is_closed(tmp_path, monkeypatch):
+    begun, go, opened, real = threading.Event(), threading.Event(), [], Ingest.open_file
+
+    def open_file(ingest, path, size):
+        begun.set()
+        assert go.wait(60)
+        fd = real(ingest, path, size)
+        opened.append(os.fstat(fd).st_ino)
+        return fd
+
+    monkeypatch.setattr(Ingest, "open_file", open_file)
+
+    async def story():
+        async with world(tmp_path) as w:
+            node = await node_with(w, filled({"a": b"some bytes"}))
+            work = asyncio.create_task(made(node, ADA, "nr", source="gs://data/in"))
+            assert await asyncio.to_thread(begun.wait, 60)
+            held = asyncio.get_running_loop().call_later(0.05, go.set)
+            work.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await work
+            held.cancel()
+            assert go.is_set()
+            assert opened[0] not in inodes_open()
 
     run(story())
 
