@@ -2,11 +2,16 @@
 
 import asyncio
 import os
+import threading
 
+import pytest
 from cached.addresses import parse
+from cached.errors import NoSpace
 from cached.node import objects
+from cached.objects.tiers import Wanted
 from tests.node.fakes import caller, world
 from tests.objects.cache_kit import ada, content, town
+from tests.objects.shelves import KB, Shelves, key, waited
 
 ADA = caller("ada")
 
@@ -26,6 +31,49 @@ def test_what_the_partition_keeps_free_is_not_written_to(tmp_path):
             assert len(cache.tiers.index) <= 1, "the older copy gave way, or the newer was read through"
 
     asyncio.run(scene())
+
+
+@waited
+async def test_free_bytes_are_promised_once_although_nothing_is_written_yet(tmp_path):
+    shelves = Shelves(tmp_path, memory=None, disk=400 * KB)
+    free = 100 * KB
+    shelves.tiers._headroom = lambda tier: free - shelves.taken(tier)
+    store, going, begun = shelves.stores["disk"], threading.Event(), threading.Event()
+    real = store.create
+
+    def create(name, size):
+        if name == key("first").digest:
+            begun.set()
+            assert going.wait(60)
+        return real(name, size)
+
+    store.create = create
+    first = asyncio.ensure_future(shelves.tiers.reserve(Wanted(key=key("first"), size=60 * KB)))
+    try:
+        assert await asyncio.to_thread(begun.wait, 60)
+        assert await shelves.tiers.reserve(Wanted(key=key("second"), size=60 * KB)) is None
+    finally:
+        going.set()
+    filling = await first
+    assert filling is not None
+    assert await shelves.tiers.reserve(Wanted(key=key("third"), size=60 * KB)) is None
+    await shelves.tiers.abandon(filling)
+    assert await shelves.fetch("second", 60 * KB) is not None, "what was not written is free again"
+    shelves.check_idle()
+
+
+@waited
+async def test_a_file_that_cannot_be_removed_does_not_keep_its_room(tmp_path, monkeypatch):
+    shelves = Shelves(tmp_path, memory=None, disk=400 * KB)
+    entry = await shelves.fetch("a", 60 * KB)
+
+    def erase(doomed):
+        raise NoSpace("the disk is broken")
+
+    monkeypatch.setattr(shelves.stores["disk"], "erase", erase)
+    with pytest.raises(NoSpace):
+        await shelves.tiers.remove(entry, "cleared")
+    assert shelves.tiers.index.rooms["disk"].used == 0
 
 
 def test_a_set_that_needs_the_partition_takes_it_from_objects(tmp_path):
