@@ -6,12 +6,14 @@ raises `UsageError`.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -252,10 +254,23 @@ def freshness(value: Any) -> int:
 
 
 def url(value: Any) -> str:
-    """Read `http://HOST[:PORT]` or `https://...`; empty: none."""
+    """Read `https://HOST[:PORT]`, or `http://...` of this machine, for users' tokens go there; empty: none."""
     if text(value) and not re.fullmatch(r"https?://[^\s/?#]+/?", value):
         raise UsageError(f"{value!r} is not the URL of a service", hint="for instance http://127.0.0.1:9023")
+    if value.startswith("http://") and not _is_loopback(value):
+        raise UsageError(
+            f"{value!r} would send users' tokens in clear",
+            hint="https://, or an emulator on this machine: http://127.0.0.1:9023",
+        )
     return str(value).rstrip("/")
+
+
+def _is_loopback(service: str) -> bool:
+    try:
+        host = urlsplit(service).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, or no host at all
+        return False
 
 
 def buckets(value: Any) -> dict[str, tuple[str, ...]]:

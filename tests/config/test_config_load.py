@@ -351,3 +351,20 @@ def test_an_origin_that_cannot_be_is_refused(read, line):
 def test_a_permission_is_not_remembered_for_longer_than_cloud_storage_takes_to_revoke_it(read):
     with pytest.raises(BadConfig, match="longer than 60 s"):
         read('[objects]\nfreshness = "2m"')
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://storage.example", "http://10.0.0.7:9023", "http://127.0.0.1@storage.example:80", "http://:80"],
+)
+def test_tokens_never_go_in_clear_to_another_machine(read, url):
+    with pytest.raises(BadConfig, match="tokens in clear") as refused:
+        read(f'[origin]\nendpoint = "{url}"')
+    assert "https://" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:1", "http://127.9.0.1", "http://[::1]:80", "https://storage.example"]
+)
+def test_an_emulator_on_this_machine_needs_no_tls(read, url):
+    assert read(f'[origin]\nendpoint = "{url}"').origin.endpoint == url
