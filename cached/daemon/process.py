@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Mapping
@@ -57,6 +58,7 @@ def main(path: Path | None, instance: str, flags: Mapping[str, str]) -> int:
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     os.umask(0o022)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold users' tokens
     door.raise_limit()
     sys.setswitchinterval(SWITCH)
     asyncio.run(run(config))

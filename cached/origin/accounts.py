@@ -1,7 +1,7 @@
 """Clients of google-cloud-storage, one an account: the node's own, nobody's, and users' by their access tokens.
 
 The library is loaded at the first request, never before: a daemon starts without it. Tokens live in the memory of
-the credentials alone; here they are known by their SHA-256.
+the credentials alone, and no longer than they are used; here they are known by their SHA-256.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Accounts whose clients are kept; one more costs about a millisecond.
 _KEPT: Final = 256
+#: Seconds without a request after which a user's client, and with it the token, is forgotten.
+IDLE: Final = 60.0
 _SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_write"
 #: The first request to each bucket would also ask for the bucket, for labels of traces that nobody reads.
 _NO_BUCKET_REQUESTS: Final = "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA"
@@ -29,11 +33,21 @@ _NO_BUCKET_REQUESTS: Final = "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA"
 class Accounts:
     """Makes clients and keeps those used last; they share one pool of connections. Called from threads."""
 
-    def __init__(self, *, endpoint: str, credentials: Path | None, threads: int) -> None:
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        credentials: Path | None,
+        threads: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._endpoint = endpoint
         self._credentials = credentials
         self._threads = threads
-        self._clients: OrderedDict[str, Client] = OrderedDict()
+        self._clock = clock
+        #: Clients, those used last at the end, and when that was.
+        self._clients: OrderedDict[str, tuple[Client, float]] = OrderedDict()
+        self._timer: threading.Timer | None = None
         self._adapter: Any = None
         self._lock = threading.Lock()
 
@@ -46,20 +60,45 @@ class Accounts:
         """Return the client that acts for a token. Raises exceptions of google.auth, and `BadConfig`."""
         key = "" if token is NODE_ACCOUNT else hashlib.sha256(token.encode()).hexdigest()
         with self._lock:
-            client = self._clients.get(key)
-            if client is None:
-                client = self._clients[key] = self._made(token)
-                if len(self._clients) > _KEPT:
-                    self._clients.popitem(last=False)  # its session shares the pool: nothing to close
+            self._drop_idle()
+            client = self._clients[key][0] if key in self._clients else self._made(token)
+            self._clients[key] = client, self._clock()
             self._clients.move_to_end(key)
+            if len(self._clients) > _KEPT:
+                self._clients.popitem(last=False)  # its session shares the pool: nothing to close
+            self._look_later()
             return client
 
     def close(self) -> None:
         """Forget all clients and close the connections."""
         with self._lock:
             self._clients.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             if self._adapter is not None:
                 self._adapter.close()
+
+    def sweep(self) -> None:
+        """Forget the clients of users who have asked nothing for so long; it happens by itself too."""
+        with self._lock:
+            self._timer = None
+            self._drop_idle()
+            self._look_later()
+
+    def _drop_idle(self) -> None:
+        now = self._clock()
+        for key, (_, used) in list(self._clients.items()):
+            if now - used < IDLE:
+                break  # all others were used later
+            if key:  # the node's own holds nothing of a user
+                del self._clients[key]
+
+    def _look_later(self) -> None:
+        if self._timer is None and any(self._clients):
+            self._timer = threading.Timer(IDLE, self.sweep)
+            self._timer.daemon = True
+            self._timer.start()
 
     def _made(self, token: str | None) -> Client:
         self.load()

@@ -99,6 +99,29 @@ def test_clients_are_kept_by_account_and_the_oldest_goes(gcs):
     accounts.close()
 
 
+def test_the_client_of_a_user_who_asks_nothing_any_more_is_forgotten_with_the_token(gcs):
+    now = [1000.0]
+    accounts = Accounts(endpoint=gcs.url, credentials=None, threads=2, clock=lambda: now[0])
+    own, idle, busy = accounts.client(None), accounts.client("tok-idle"), accounts.client("tok-busy")
+    now[0] += 59
+    assert accounts.client("tok-busy") is busy
+    now[0] += 1
+    assert accounts.client("tok-busy") is busy
+    assert len(accounts._clients) == 2
+    assert accounts.client("tok-idle") is not idle
+    now[0] += 60
+    assert accounts._timer is not None
+    accounts._timer.cancel()
+    accounts._timer.function()
+    assert list(accounts._clients) == [""]
+    assert accounts._timer is None
+    assert accounts.client(None) is own
+    accounts.client("tok-idle")
+    timer = accounts._timer
+    accounts.close()
+    assert timer.finished.is_set()
+
+
 def test_a_file_that_holds_no_credentials_is_named(gcs, tmp_path):
     for content in (None, "nonsense", json.dumps({"type": "strange"})):
         path = tmp_path / "key.json"
