@@ -17,7 +17,7 @@ def start(node: Node, scrubber: Scrubber, findings: recover.Findings) -> list[as
         "sweep": sweep.run(node),
         "scrubber": scrubber.run(),
         "ledger": ledger.run(node),
-        "object index": object_index.Notes(node).run(),
+        "object index": object_index.run(node),
         "object sweep": objects_sweep.run(node.objects, node.config.policy.default_lease),
     }
     node.fly("recover", lambda: recover.afterwards(node, findings))

@@ -7,64 +7,81 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
+from typing import Final
 
 import msgspec
 
 from cached.catalog.rows import ObjectRow
 from cached.catalog.tx import Tx
+from cached.errors import CachedError
 from cached.node.node import Node
 from cached.objects.entry import Row
+from cached.objects.index import Index
 
 log = logging.getLogger("cached")
 
 #: Seconds between notes.
-EVERY = 5.0
+EVERY: Final = 5.0
+#: Copies written down before others get their turn.
+AT_ONCE: Final = 200
 
 
 async def load(node: Node) -> None:
     """Take in the copies that were here before, of which the files are there."""
-    found = await asyncio.to_thread(node.objects.tiers.survey)
-    rows = []
+    tiers = node.objects.tiers
+    found = await asyncio.to_thread(tiers.survey)
+    rows, unreadable = [], []
     for row in await node.catalog.read(lambda tx: tx.objects()):
         try:
             rows.append(msgspec.json.decode(row.entry, type=Row))
         except msgspec.MsgspecError:
             log.warning("objects.entry_unreadable name=%s", row.name)
-    await node.objects.tiers.load(rows, found)
+            unreadable.append(row.name)
+    await tiers.load(rows, found)
+    tiers.index.changed(*unreadable)
 
 
-class Notes:
-    """What of the index is written down."""
+async def run(node: Node) -> None:
+    """Write down what changes, until cancelled, and then once more."""
+    try:
+        while True:
+            await _try(node)
+            await asyncio.sleep(EVERY)
+    finally:
+        await _try(node)
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._written: dict[str, bytes] = {}
 
-    async def run(self) -> None:
-        """Write down what changes, until cancelled, and then once more."""
-        self._written = {
-            row.name: row.entry for row in await self._node.catalog.read(lambda tx: tx.objects())
-        }
-        try:
-            while True:
-                await self.write()
-                await asyncio.sleep(EVERY)
-        finally:
-            await self.write()
+async def write(node: Node) -> None:
+    """Write down what has changed since. Raises what the catalog raises; then it is written down the next time."""
+    index = node.objects.tiers.index
+    names = index.take_changed()
+    try:
+        while names:
+            await node.catalog.write(partial(_note, _rows(index, names[-AT_ONCE:])))
+            del names[-AT_ONCE:]
+    finally:
+        index.changed(*names)
 
-    async def write(self) -> None:
-        """Write down what has changed since."""
-        rows = {row.name: msgspec.json.encode(row) for row in self._node.objects.tiers.entries()}
-        gone = self._written.keys() - rows.keys()
-        new = {name: entry for name, entry in rows.items() if self._written.get(name) != entry}
-        if not gone and not new:
-            return
 
-        def note(tx: Tx) -> None:
-            for name in gone:
-                tx.delete_object(name)
-            for name, entry in new.items():
-                tx.put_object(ObjectRow(name=name, entry=entry))
+async def _try(node: Node) -> None:
+    try:
+        await write(node)
+    except CachedError as error:
+        node.counters.note("objects.index_failed", error.message)
+    except Exception as error:  # noqa: BLE001 - what changes is written down again in five seconds, whatever it was
+        node.counters.background_failed("object index", error)
 
-        await self._node.catalog.write(note)
-        self._written = rows
+
+def _rows(index: Index, names: list[str]) -> dict[str, bytes | None]:
+    """Return what is to be written down by name; None: it is gone."""
+    here = ((name, index.get(name)) for name in names)
+    return {name: None if entry is None else msgspec.json.encode(entry.row) for name, entry in here}
+
+
+def _note(rows: dict[str, bytes | None], tx: Tx) -> None:
+    for name, entry in rows.items():
+        if entry is None:
+            tx.delete_object(name)
+        else:
+            tx.put_object(ObjectRow(name=name, entry=entry))

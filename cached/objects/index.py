@@ -30,6 +30,8 @@ class Index:
         self._capacity = sum(room.cap for room in self.rooms.values())
         #: Bytes read, as a multiple of the capacity; see `eviction`.
         self._age = 0.0
+        #: Names of copies of which something that outlives the daemon has changed since `take_changed`.
+        self._changed: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -45,9 +47,19 @@ class Index:
         """Return all copies of an object, of any generation, and of its blocks."""
         return [self._entries[one] for one in self._of_object.get((bucket, name), ())]
 
+    def changed(self, *names: str) -> None:
+        """Note that what is to be written down of these copies, here or gone, is no longer what was written down."""
+        self._changed.update(names)
+
+    def take_changed(self) -> list[str]:
+        """Return the names noted as changed, and forget that."""
+        names, self._changed = self._changed, set()
+        return list(names)
+
     def touch(self, entry: Entry, user: str, now: float) -> None:
         """Note that a copy was used."""
         entry.used_by(user, now)
+        self.changed(entry.name)
         self._age += rounded(entry.size) / max(1, self._capacity)
         entry.score = self._score(entry)
         self._rank(entry)
@@ -107,6 +119,7 @@ class Index:
             self._entries[entry.name] = entry
             self._of_object.setdefault((entry.key.bucket, entry.key.name), set()).add(entry.name)
             self._ghosts.forget(entry.name)
+            self.changed(entry.name)
             entry.score = self._score(entry)
         entry.held[tier] = held
         self._rank(entry)
@@ -123,6 +136,7 @@ class Index:
             return held
         if self._entries.pop(entry.name, None) is not None:
             self._disown(entry)
+            self.changed(entry.name)
         if remember:
             self._ghosts.keep(entry.name, entry.frequency)
         return held

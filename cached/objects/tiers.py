@@ -100,7 +100,9 @@ class Tiers:
 
     def verified(self, entry: Entry) -> None:
         """Note that the checksum was found right."""
-        entry.boot = self.boot
+        if entry.boot != self.boot:
+            entry.boot = self.boot
+            self.index.changed(entry.name)
 
     async def promote(self, entry: Entry) -> bool:
         """Copy what is on disk into memory if it belongs there and others make room; return whether it was done."""
@@ -163,6 +165,7 @@ class Tiers:
                 if user not in entry.users:
                     continue
                 entry.users = tuple(one for one in entry.users if one != user)
+                self.index.changed(entry.name)
                 if entry.users:
                     continue
             given += await self.remove(entry, reason)
@@ -180,7 +183,7 @@ class Tiers:
     # Over restarts
 
     def entries(self) -> list[Row]:
-        """Return what is to be written down."""
+        """Return all that outlives the daemon."""
         return [entry.row for entry in self.index]
 
     def survey(self) -> dict[Tier, dict[str, Found]]:
@@ -190,7 +193,7 @@ class Tiers:
     async def load(self, rows: Iterable[Row], present: Mapping[Tier, Mapping[str, Found]]) -> None:
         """Take in what was written down and is present; remove files that nobody knows, or that no longer fit.
 
-        What was used last is taken in first.
+        What was used last is taken in first. What of `rows` is not taken in counts as changed.
         """
         newest = sorted(rows, key=lambda row: row.last_used, reverse=True)
         known = {row.name: Entry.of(row) for row in newest}
@@ -211,6 +214,8 @@ class Tiers:
                 self._gone(tier, reason, known.get(name), found[name].allocated)
         for entry, tier, held in sorted(fit, key=lambda one: one[0].last_used):
             self.index.keep(entry, tier, held)
+        self.index.take_changed()
+        self.index.changed(*(name for name in known if self.index.get(name) is None))
 
     # How
 
