@@ -7,6 +7,7 @@ may not see it keeps, and room pressure or a user's next open settles it.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Final
 
 from cached.addresses import Address
@@ -14,6 +15,8 @@ from cached.errors import CachedError, NotFound
 from cached.objects.cache import ObjectCache
 from cached.objects.read import forget
 from cached.origin.values import NODE_ACCOUNT
+
+log = logging.getLogger("cached")
 
 #: Seconds between rounds.
 EVERY: Final = 60.0
@@ -26,8 +29,12 @@ async def run(cache: ObjectCache, lease: float, every: float = EVERY) -> None:
     after: Address | None = None
     while True:
         await asyncio.sleep(every)
-        await end_left_behind(cache, lease)
-        after = await sweep(cache, after)
+        try:
+            await end_left_behind(cache, lease)
+            after = await sweep(cache, after)
+        except Exception:
+            cache.count("objects.sweep_failed")
+            log.exception("objects.sweep_failed")
 
 
 async def end_left_behind(cache: ObjectCache, lease: float) -> None:

@@ -9,7 +9,7 @@ from cached.addresses import parse
 from cached.errors import Forbidden, OriginChanged
 from cached.objects.clear import clear_everywhere
 from cached.objects.neighbours import Clear
-from cached.objects.sweep import end_left_behind, sweep
+from cached.objects.sweep import end_left_behind, run, sweep
 from cached.objects.write import Wish, put
 from tests.objects.cache_kit import ada, bob, content
 from tests.objects.test_read import scene
@@ -106,6 +106,30 @@ def test_the_sweep_lets_go_of_what_is_gone_from_cloud_storage(tmp_path):
         await made.origin.delete(HERE, token=None)
         await sweep(cache)
         assert [entry.key.name for entry in cache.tiers.index] == ["chr2"]
+
+    scene(tmp_path, body)
+
+
+def test_the_sweep_goes_on_after_an_error_that_nobody_expected(tmp_path):
+    async def body(made, cache):
+        made.origin.store("genomes", "chr1", b"one")
+        await content(cache, ada(), HERE)
+        await made.origin.delete(HERE, token=None)
+        real, failed = cache.tiers.clear, asyncio.Event()
+
+        async def clear(*_):
+            cache.tiers.clear = real
+            failed.set()
+            raise RuntimeError("broken")
+
+        cache.tiers.clear = clear
+        sweeping = asyncio.create_task(run(cache, lease=3600, every=0.01))
+        while len(cache.tiers.index):
+            assert not sweeping.done()
+            await asyncio.sleep(0.01)
+        assert failed.is_set()
+        sweeping.cancel()
+        await asyncio.gather(sweeping, return_exceptions=True)
 
     scene(tmp_path, body)
 
