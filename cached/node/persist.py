@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
@@ -30,6 +30,7 @@ from cached.origin.values import NODE_ACCOUNT, Pinned
 from cached.sets import manifest as manifests
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import hash_leaves, root_from_leaves
+from cached.storage import files
 from cached.storage.disk import Store
 from cached.undisturbed import undisturbed
 
@@ -54,7 +55,8 @@ def start(node: Node, row: UploadRow) -> None:
     upload.error = None
     upload.attempted.clear()
     upload.hurry.set()
-    node.fly(f"persist {row.set_id}", partial(_run, node, row.set_id))
+    task = node.fly(f"persist {row.set_id}", partial(_run, node, row.set_id))
+    task.add_done_callback(lambda _: _told(upload))
 
 
 def resume_all(node: Node) -> None:
@@ -112,6 +114,15 @@ async def _run(node: Node, set_id: str) -> None:
             upload.error = None
             upload.attempted.set()
             return
+
+
+def _told(upload: Upload) -> None:
+    """Let nobody wait for an attempt that does not come any more, however the work on the upload has ended."""
+    if not upload.attempted.is_set():
+        upload.error = upload.error or Busy(
+            "the upload was interrupted", hint="it goes on once the node has started again"
+        )
+        upload.attempted.set()
 
 
 async def _attempt(node: Node, upload: Upload) -> None:
@@ -208,14 +219,14 @@ class _Sending:
 
     async def send(self, manifest: Manifest) -> bytes:
         """Write what is not there; return where the files lie."""
-        done, files = self._upload.done, list(manifest.files())
-        self._upload.bytes_done = sum(entry.size for entry in files if entry.path in done.objects)
-        missing = [entry for entry in files if entry.path not in done.objects]
+        done, entries = self._upload.done, list(manifest.files())
+        self._upload.bytes_done = sum(entry.size for entry in entries if entry.path in done.objects)
+        missing = [entry for entry in entries if entry.path not in done.objects]
         await each(missing, self._file, width=max(1, self._node.config.origin.threads // 2))
         await self._note()
         objects = {
             entry.path: Pinned(self._bucket, self._base + entry.path, generation, entry.size, crc32c)
-            for entry in files
+            for entry in entries
             for generation, crc32c in [done.objects[entry.path]]
         }
         mapped = places.encode(places.of_objects(self._bucket, self._base, objects, manifest))
@@ -225,8 +236,9 @@ class _Sending:
     async def _file(self, entry: Entry) -> None:
         fd = await undisturbed(partial(self._open, entry.path), os.close)
         try:
-            crc32c = await self._crc32c(fd, entry)
-            pinned = await self._put(fd, entry.size, self._base + entry.path, crc32c, session=entry.path)
+            with files.translated(entry.path):
+                crc32c = await self._crc32c(fd, entry)
+                pinned = await self._put(fd, entry.size, self._base + entry.path, crc32c, session=entry.path)
         finally:
             os.close(fd)
         done = self._upload.done
@@ -314,10 +326,25 @@ class _Sending:
         faults.point(PERSIST_DOCUMENT)
 
     async def _put_bytes(self, data: bytes, name: str) -> Pinned:
-        with tempfile.TemporaryFile(dir=self._store.root) as file:
-            await asyncio.to_thread(file.write, data)
-            file.flush()
-            return await self._put(file.fileno(), len(data), name, checksum(data))
+        crc32c = await asyncio.to_thread(checksum, data)
+        fd = await undisturbed(partial(_spooled, self._store.root, data), os.close)
+        try:
+            with files.translated(self._store.root):
+                return await self._put(fd, len(data), name, crc32c)
+        finally:
+            os.close(fd)
+
+
+def _spooled(folder: Path, data: bytes) -> int:
+    """Return a nameless file in `folder` that holds `data`."""
+    fd = files.open_spool(folder)
+    try:
+        with files.translated(folder):
+            files.write_all(fd, data, 0)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _checked(fd: int, entry: Entry) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 
 import msgspec
 import pytest
@@ -11,6 +13,7 @@ from cached.addresses import Address
 from cached.catalog.rows import UploadRow
 from cached.errors import (
     BadName,
+    CachedError,
     Forbidden,
     NameTaken,
     OriginChanged,
@@ -131,6 +134,71 @@ def test_an_upload_that_failed_says_why_and_goes_on_by_itself(tmp_path, monkeypa
             await until(lambda: not node.uploads, 60)
             assert origin.content("data", "out/.cached/set")
             assert node.counters.snapshot()["persist.failed"] >= 1
+
+    run(story())
+
+
+@pytest.mark.parametrize("step", ["os.pread", "os.pwrite"])
+def test_a_disk_that_fails_is_told_to_who_waits_and_the_upload_goes_on_by_itself(tmp_path, monkeypatch, step):
+    monkeypatch.setattr(persist, "PAUSE", 0.05)
+
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            origin.bucket("data")
+            node = await node_with(w, origin)
+            creation = await hand_over(node, ADA, "nr", FILES, origin="gs://data/out")
+            kind, real = ("stat", os.pread) if step == "os.pread" else ("upload", os.pwrite)
+            broken = []
+
+            async def before(asked, _address):
+                if asked == kind and not broken:
+                    broken.append(step)
+                    monkeypatch.setattr(step, failing)
+
+            def failing(*_):
+                monkeypatch.setattr(step, real)
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+            origin.before = before
+            await creation.seal()
+            with pytest.raises(CachedError, match=r"committed on this node.*Input/output error"):
+                async with asyncio.timeout(60):
+                    await creation.kept()
+            await until(lambda: not node.uploads, 60)
+            assert origin.content("data", "out/.cached/set")
+            assert node.counters.snapshot()["persist.failed"] == 1
+
+    run(story())
+
+
+@pytest.mark.parametrize("end", ["drains", "is_cancelled", "has_an_error"])
+def test_who_waits_for_an_upload_is_told_when_the_node_ends_it(tmp_path, monkeypatch, end):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            origin.bucket("data")
+            node = await node_with(w, origin)
+            creation = await hand_over(node, ADA, "nr", FILES, origin="gs://data/out")
+            real = persist._attempt
+
+            async def attempt(*_):
+                monkeypatch.setattr(persist, "_attempt", real)
+                raise OriginUnavailable("gs://data/out/a: HTTP 503")
+
+            monkeypatch.setattr(persist, "_attempt", attempt)
+            sealed = await creation.seal()
+            upload = node.uploads[sealed.id]
+            await until(upload.attempted.is_set, 60)
+            node.draining = end == "drains"
+            persist.start(node, upload.row)
+            if end == "is_cancelled":
+                node.flights[f"persist {sealed.id}"].cancel()
+            if end == "has_an_error":
+                monkeypatch.setattr(persist, "_attempt", None)
+            with pytest.raises(CachedError, match=r"committed on this node.*interrupted"):
+                async with asyncio.timeout(60):
+                    await creation.kept()
 
     run(story())
 
