@@ -34,7 +34,7 @@ from cached.origin.values import NODE_ACCOUNT
 from cached.peers.records import Peer
 from cached.replication import direct, placement
 from cached.replication.files import scan, write_block
-from cached.replication.reading import Ask, Share, Table, block_leaves
+from cached.replication.reading import UNKNOWN, Ask, Share, Table, block_leaves, may_be
 from cached.replication.segments import LeafLine, Segment
 from cached.replication.transfer import FetchJob
 
@@ -68,10 +68,22 @@ async def share(node: Node, peer: Peer, ask: Ask) -> Share:
     known = node.shelf.known.get(ask.set)
     if known is not None and not trusted_with(peer, known):
         raise Forbidden("only nodes that may hold the set share the reading of it")
+    _check_blocks(known, ask)
     keeper, when = node.keepers.get(ask.content, (node.id, 0.0))
     if keeper != node.id and asyncio.get_running_loop().time() - when < SURE:
         return Share(keeper=keeper)
     return _answer(node, peer.node_id, ask)
+
+
+def _check_blocks(known: Known | None, ask: Ask) -> None:
+    """Raise `UsageError` unless the content can have so many blocks: they decide what the table costs."""
+    if known is None:
+        fits = 0 <= ask.blocks <= UNKNOWN
+    else:
+        record = known.record
+        fits = ask.content == record.content and may_be(ask.blocks, record.bytes, record.files)
+    if not fits:
+        raise UsageError(f"the set's content does not have {ask.blocks} blocks")
 
 
 def _answer(node: Node, who: str, ask: Ask) -> Share:
@@ -84,7 +96,7 @@ def _answer(node: Node, who: str, ask: Ask) -> Share:
     try:
         return table.ask(who, ask, now)
     except ValueError:
-        raise UsageError("a share of the reading is asked for with numbers in hex") from None
+        raise UsageError("a share of the reading is asked for with blocks of the content, in hex") from None
 
 
 async def draw(node: Node, known: Known, job: FetchJob, places: Places, holders: Introduced) -> None:

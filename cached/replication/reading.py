@@ -28,8 +28,10 @@ SLOW = 30.0
 LEAST = 1 << 20
 MOST = 8 << 20
 _ABOUT = 256
-#: Blocks that one answer looks at, at most.
+#: Blocks that one answer looks at, at most; no member reads or gets more at the same time.
 _LOOK = 512
+#: Blocks of a content that the keeper does not know yet, at most.
+UNKNOWN = 1 << 14
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,13 +82,20 @@ def block_leaves(total_bytes: int) -> int:
     return size // LEAF
 
 
+def may_be(blocks: int, total_bytes: int, files: int) -> bool:
+    """Tell whether a content of so many bytes in so many files can be cut into `blocks`."""
+    size = block_leaves(total_bytes)
+    fewest = -(-total_bytes // LEAF)
+    return -(-fewest // size) <= blocks <= -(-(fewest + files) // size)
+
+
 @dataclass(slots=True)
 class _Member:
     seen: float
     have: int = 0
     #: Claimed blocks, and since when.
     reading: dict[int, float] = field(default_factory=dict)
-    getting: dict[str, str] = field(default_factory=dict)
+    getting: dict[int, str] = field(default_factory=dict)
     unable: str = ""
     code: str = ""
     whole: bool = False
@@ -104,8 +113,16 @@ class Table:
         self._readers: list[str] = []
 
     def ask(self, who: str, ask: Ask, now: float) -> Share:
-        """Take in what a member says and answer what it is to do. Raises `ValueError` for nonsense."""
+        """Take in what a member says and answer what it is to do.
+
+        Raises `ValueError` for what is no number, or names blocks that there are not, or too many.
+        """
+        getting = {int(block): giver for block, giver in ask.getting.items()}
         have, reading = int(ask.have, 16) & self._all, int(ask.reading, 16) & self._all
+        if not all(0 <= block < self.blocks for block in getting):
+            raise ValueError("there is no such block")
+        if max(len(getting), reading.bit_count()) > _LOOK:
+            raise ValueError("nobody reads or gets so many blocks at the same time")
         self._forget(now)
         for other in ask.avoid:  # one that has everything need not speak; nor does one that has died
             if other in self._members and now - self._members[other].seen > LEASE:
@@ -114,10 +131,10 @@ class Table:
         member = self._members.setdefault(who, _Member(seen=now))
         member.seen, member.have, member.whole = now, have, have == self._all
         member.reading = {block: member.reading.get(block, now) for block in _blocks(reading & ~have)}
-        member.getting, member.unable, member.code = dict(ask.getting), ask.unable, ask.code
+        member.getting, member.unable, member.code = getting, ask.unable, ask.code
         self._elect(max(1, ask.readers))
         settled = ask.fresh or now - self._since > SETTLE
-        read = self._claim(who, member, ask.read, now) if ask.read > 0 and settled else ()
+        read = self._claim(who, member, min(ask.read, _LOOK), now) if ask.read > 0 and settled else ()
         got = self._gifts(who, member, ask) if ask.get > 0 else ()
         missing = self._all & ~self._held()
         hopeless = self._hopeless() if missing and not self._readers else ("", "")
@@ -181,7 +198,7 @@ class Table:
         givers = {
             other: one for other, one in self._members.items() if other != who and other not in ask.avoid
         }
-        under_way = sum(1 << int(block) for block in ask.getting)
+        under_way = sum(1 << block for block in member.getting)
         wanted = self._all & ~member.have & ~under_way & ~sum(1 << block for block in member.reading)
         held = 0
         for one in givers.values():

@@ -9,7 +9,7 @@ import os
 import msgspec
 import pytest
 from cached import wire
-from cached.errors import Forbidden, IntegrityFailed, NameTaken, NotFound
+from cached.errors import Forbidden, IntegrityFailed, NameTaken, NotFound, UsageError
 from cached.node import begin, drive, fetch, persist, pool, read, receive, recover, verify
 from cached.replication import reading
 from cached.sets.names import parse_ref
@@ -331,14 +331,24 @@ def test_strangers_are_told_nothing_and_nonsense_is_refused(tmp_path):
         async with world(tmp_path) as w:
             node = await node_with(w, origin, "a")
             view = await made(node, ADA, "nr", source_set="gs://data/out")
-            ask = reading.Ask(set=view.id, content=view.content, blocks=3, have="0")
+            ask = reading.Ask(set=view.id, content=view.content, blocks=6, have="0")
+            friend = pool.Peer(node_id="f" * 40, domains=node.identity.domains)
             with pytest.raises(Forbidden):
                 await pool.share(node, pool.Peer(node_id="f" * 40, domains=frozenset({"elsewhere"})), ask)
             with pytest.raises(Exception, match="hex"):
-                await pool.share(
-                    node,
-                    pool.Peer(node_id="f" * 40, domains=node.identity.domains),
-                    msgspec.structs.replace(ask, have="zz"),
-                )
+                await pool.share(node, friend, msgspec.structs.replace(ask, have="zz"))
+            for nonsense in (
+                {"getting": {"17179869184": friend.node_id}},
+                {"getting": {"-1": friend.node_id}},
+                {"getting": {"x": friend.node_id}},
+                {"blocks": 1 << 40},
+                {"blocks": 0},
+                {"blocks": -1},
+                {"content": "0" * 64},
+                {"set": "0" * 32, "blocks": 1 << 40},
+            ):
+                with pytest.raises(UsageError):
+                    await pool.share(node, friend, msgspec.structs.replace(ask, **nonsense))
+            assert (await pool.share(node, friend, ask)).members == 1
 
     run(story())

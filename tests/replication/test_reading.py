@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
-from cached.replication.reading import LEASE, SETTLE, SLOW, Ask, Table, block_leaves
+from cached.replication.reading import LEASE, SETTLE, SLOW, Ask, Table, block_leaves, may_be
 from cached.sets.merkle import LEAF
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -144,3 +145,42 @@ def test_however_members_come_go_and_dawdle_all_is_read_once_if_nobody_falls_sil
             have.add(block)
     assert sorted(reads) == sorted(everything)
     assert all(have == everything for have, _ in members.values())
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"getting": {"17179869184": "b"}},
+        {"getting": {str(BLOCKS): "b"}},
+        {"getting": {"-1": "b"}},
+        {"getting": {"one": "b"}},
+        {"reading": "g"},
+    ],
+)
+def test_what_names_no_block_is_refused_and_changes_nothing(nonsense):
+    table = Table("c", BLOCKS)
+    with pytest.raises(ValueError, match=r"block|invalid"):
+        table.ask("a", msgspec.structs.replace(ask(), **nonsense), 0.0)
+    assert table.idle(0.0)
+
+
+def test_nobody_claims_or_gets_more_blocks_than_one_answer_looks_at():
+    table = Table("c", 10_000)
+    wide = msgspec.structs.replace(ask(read=10_000), blocks=10_000)
+    for many in (
+        {"reading": f"{(1 << 10_000) - 1:x}"},
+        {"getting": dict.fromkeys(map(str, range(1000)), "b")},
+    ):
+        with pytest.raises(ValueError, match="so many"):
+            table.ask("a", msgspec.structs.replace(wide, **many), 0.0)
+    assert len(table.ask("a", wide, 0.0).read) == 512
+
+
+@given(st.lists(st.integers(0, 40 << 20), max_size=20))
+def test_the_number_of_blocks_fits_the_size_of_the_content(sizes):
+    total = sum(sizes)
+    leaves, size = sum(-(-one // LEAF) for one in sizes), block_leaves(total)
+    blocks = -(-leaves // size)
+    assert may_be(blocks, total, len(sizes))
+    assert not may_be(-1, total, len(sizes))
+    assert not may_be(blocks + len(sizes) + 1, total, len(sizes))
