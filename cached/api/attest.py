@@ -24,7 +24,7 @@ from cached.node.caller import Caller
 
 #: Bytes hashed by one call.
 _PIECE: Final = 8 << 20
-#: Hashes remembered: a generation never changes.
+#: Hashes remembered, by file: device, inode, and when it came to be.
 _MOST_KNOWN: Final = 4096
 
 
@@ -41,7 +41,7 @@ class AttestRoutes:
         self._verbs = verbs
         self._caller_of = caller_of
         self._works = works
-        self._known: OrderedDict[tuple[str, str, int], str] = OrderedDict()
+        self._known: OrderedDict[str, str] = OrderedDict()
 
     def routes(self) -> list[web.RouteDef]:
         """Return every route."""
@@ -57,22 +57,38 @@ class AttestRoutes:
         objects, attests = objects_of(self._verbs), attests_of(self._verbs)
         view = await objects.stat(caller, address, token)
         statement = view.metadata.get(wire.DUMP_METADATA, "")
-        sha256 = await self._hash_of(objects, caller, view, token, report) if statement else ""
+        sha256, file = await self._hash_of(objects, caller, view, token, report) if statement else ("", "")
         user = attests.check(statement, sha256, Address(view.bucket, view.name, view.generation))
-        return wire.Attested(user=user, own=user == caller.user)
+        return wire.Attested(user=user, own=user == caller.user, file=file)
 
     async def _hash_of(
         self, objects: ObjectVerbs, caller: Caller, view: wire.ObjectView, token: str, report: Report
-    ) -> str:
-        key = (view.bucket, view.name, view.generation)
-        found = self._known.get(key)
-        if found is None:
-            found = await hash_of_object(objects, caller, view, token, report)
-            self._known[key] = found
+    ) -> tuple[str, str]:
+        """Return the SHA-256 of the very generation, and which file has it; each file is hashed once."""
+        address = Address(view.bucket, view.name, view.generation)
+        opened = await objects.open(caller, address, token=token, scope="", keep="auto", progress=report)
+        try:
+            if opened.view.generation != view.generation:
+                raise OriginChanged(f"{address} was replaced while it was looked at", hint="try again")
+            if opened.fd < 0:
+                return await _hash_of_stream(objects, caller, view, token), ""
+            found = os.fstat(opened.fd)
+            file = f"{found.st_dev}:{found.st_ino}"
+            return await self._once(f"{file}:{found.st_ctime_ns}", opened.fd, view.size, report), file
+        finally:
+            if opened.fd >= 0:
+                os.close(opened.fd)
+            if opened.pin:
+                objects.release(opened.pin)
+
+    async def _once(self, which: str, descriptor: int, size: int, report: Report) -> str:
+        known = self._known.get(which)
+        if known is None:
+            known = self._known[which] = await hash_of_file(descriptor, size, report)
             if len(self._known) > _MOST_KNOWN:
                 self._known.popitem(last=False)
-        self._known.move_to_end(key)
-        return found
+        self._known.move_to_end(which)
+        return known
 
 
 def attests_of(verbs: Verbs) -> AttestVerbs:
@@ -80,25 +96,6 @@ def attests_of(verbs: Verbs) -> AttestVerbs:
     if verbs.attests is None:
         raise Refused("this node does not attest who dumped an object", hint="ask another node")
     return verbs.attests
-
-
-async def hash_of_object(
-    objects: ObjectVerbs, caller: Caller, view: wire.ObjectView, token: str, report: Report
-) -> str:
-    """Return the SHA-256, in hex, of the very generation, from the copy that the node serves or read through."""
-    address = Address(view.bucket, view.name, view.generation)
-    opened = await objects.open(caller, address, token=token, scope="", keep="auto", progress=report)
-    try:
-        if opened.view.generation != view.generation:
-            raise OriginChanged(f"{address} was replaced while it was looked at", hint="try again")
-        if opened.fd >= 0:
-            return await hash_of_file(opened.fd, view.size, report)
-        return await _hash_of_stream(objects, caller, view, token)
-    finally:
-        if opened.fd >= 0:
-            os.close(opened.fd)
-        if opened.pin:
-            objects.release(opened.pin)
 
 
 async def hash_of_file(descriptor: int, size: int, report: Report) -> str:

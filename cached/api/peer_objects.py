@@ -18,6 +18,7 @@ from cached.objects.clear import clear
 from cached.objects.write import changed
 from cached.peers.link import Writer
 from cached.peers.records import Peer
+from cached.sets.names import check_scope
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 #: Largest part that anybody may speak of, in bytes.
@@ -45,14 +46,14 @@ class PeerObjects:
     async def _block(self, peer: Peer, body: dict[str, Any]) -> Any:
         asked = _read(body, neighbours.Asked)
         _speaks_for(peer, asked.user)
-        _check(asked.part)
+        _check(peer, asked.part)
         return msgspec.to_builtins(await self._node.objects.homes.ask(peer.node_id, asked))
 
     async def _give(self, peer: Peer, body: dict[str, Any]) -> Any:
         given = _read(body, neighbours.Given)
-        if given.user:
-            _speaks_for(peer, given.user)
-        _check(given.part)
+        _speaks_for(peer, given.user)
+        check_scope(given.scope)
+        _check(peer, given.part)
         await self._node.objects.homes.give(peer.node_id, given)
         return {}
 
@@ -82,9 +83,8 @@ class PeerObjects:
 
     async def _part(self, peer: Peer, query: dict[str, Any], writer: Writer) -> None:
         wanted = _read(query, neighbours.PartWanted)
-        if wanted.user:
-            _speaks_for(peer, wanted.user)
-        _check(wanted.part)
+        _speaks_for(peer, wanted.user)
+        _check(peer, wanted.part)
         await self._node.objects.homes.send(wanted, writer)
 
 
@@ -93,8 +93,10 @@ def _speaks_for(peer: Peer, user: str) -> None:
         raise Forbidden("your certificate does not let you speak for that user")
 
 
-def _check(part: neighbours.Part) -> None:
-    """Raise `UsageError` unless it can be a part of an object."""
+def _check(peer: Peer, part: neighbours.Part) -> None:
+    """Raise `UsageError` unless it can be a part of an object, `Forbidden` when it belongs to somebody else's user."""
+    if part.key.owner:
+        _speaks_for(peer, part.key.owner)
     if not (0 < part.block <= _MOST_BLOCK and 0 <= part.size < 2**50 and part.index >= 0):
         raise UsageError("that is no part of an object")
     if part.start > part.stop or (part.index and part.start >= part.size):

@@ -6,12 +6,13 @@ stores, which user handed it the bytes, and `load` unpickles only what the same 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from cached import wire
 from cached.client.channel import Watcher
-from cached.errors import Forbidden, UsageError
+from cached.errors import Forbidden, IntegrityFailed, UsageError
 
 if TYPE_CHECKING:
     from cached.client.objects import ObjectFile, Objects
@@ -88,6 +89,10 @@ def _check(
         return
     address = file.object.address
     found = client.attested(address, progress=progress)
+    if not file.through and found.file != _file(file):
+        raise IntegrityFailed(
+            f"the node attests another copy of {address} than the one that was opened", hint="load it again"
+        )
     if found.own if trusted is None else found.user in trusted:
         return
     raise Forbidden(
@@ -95,3 +100,8 @@ def _check(
         hint=f'unpickling runs code; if you trust {found.user}: load(..., trust={{"{found.user}"}})',
         user=found.user,
     )
+
+
+def _file(file: ObjectFile) -> str:
+    facts = os.fstat(file.fileno())
+    return f"{facts.st_dev}:{facts.st_ino}"

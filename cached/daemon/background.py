@@ -25,8 +25,11 @@ def start(node: Node, scrubber: Scrubber, findings: recover.Findings) -> list[as
     return [asyncio.create_task(work, name=name) for name, work in loops.items()]
 
 
-def neighbours_changed(node: Node, _node_ids: frozenset[str]) -> None:
+def neighbours_changed(node: Node, node_ids: frozenset[str]) -> None:
     """React to nodes that came, went or changed."""
+    alive = {entry.record.id for entry in node.directory.nodes() if entry.alive}
+    for gone in node_ids - alive:
+        node.objects.homes.gone(gone)
     node.stirred.set()
     if not node.swarm.encrypted:
         node.fly("encrypt", lambda: seeding.encrypt_with(node))

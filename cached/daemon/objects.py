@@ -58,6 +58,7 @@ def assemble(
     neighbours = Neighbours(
         me=identity.node_id,
         present=partial(_present, identity, directory),
+        missing=partial(_missing, directory),
         call=link.call,
         fetch=partial(_fetch, identity.node_id, link, here),
     )
@@ -68,6 +69,7 @@ def assemble(
         new_id=lambda: secrets.token_hex(16),
         now=time.monotonic,
         wall=time.time,
+        block=config.objects.block,
     )
     here.homes = homes
     cache = ObjectCache(
@@ -89,10 +91,18 @@ def assemble(
 
 
 def _present(identity: Identity, directory: Directory, user: str) -> list[str]:
-    """Return the live nodes that may hold copies for a user, this one among them."""
-    domain = domain_of(user)
-    others = [entry.record.id for entry in directory.nodes() if entry.alive and domain in entry.domains]
+    """Return the live nodes that may hold copies for a user, this one among them; for nobody in particular, all."""
+    others = [
+        entry.record.id
+        for entry in directory.nodes()
+        if entry.alive and (not user or domain_of(user) in entry.domains)
+    ]
     return [identity.node_id, *(one for one in others if one != identity.node_id)]
+
+
+def _missing(directory: Directory, seconds: float) -> bool:
+    """Tell whether a node that is not seen any more may have served its users so many seconds ago."""
+    return any(not entry.alive and entry.age < seconds for entry in directory.nodes())
 
 
 def _fetch(

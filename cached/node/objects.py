@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from cached import wire
 from cached.addresses import Address, Prefix
-from cached.errors import CachedError, Forbidden
+from cached.errors import CachedError, Forbidden, NotFound, OriginChanged, SourceChanged, UsageError
 from cached.node import scopes
 from cached.node.caller import Caller
 from cached.node.node import Node
@@ -115,11 +115,18 @@ async def put(
 
     What is written for a scope is written down first, so that the scope's end finds it whatever happens.
     """
-    reader = _reader(caller, token, wish.scope)
+    reader, metadata = _reader(caller, token, wish.scope), dict(wish.metadata)
+    new = False
     if wish.scope:
-        await scopes.expect(node, caller.user, wish.scope, address)
-    how = write.Wish(if_generation=wish.if_generation, content_type=wish.content_type, metadata=wish.metadata)
-    pinned = await write.put(node.objects, reader, address, fd, how, _reporting(progress))
+        metadata |= scopes.mark(caller.user, wish.scope)
+        new = await scopes.expect(node, caller.user, wish.scope, address)
+    how = write.Wish(if_generation=wish.if_generation, content_type=wish.content_type, metadata=metadata)
+    try:
+        pinned = await write.put(node.objects, reader, address, fd, how, _reporting(progress))
+    except (Forbidden, NotFound, UsageError, OriginChanged, SourceChanged):
+        if new:
+            await scopes.settle(node, caller.user, wish.scope, [(address.bucket, address.name)])
+        raise
     if wish.scope:
         await scopes.written(node, caller.user, wish.scope, pinned)
     return view(pinned)

@@ -16,18 +16,20 @@ import msgspec
 from cached import wire
 from cached.addresses import Address
 from cached.catalog.rows import ScopedRow
-from cached.errors import CachedError, UsageError
+from cached.errors import CachedError, NotFound, OriginChanged, UsageError
 from cached.node import revise
 from cached.node.caller import Caller
 from cached.node.node import Node
 from cached.objects import clear as clearing
-from cached.objects.neighbours import Clear
+from cached.objects.neighbours import Clear, understood
 from cached.origin.values import Pinned
 from cached.sets.names import SetRef, check_scope
 
 #: The calls on the link between nodes.
 SCOPED: Final = "object.scoped"
 SETTLED: Final = "object.settled"
+#: Metadata of an object in Cloud Storage: the user and the scope that it was written for.
+MARK: Final = "cached-scope"
 #: Seconds that another node gets to answer.
 _PATIENCE: Final = 10.0
 #: Objects deleted at the same time.
@@ -58,13 +60,23 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
 
 
-async def expect(node: Node, user: str, scope: str, address: Address) -> None:
-    """Write down that an object is about to be written for a scope, so that a crash does not make it forgotten."""
+class _Known(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to `object.scoped`."""
+
+    items: list[Written] = []
+
+
+async def expect(node: Node, user: str, scope: str, address: Address) -> bool:
+    """Write down that an object is about to be written for a scope, so that a crash does not make it forgotten.
+
+    Return False when it was written for it before.
+    """
     if any(
         (row.bucket, row.name) == (address.bucket, address.name) for row in await _rows(node, user, scope)
     ):
-        return
+        return False
     await _note(node, user, scope, Written(bucket=address.bucket, name=address.name, generation=0, bytes=0))
+    return True
 
 
 async def written(node: Node, user: str, scope: str, pinned: Pinned) -> None:
@@ -153,7 +165,7 @@ async def _end_origin(
 ) -> list[wire.ScopeItem]:
     found: dict[tuple[str, str], Written] = {}
     asked = Scope(user=caller.user, scope=scope)
-    answers = await node.objects.neighbours.tell(SCOPED, asked, _PATIENCE)
+    answers = await node.objects.neighbours.tell(SCOPED, asked, _PATIENCE, caller.user)
     items = [
         wire.ScopeItem(kind="origin", name="", node=who, action="ask", reason=answer.message)
         for who, answer in answers.items()
@@ -161,40 +173,60 @@ async def _end_origin(
     ]
     lists = [await known(node, caller.user, scope)]
     lists += [
-        msgspec.convert(answer["items"], list[Written])
-        for answer in answers.values()
-        if not isinstance(answer, CachedError)
+        understood(answer, _Known).items for answer in answers.values() if not isinstance(answer, CachedError)
     ]
     for one in (one for each in lists for one in each):
         older = found.get((one.bucket, one.name))
         if older is None or one.generation > older.generation:
             found[one.bucket, one.name] = one
-    gate = asyncio.Semaphore(_AT_ONCE)
-    ended = await asyncio.gather(*(_delete(node, one, token, dry_run, gate) for one in found.values()))
+    gate, marked = asyncio.Semaphore(_AT_ONCE), mark(caller.user, scope)[MARK]
+    ended = await asyncio.gather(
+        *(_delete(node, one, marked, token, dry_run, gate) for one in found.values())
+    )
     if not dry_run:
         gone = [
             (one.bucket, one.name) for one, item in zip(found.values(), ended, strict=True) if not item.reason
         ]
         await settle(node, caller.user, scope, gone)
         await node.objects.neighbours.tell(
-            SETTLED, Settled(user=caller.user, scope=scope, objects=gone), _PATIENCE
+            SETTLED, Settled(user=caller.user, scope=scope, objects=gone), _PATIENCE, caller.user
         )
     return items + ended
 
 
 async def _delete(
-    node: Node, one: Written, token: str, dry_run: bool, gate: asyncio.Semaphore
+    node: Node, one: Written, marked: str, token: str, dry_run: bool, gate: asyncio.Semaphore
 ) -> wire.ScopeItem:
     address, reason = Address(one.bucket, one.name, one.generation or None), ""
     if not one.generation:
         reason = "whether it was written is not known: delete it by hand if it is yours"
-    elif not dry_run:
+    else:
         try:
             async with gate:
-                await node.objects.origin.delete(address, token=token)
+                reason = await _delete_marked(node, address, marked, token, dry_run)
+        except (NotFound, OriginChanged):
+            pass  # gone, or overwritten since: nothing of the scope is there
         except CachedError as error:
             reason = error.message
     return wire.ScopeItem(kind="origin", name=str(address), bytes=one.bytes, action="delete", reason=reason)
+
+
+async def _delete_marked(node: Node, address: Address, marked: str, token: str, dry_run: bool) -> str:
+    """Delete an object that says itself whose scope it was written for; return why not, else nothing.
+
+    What other nodes tell is believed no further than that.
+    """
+    pinned = await node.objects.origin.stat(address, token=token)
+    if pinned.metadata.get(MARK) != marked:
+        return "it does not say that it was written for this scope: delete it by hand if it is yours"
+    if not dry_run:
+        await node.objects.origin.delete(address, token=token)
+    return ""
+
+
+def mark(user: str, scope: str) -> dict[str, str]:
+    """Return the metadata by which an object says for whose scope it was written."""
+    return {MARK: f"{user} {scope}"}
 
 
 async def _rows(node: Node, user: str, scope: str) -> list[ScopedRow]:

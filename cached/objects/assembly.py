@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Final
 
 from cached.critical import to_the_end
@@ -14,6 +15,7 @@ from cached.objects.account import Place
 from cached.objects.home import layout
 from cached.objects.key import ObjectKey
 from cached.origin.crc import crc32c, of_parts
+from cached.storage import files
 
 #: Bytes that are written at a time.
 _PIECE: Final = 1 << 20
@@ -88,6 +90,10 @@ class Assembly:
         self.sources.clear()
 
     def _write(self, chunks: list[bytes], at: int, stop: int, crc: int) -> int:
+        with files.translated(Path(f"copy of {self.key.address}")):
+            return self._written(chunks, at, stop, crc)
+
+    def _written(self, chunks: list[bytes], at: int, stop: int, crc: int) -> int:
         for chunk in chunks:
             if at + len(chunk) > stop:
                 raise OriginChanged(f"{self.key.address}: more bytes came than were asked for")
@@ -97,3 +103,14 @@ class Assembly:
                 written = os.pwrite(self.fd, view, at)
                 at, view = at + written, view[written:]
         return crc
+
+
+def crc_of(fd: int, size: int) -> int:
+    """Return the CRC-32C of the first `size` bytes of a file, -1 when it has fewer; blocks."""
+    crc = at = 0
+    while at < size:
+        data = os.pread(fd, min(_PIECE, size - at), at)
+        if not data:
+            return -1
+        crc, at = crc32c(data, crc), at + len(data)
+    return crc

@@ -14,7 +14,7 @@ from cached.objects.assembly import Assembly
 from cached.objects.cache import SHARED_FOR, Flight, Keep, ObjectCache, Pace, Reader, Report
 from cached.objects.copies import Copy, Filling, Wanted
 from cached.objects.gather import Gathering, gather
-from cached.objects.here import let_go, open_verified
+from cached.objects.here import let_go, matching, open_verified
 from cached.objects.key import ObjectKey
 from cached.origin.crc import crc32c
 from cached.origin.values import Pinned
@@ -44,7 +44,7 @@ async def bring(
         if places is None:
             break
         copy = open_verified(cache, key.digest, reader.user)
-        if copy is not None:
+        if copy is not None and (copy := await matching(cache, copy, pinned)) is not None:
             return (places if own else None), copy
     return None, None
 

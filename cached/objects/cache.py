@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
@@ -104,6 +105,10 @@ class ObjectCache:
     charged: Callable[[str, str, Mapping[Place, int], int], None] = lambda *_: None
     #: Copies on their way here, by name.
     flights: dict[str, Flight[Any]] = field(default_factory=dict)
+    #: Threads that read what users hand over: one that does not end takes nothing from anybody else.
+    readers: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="object-put")
+    )
     #: Work that nobody waits for.
     background: set[asyncio.Task[Any]] = field(default_factory=set)
     #: Copies that local readers have open, by pin.
@@ -133,6 +138,7 @@ class ObjectCache:
             await end(flight.task)
         for task in list(self.background):
             await end(task)
+        self.readers.shutdown(wait=False, cancel_futures=True)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self.background.discard(task)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from cached.errors import CachedError
 from cached.objects.cache import ObjectCache
 from cached.objects.entry import Entry
 from cached.objects.eviction import Reason
-from cached.objects.neighbours import CLEAR, Clear, Cleared
+from cached.objects.neighbours import CLEAR, Clear, Cleared, understood
 
 
 async def clear(cache: ObjectCache, wish: Clear) -> Cleared:
@@ -39,5 +37,8 @@ async def clear_everywhere(cache: ObjectCache, wish: Clear) -> dict[str, Cleared
     answers = await cache.neighbours.tell(CLEAR, wish, 10.0)
     done: dict[str, Cleared | CachedError] = {cache.neighbours.me: await clear(cache, wish)}
     for node, answer in answers.items():
-        done[node] = answer if isinstance(answer, CachedError) else msgspec.convert(answer, Cleared)
+        try:
+            done[node] = answer if isinstance(answer, CachedError) else understood(answer, Cleared)
+        except CachedError as error:
+            done[node] = error
     return done

@@ -64,6 +64,8 @@ class Entry(msgspec.Struct, kw_only=True, eq=False):
     pins: int = 0
     #: Its place among those that may go; see `eviction`.
     score: float = 0.0
+    #: Its size and checksum are those that Cloud Storage gives, and not only what another node said.
+    matched: bool = False
 
     @property
     def row(self) -> Row:

@@ -8,16 +8,24 @@ cannot be asked is done without.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from cached.errors import CachedError
 from cached.objects.assembly import Assembly
 from cached.objects.home import home
-from cached.objects.neighbours import LONGEST_WAIT, Asked, Given, Neighbours, Part, PartWanted
+from cached.objects.neighbours import (
+    LONGEST_WAIT,
+    Answer,
+    Asked,
+    Given,
+    Neighbours,
+    Part,
+    PartWanted,
+    longest,
+)
 from cached.origin.origin import Origin
 from cached.origin.values import Pinned
 
@@ -25,6 +33,9 @@ from cached.origin.values import Pinned
 PARALLEL: Final = 4
 #: Bytes of one request to the origin.
 _REQUEST: Final = 8 << 20
+#: Times that somebody else's fetch is waited for before this node fetches by itself, and what it waits at least.
+_MOST_WAITS: Final = 6
+_BREATH: Final = 0.05
 #: Seconds between renewals of claims.
 _RENEW: Final = 1.5
 
@@ -96,31 +107,41 @@ async def _bring(job: Gathering, index: int, waits: int) -> bool:
         await _from_origin(job, part)
         return True
     wait = LONGEST_WAIT if waits else 0.0
-    try:
-        answer = await job.neighbours.ask(where, Asked(part=part, user=job.user, wait=wait))
-    except CachedError:
-        job.count("objects.home_failed")
-        await _from_origin(job, part)
-        return True
+    answer = await _ask(job, where, Asked(part=part, user=job.user, wait=wait))
     if answer.what == "have":
-        return await _from_node(job, part, answer.node or where)
-    if answer.what == "wait":
+        node = answer.node or where
+        if await _from_node(job, part, node):
+            return True
+        again = Asked(part=part, user=job.user, failed=node)
+        answer = await _ask(job, where, again) if node != where else Answer(what="alone")
+    if answer.what == "wait" and waits < _MOST_WAITS:
+        await asyncio.sleep(_BREATH)
         return False
-    if answer.what == "alone":
+    if answer.what == "fetch":
+        await _fetched_for_all(job, part, where, answer.claim)
+    else:
         await _from_origin(job, part)
-        return True
-    await _fetched_for_all(job, part, where, answer.claim)
     return True
 
 
-async def _from_node(job: Gathering, part: Part, node: str) -> bool:
+async def _ask(job: Gathering, where: str, asked: Asked) -> Answer:
+    """Ask the home of a part; one that cannot be asked is done without."""
     try:
-        await job.assembly.take(
-            part.index, "peer", job.neighbours.bytes_of(node, PartWanted(part=part, user=job.user))
-        )
+        return await job.neighbours.ask(where, asked)
     except CachedError:
+        job.count("objects.home_failed")
+        return Answer(what="alone")
+
+
+async def _from_node(job: Gathering, part: Part, node: str) -> bool:
+    """Take a part from a node that is said to have it; False when it does not come."""
+    chunks = job.neighbours.bytes_of(node, PartWanted(part=part, user=job.user))
+    try:
+        async with asyncio.timeout(longest(part)):
+            await job.assembly.take(part.index, "peer", chunks)
+    except (CachedError, TimeoutError):
         job.count("objects.peer_failed")
-        await _from_origin(job, part)
+        return False
     job.arrived()
     return True
 
@@ -155,17 +176,23 @@ async def _renew(job: Gathering) -> None:
         by_home: dict[str, list[str]] = {}
         for claim, where in job.claims.items():
             by_home.setdefault(where, []).append(claim)
-        for where, claims in by_home.items():
-            with contextlib.suppress(CachedError):
-                await job.neighbours.renew(where, claims)
+        await _all(job.neighbours.renew(where, claims) for where, claims in by_home.items())
 
 
 async def _give_back(job: Gathering) -> None:
     """Let others fetch what this node does not fetch after all."""
     left, job.claims = job.claims, {}
-    for claim, where in left.items():
-        with contextlib.suppress(CachedError):
-            await job.neighbours.give(where, Given(part=job.part(0), claim=claim, failed=True))
+    await _all(
+        job.neighbours.give(where, Given(part=job.part(0), claim=claim, failed=True))
+        for claim, where in left.items()
+    )
+
+
+async def _all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Make calls at once; who does not answer will find out by itself."""
+    for answer in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(answer, BaseException) and not isinstance(answer, CachedError):
+            raise answer
 
 
 def requests(size: int) -> int:

@@ -6,9 +6,10 @@ import asyncio
 import os
 
 from cached.critical import to_the_end
+from cached.objects.assembly import crc_of
 from cached.objects.cache import ObjectCache
 from cached.objects.copies import Copy
-from cached.origin.crc import crc32c
+from cached.origin.values import Pinned
 
 
 async def open_copy(cache: ObjectCache, name: str, user: str) -> Copy | None:
@@ -17,7 +18,7 @@ async def open_copy(cache: ObjectCache, name: str, user: str) -> Copy | None:
     if copy is None or cache.tiers.is_verified(copy.entry):
         return copy
     try:
-        crc = await to_the_end(asyncio.to_thread(_crc_of, copy.fd, copy.entry.size))
+        crc = await to_the_end(asyncio.to_thread(crc_of, copy.fd, copy.entry.size))
     except BaseException:
         let_go(cache, copy)
         raise
@@ -27,6 +28,18 @@ async def open_copy(cache: ObjectCache, name: str, user: str) -> Copy | None:
     let_go(cache, copy)
     cache.count("objects.damaged")
     await cache.tiers.remove(copy.entry, "damaged")
+    return None
+
+
+async def matching(cache: ObjectCache, copy: Copy, pinned: Pinned) -> Copy | None:
+    """Return a copy that is what Cloud Storage describes; one that is not goes, and the answer is None."""
+    entry = copy.entry
+    if (entry.size, entry.crc32c) == (pinned.size, pinned.crc32c):
+        entry.matched = True
+        return copy
+    let_go(cache, copy)
+    cache.count("objects.peer_corrupt")
+    await cache.tiers.remove(entry, "damaged")
     return None
 
 
@@ -42,13 +55,3 @@ def let_go(cache: ObjectCache, copy: Copy) -> None:
     """Close a copy that nobody reads."""
     os.close(copy.fd)
     cache.tiers.release(copy.entry)
-
-
-def _crc_of(fd: int, size: int) -> int:
-    crc = at = 0
-    while at < size:
-        data = os.pread(fd, 1 << 20, at)
-        if not data:
-            return -1
-        crc, at = crc32c(data, crc), at + len(data)
-    return crc

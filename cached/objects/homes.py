@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from cached.critical import to_the_end
 from cached.errors import CachedError, IntegrityFailed, NotFound
-from cached.objects.assembly import Assembly
+from cached.objects.assembly import Assembly, crc_of
 from cached.objects.claims import Claims
 from cached.objects.copies import Wanted
 from cached.objects.neighbours import (
@@ -23,11 +23,14 @@ from cached.objects.neighbours import (
     Part,
     PartWanted,
     Renewed,
+    longest,
 )
 from cached.objects.tiers import Tiers
 
 #: Parts that are known to lie with the node that fetched them, because there was no room here.
 _MOST_ELSEWHERE: Final = 10_000
+#: Parts that one node may hand over at the same time.
+_MOST_GIVEN: Final = 8
 #: Bytes sent at a time.
 _PIECE: Final = 1 << 20
 
@@ -57,6 +60,7 @@ class Homes:
         new_id: Callable[[], str],
         now: Callable[[], float],
         wall: Callable[[], float],
+        block: int,
     ) -> None:
         self._tiers = tiers
         self._neighbours = neighbours
@@ -64,6 +68,8 @@ class Homes:
         self._new_id = new_id
         self._now = now
         self._wall = wall
+        self._block = block
+        self._giving: Counter[str] = Counter()
         self._claims = Claims()
         self._news: dict[tuple[str, int], asyncio.Event] = {}
         self._listening: Counter[tuple[str, int]] = Counter()
@@ -84,6 +90,9 @@ class Homes:
         """Tell `asker` (a node id) how it gets a part; waits as long as it would wait."""
         part, block = asked.part, (asked.part.key.digest, asked.part.index)
         ends = self._now() + min(asked.wait, LONGEST_WAIT)
+        if asked.failed and self._elsewhere.get(part.name) == asked.failed:
+            del self._elsewhere[part.name]
+        await self._prove(part)
         while True:
             if (where := self._where(part, asker)) is not None:
                 return Answer(what="have", node=where)
@@ -100,12 +109,14 @@ class Homes:
         block = self._claims.accepts(given.claim, giver)
         if block is None or (block != (given.part.key.digest, given.part.index) and not given.failed):
             return
+        self._giving[giver] += 1
         try:
             if not given.failed and giver != self._neighbours.me and not await self._take(giver, given):
                 self._elsewhere[given.part.name] = giver
                 while len(self._elsewhere) > _MOST_ELSEWHERE:
                     self._elsewhere.popitem(last=False)
         finally:
+            self._giving[giver] -= 1
             self._claims.done(given.claim, giver)
             self._tell(block)
 
@@ -141,8 +152,31 @@ class Homes:
                 at += len(data)
                 yield data
 
+    async def _prove(self, part: Part) -> None:
+        """Compare the copy of a part with its checksum, once a boot: nothing synced it to disk."""
+        entry = self._tiers.lookup(part.name)
+        if entry is None or self._tiers.is_verified(entry) or entry.size > part.block:
+            return
+        copy = self._tiers.open(part.name, "", self._wall())
+        if copy is None:
+            return
+        try:
+            crc = await to_the_end(asyncio.to_thread(crc_of, copy.fd, entry.size))
+        finally:
+            os.close(copy.fd)
+            self._tiers.release(copy.entry)
+        if crc == entry.crc32c:
+            self._tiers.verified(entry)
+        else:
+            self._count("objects.damaged")
+            await self._tiers.remove(entry, "damaged")
+
+    def _has(self, name: str) -> bool:
+        entry = self._tiers.lookup(name)
+        return entry is not None and self._tiers.is_verified(entry)
+
     def _where(self, part: Part, asker: str) -> str | None:
-        if self._tiers.lookup(part.name) or self._tiers.lookup(part.key.digest):
+        if self._has(part.name) or self._has(part.key.digest):
             return self._neighbours.me
         coming = self._coming.get(part.key.digest)
         if coming is not None and coming.has(part.index):
@@ -156,7 +190,7 @@ class Homes:
     def _opened(self, part: Part, user: str, after: contextlib.ExitStack) -> tuple[int, int] | None:
         """Return a descriptor and where the part begins in it; what it takes to let go of it goes to `after`."""
         for name, at in ((part.key.digest, part.start), (part.name, 0)):
-            copy = self._tiers.open(name, user, self._wall())
+            copy = self._tiers.open(name, user, self._wall()) if self._has(name) else None
             if copy is not None:
                 after.callback(self._tiers.release, copy.entry)
                 after.callback(os.close, copy.fd)
@@ -171,6 +205,9 @@ class Homes:
     async def _take(self, giver: str, given: Given) -> bool:
         """Keep a part that another node has fetched; False when there is no room, or it cannot be had."""
         part = given.part
+        if part.block != self._block or self._giving[giver] > _MOST_GIVEN:
+            self._count("objects.gift_refused")
+            return False
         place = await self._tiers.reserve(
             Wanted(
                 key=part.key,
@@ -185,14 +222,15 @@ class Homes:
             return False
         try:
             copy = Assembly(part.key, part.stop - part.start, place.writing.fd, part.block)
-            chunks = self._neighbours.bytes_of(giver, PartWanted(part=part, user=""))
-            await copy.take(0, "peer", chunks)
+            chunks = self._neighbours.bytes_of(giver, PartWanted(part=part, user=given.user))
+            async with asyncio.timeout(longest(part)):
+                await copy.take(0, "peer", chunks)
             if copy.crc() != given.crc32c:
                 raise IntegrityFailed("a part came with other bytes than its giver had")
-        except (CachedError, asyncio.CancelledError) as error:
-            await self._tiers.abandon(place)
+        except BaseException as error:
+            await to_the_end(self._tiers.abandon(place))
             self._count("objects.give_failed")
-            if not isinstance(error, CachedError):
+            if not isinstance(error, CachedError | TimeoutError):
                 raise
             return False
         await self._tiers.seal(place, given.crc32c, self._wall())

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from cached.errors import CachedError
+from cached.errors import CachedError, PeerUnreachable
 from cached.objects.entry import copy_name
 from cached.objects.key import ObjectKey
+
+_Value = TypeVar("_Value")
 
 BLOCK: Final = "object.block"
 GIVE: Final = "object.give"
@@ -25,6 +27,11 @@ CHANGED: Final = "object.changed"
 CLEAR: Final = "object.clear"
 PART: Final = "object.part"
 
+#: Bytes per second below which another node counts as stuck.
+_SLOWEST: Final = 128 << 10
+#: Seconds that handing a part over may take, and giving a claim back.
+_HANDOVER: Final = 60.0
+_RELEASE: Final = 3.0
 #: Seconds that a home lets an asker wait for bytes that somebody else fetches, at most.
 LONGEST_WAIT: Final = 10.0
 
@@ -68,6 +75,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     user: str
     #: Seconds that the asker would wait for somebody else's fetch.
     wait: float = 0.0
+    #: The node that was said to have it, and did not give it.
+    failed: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,6 +153,8 @@ class Neighbours:
     me: str
     #: Ids of the nodes that take part at present, this one among them; for a user of some domain.
     present: Callable[[str], list[str]]
+    #: (seconds) -> whether a node was lost sight of that may have been at work so long ago.
+    missing: Callable[[float], bool]
     #: (node id, method, body, timeout) -> answer
     call: Callable[[str, str, Any, float], Awaitable[Any]]
     #: (node id, stream, query, longest silence)
@@ -151,12 +162,11 @@ class Neighbours:
 
     async def ask(self, node: str, asked: Asked) -> Answer:
         """Ask the home of a block. Raises `PeerUnreachable` or what the other node refused with."""
-        answer = await self.call(node, BLOCK, asked, asked.wait + 5.0)
-        return msgspec.convert(answer, Answer)
+        return understood(await self.call(node, BLOCK, asked, asked.wait + 5.0), Answer)
 
     async def give(self, node: str, given: Given) -> None:
         """Tell the home of a block that it can be had here; returns when the home has it, or will not."""
-        await self.call(node, GIVE, given, 60.0)
+        await self.call(node, GIVE, given, _RELEASE if given.failed else _HANDOVER)
 
     async def renew(self, node: str, claims: list[str]) -> None:
         """Say that claims are still worked at."""
@@ -166,9 +176,12 @@ class Neighbours:
         """Yield the bytes of a part that a node has."""
         return self.fetch(node, PART, msgspec.to_builtins(wanted), 10.0)
 
-    async def tell(self, method: str, body: Any, timeout: float) -> dict[str, Any]:
-        """Call all other nodes at once; return the answers by node id, or the error of who did not answer."""
-        others = [node for node in self.present("") if node != self.me]
+    async def tell(self, method: str, body: Any, timeout: float, user: str = "") -> dict[str, Any]:
+        """Call all other nodes at once, or those that speak for a user; return the answers by node id.
+
+        Who did not answer is there with the error.
+        """
+        others = [node for node in self.present(user) if node != self.me]
         answers = await asyncio.gather(
             *(self.call(node, method, body, timeout) for node in others), return_exceptions=True
         )
@@ -176,3 +189,16 @@ class Neighbours:
             if isinstance(answer, BaseException) and not isinstance(answer, CachedError):
                 raise answer
         return dict(zip(others, answers, strict=True))
+
+
+def understood(answer: Any, kind: type[_Value]) -> _Value:
+    """Read what another node answered. Raises `PeerUnreachable` for what is no answer."""
+    try:
+        return msgspec.convert(answer, kind)
+    except msgspec.ValidationError as error:
+        raise PeerUnreachable(f"another node's answer is not understood: {error}") from error
+
+
+def longest(part: Part) -> float:
+    """Return how many seconds a part may be on its way from another node, however steadily it drips."""
+    return 15.0 + (part.stop - part.start) / _SLOWEST

@@ -14,7 +14,7 @@ from cached.objects.copies import Copy
 from cached.objects.entry import Entry
 from cached.objects.eviction import Reason
 from cached.objects.gather import requests
-from cached.objects.here import open_copy, open_verified
+from cached.objects.here import matching, open_copy, open_verified
 from cached.objects.key import ObjectKey
 from cached.origin.values import Pinned
 
@@ -39,7 +39,8 @@ def open_now(cache: ObjectCache, reader: Reader, address: Address) -> OpenedCopy
     if generation is None:
         return None
     key = ObjectKey(address.bucket, address.name, generation, reader.user if cache.sharing == "owner" else "")
-    copy = open_verified(cache, key.digest, reader.user)
+    entry = cache.tiers.lookup(key.digest)
+    copy = open_verified(cache, key.digest, reader.user) if entry is not None and entry.matched else None
     return None if copy is None else _served(cache, reader, _described(copy.entry), copy)
 
 
@@ -100,7 +101,7 @@ async def open_pinned(
     """Open one generation for a user whom Cloud Storage has just allowed it."""
     key = cache.key(reader.user, pinned)
     copy = await open_copy(cache, key.digest, reader.user)
-    if copy is not None:
+    if copy is not None and (copy := await matching(cache, copy, pinned)) is not None:
         return _served(cache, reader, pinned, copy)
     if keep == "none":
         return _through(cache, pinned)

@@ -20,6 +20,7 @@ async def read_through(
     """Yield a range of the bytes from Cloud Storage, one piece ahead of the reader, and keep none of them."""
     starts = range(start, min(stop, pinned.size), _PIECE)
     coming: asyncio.Task[bytes] | None = None
+    sent = 0
     try:
         for at in starts:
             piece = coming or asyncio.create_task(_piece(cache, reader, pinned, at, stop))
@@ -30,12 +31,13 @@ async def read_through(
                 if following < min(stop, pinned.size)
                 else None
             )
-            cache.account.served(
-                cache.key(reader.user, pinned).digest, len(data), {"origin": len(data)}, cache.now()
-            )
+            sent += len(data)
             cache.charged(reader.user, reader.scope, {"origin": len(data)}, 1)
             yield data
     finally:
+        if sent:
+            digest = cache.key(reader.user, pinned).digest
+            cache.account.served(digest, pinned.size, {"origin": sent}, cache.now())
         if coming is not None:
             coming.cancel()
             await asyncio.wait({coming})

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from cached.addresses import Address
 from cached.critical import to_the_end
-from cached.errors import CachedError, IntegrityFailed, SourceChanged
+from cached.errors import CachedError, IntegrityFailed, SourceChanged, UsageError
 from cached.objects.cache import ObjectCache, Pace, Reader, Report
 from cached.objects.copies import Filling, Wanted
 from cached.objects.eviction import Reason
@@ -20,6 +22,9 @@ from cached.origin.crc import crc32c
 from cached.origin.values import Pinned
 
 _PIECE: Final = 1 << 20
+#: Largest object that Cloud Storage takes, in bytes ("Quotas & limits").
+MOST_BYTES: Final = 5 << 40
+T = TypeVar("T")
 #: Seconds that a node gets to say that it has heard of a change.
 _HEARD: Final = 2.0
 
@@ -49,7 +54,7 @@ async def put(
     Raises `OriginChanged` when the condition does not hold, `SourceChanged` when the file changes meanwhile, and what
     Cloud Storage says to this user.
     """
-    size, crc = await to_the_end(asyncio.to_thread(_measured, fd))
+    size, crc = await _read_by(cache, _measured, fd, os.fstat(fd).st_size)
     if report is not None:
         report(Pace(0, size))
     try:
@@ -72,7 +77,10 @@ async def put(
         cache.freshness.forget(address.bucket, address.name, cache.now())
     cache.charged(reader.user, reader.scope, {"origin": size}, 1)
     await _tell(cache, pinned)
-    await _keep(cache, reader, pinned, fd)
+    try:
+        await _keep(cache, reader, pinned, fd)
+    except CachedError:
+        cache.count("objects.put_not_kept")  # Cloud Storage has it, and that is what was asked for
     if report is not None:
         report(Pace(size, size))
     return pinned
@@ -92,7 +100,7 @@ async def _tell(cache: ObjectCache, pinned: Pinned) -> None:
     await changed(cache, news)
     answers = await cache.neighbours.tell(CHANGED, news, _HEARD)
     silent = [node for node, answer in answers.items() if isinstance(answer, CachedError)]
-    if silent and cache.freshness.window > 0:
+    if cache.freshness.window > 0 and (silent or cache.neighbours.missing(cache.freshness.window)):
         cache.count("objects.waited_for_silent")
         await asyncio.sleep(max(0.0, asked + cache.freshness.window - cache.now()))
 
@@ -105,32 +113,46 @@ async def _keep(cache: ObjectCache, reader: Reader, pinned: Pinned, fd: int) -> 
     if filling is None:
         return
     try:
-        crc = await to_the_end(asyncio.to_thread(_copied, fd, filling))
-        if crc != pinned.crc32c:
-            cache.count("objects.changed_after_put")
-            await cache.tiers.abandon(filling)
-            return
-    except (asyncio.CancelledError, CachedError, OSError) as error:
+        if await _read_by(cache, _copied, fd, filling) != pinned.crc32c:
+            raise SourceChanged("the file changed after it was stored")
+    except BaseException as error:
         await to_the_end(cache.tiers.abandon(filling))
-        if isinstance(error, asyncio.CancelledError):
+        if not isinstance(error, CachedError | OSError):
             raise
+        cache.count("objects.put_not_kept")
         return
-    await cache.tiers.seal(filling, pinned.crc32c, cache.wall())
+    entry = await cache.tiers.seal(filling, pinned.crc32c, cache.wall())
+    entry.matched = (entry.size, entry.crc32c) == (pinned.size, pinned.crc32c)
 
 
-def _measured(fd: int) -> tuple[int, int]:
+async def _read_by(cache: ObjectCache, work: Callable[..., T], *what: Any) -> T:
+    """Read a user's file in a thread apart; when the caller is cancelled, the thread ends with its next piece."""
+    over = threading.Event()
+    running = asyncio.get_running_loop().run_in_executor(cache.readers, partial(work, *what, over=over))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        over.set()
+        running.cancel()
+        await asyncio.wait({running})
+        raise
+
+
+def _measured(fd: int, size: int, *, over: threading.Event) -> tuple[int, int]:
     """Return size and checksum of a file."""
+    if size > MOST_BYTES:
+        raise UsageError(f"an object has {MOST_BYTES} bytes at most, not {size}")
     crc = at = 0
-    while data := os.pread(fd, _PIECE, at):
+    while at < size and not over.is_set() and (data := os.pread(fd, min(_PIECE, size - at), at)):
         crc, at = crc32c(data, crc), at + len(data)
     if at != os.fstat(fd).st_size:
         raise SourceChanged("the file changed while it was read", hint="write it again")
     return at, crc
 
 
-def _copied(fd: int, filling: Filling) -> int:
-    crc = at = 0
-    while at < filling.wanted.size and (data := os.pread(fd, min(_PIECE, filling.wanted.size - at), at)):
+def _copied(fd: int, filling: Filling, *, over: threading.Event) -> int:
+    crc, at, size = 0, 0, filling.wanted.size
+    while at < size and not over.is_set() and (data := os.pread(fd, min(_PIECE, size - at), at)):
         filling.writing.write(data, at)
         crc, at = crc32c(data, crc), at + len(data)
-    return crc if at == filling.wanted.size else -1
+    return crc if at == size else -1

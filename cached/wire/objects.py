@@ -37,6 +37,8 @@ class Attested(msgspec.Struct, frozen=True, kw_only=True):
     user: str
     #: It is the user who asks.
     own: bool
+    #: Which file the node looked at: device and inode; empty when no copy could be kept.
+    file: str = ""
 
 
 class ObjectReply(msgspec.Struct, frozen=True, kw_only=True):

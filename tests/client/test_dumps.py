@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import cached
+import msgspec
 import numpy as np
 import pytest
+from cached.api import attest
 from cached.client import AsyncClient, Client
 from cached.client.pickled import pickled, write
 from cached.errors import Forbidden, IntegrityFailed, NotFound, UsageError
@@ -72,7 +74,9 @@ def test_an_array_is_loaded_as_a_view_of_the_file_that_the_node_hands_out(client
     assert (loaded["a"] == array).all()
 
 
-def test_the_hash_is_that_of_the_bytes_which_the_daemon_got_and_taken_once_a_generation(client, daemon):
+def test_the_hash_is_that_of_the_bytes_which_the_daemon_got_and_taken_once_a_file(
+    client, daemon, monkeypatch
+):
     client.dump([1, 2, 3], WHERE)
     stored = daemon.node.cloud.objects["bkt", "dir/model"]
     assert json.loads(stored.metadata["cached-dump"]) == [
@@ -81,11 +85,26 @@ def test_the_hash_is_that_of_the_bytes_which_the_daemon_got_and_taken_once_a_gen
         "bkt",
         "dir/model",
     ]
-    opens = lambda: sum(call[0] == "open" for call in daemon.node.cloud.calls)  # noqa: E731
+    hashed = []
+    real = attest.hash_of_file
+
+    async def counted(descriptor, size, report):
+        hashed.append(os.fstat(descriptor).st_ino)
+        return await real(descriptor, size, report)
+
+    monkeypatch.setattr(attest, "hash_of_file", counted)
     assert client.load(WHERE) == [1, 2, 3]
-    assert opens() == 2
     assert client.load(WHERE) == [1, 2, 3]
-    assert opens() == 3
+    assert len(hashed) == 1
+
+
+def test_another_copy_than_the_one_attested_is_not_unpickled(client, daemon, monkeypatch):
+    client.dump([1, 2, 3], WHERE)
+    found = client.attested(WHERE)
+    assert found.file
+    monkeypatch.setattr(type(client), "attested", lambda *_, **__: msgspec.structs.replace(found, file="1:1"))
+    with pytest.raises(IntegrityFailed, match="another copy"):
+        client.load(WHERE)
 
 
 def test_what_another_user_dumped_is_not_unpickled_unless_that_user_is_trusted(client, daemon):

@@ -62,6 +62,8 @@ class Town:
         self.origin = MemoryOrigin()
         self.nodes = {}
         self.dead = set()
+        #: A node was lost sight of.
+        self.missing = False
         #: Calls by node and method.
         self.calls = Counter()
         self._ids = numbers()
@@ -74,7 +76,11 @@ class Town:
         stores = {tier: ObjectStore(self.path / me / tier) for tier in caps}
         tiers = Tiers(stores, caps, "boot")
         neighbours = Neighbours(
-            me=me, present=lambda _user: self.present(), call=self.call(me), fetch=self.fetch
+            me=me,
+            present=lambda _user: self.present(),
+            missing=lambda _seconds: self.missing,
+            call=self.call(me),
+            fetch=self.fetch,
         )
         homes = Homes(
             tiers,
@@ -83,6 +89,7 @@ class Town:
             new_id=lambda: f"claim-{next(self._ids)}",
             now=time.monotonic,
             wall=time.time,
+            block=self.block,
         )
         cache = ObjectCache(
             origin=self.origin,
