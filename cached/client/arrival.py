@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final
 
 from cached import wire
+from cached.client import landing
 from cached.client.channel import Watcher
-from cached.client.export import copy_bytes
+from cached.client.export import copy_bytes, read_over
 from cached.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -19,19 +20,22 @@ if TYPE_CHECKING:
 
 #: How the names of unfinished files begin.
 PARTIAL: Final = ".cached-partial."
-_BUFFER: Final = 1 << 20
 
 
 def bring_object(
-    client: Client, address: str, to: str, *, keep: bool, scope: str | None, watcher: Watcher
+    client: Client, address: str, to: str, *, within: str, keep: bool, scope: str | None, watcher: Watcher
 ) -> tuple[int, str]:
-    """Copy an object to a file, which is replaced; return its bytes and the tier that they came from."""
+    """Copy an object to a file, which is replaced; return its bytes and the tier that they came from.
+
+    `within` is the directory that the user named: no link below it is followed.
+    """
     with client.open_object(
         address, keep="auto" if keep else "none", scope=scope, progress=watcher
     ) as source:
         size = source.object.size
-        with replaced(to) as goal:
-            copied = _read_over(source, goal, size) if source.through else _copied(source, goal, size)
+        with replaced(to, within) as goal:
+            through = source.through
+            copied = read_over(source, goal, size) if through else copy_bytes(source.fileno(), goal, size)
             for done in copied:
                 watcher(wire.Progress(bytes_present=done, bytes_wanted=size))
         return size, str(source.tier)
@@ -44,15 +48,17 @@ def bring_set(client: Client, ref: str, to: str, *, watcher: Watcher) -> tuple[i
     """
     place = "here" if is_here(client, ref) else "peer"
     last = ref.rstrip("/").rpartition("/")
-    beside = _beside(to.rstrip("/") or "/")
+    into = os.path.isdir(to)
+    beside = _beside(os.path.join(to, "") if into else to.rstrip("/") or "/")
     os.makedirs(os.path.dirname(beside) or ".", exist_ok=True)
     try:
         client.export(ref, beside, progress=watcher)
         files, size = _extent(beside)
-        if not os.path.isdir(beside) and (to.endswith("/") or os.path.isdir(to)):
-            to = os.path.join(to, last[2])
-            os.makedirs(os.path.dirname(to), exist_ok=True)
-        _move_over(beside, to.rstrip("/") or "/")
+        is_folder = os.path.isdir(beside)
+        if into and is_folder:
+            landing.fill(beside, to)
+        else:
+            _move(beside, os.path.join(to, last[2]) if not is_folder and (into or to.endswith("/")) else to)
     finally:
         _remove(beside)
     return files, size, place
@@ -70,42 +76,30 @@ def is_here(client: Client, ref: str) -> bool:
 
 
 @contextlib.contextmanager
-def replaced(to: str) -> Iterator[int]:
-    """Give a descriptor of what becomes the file `to` when all went well, and else leaves nothing."""
-    if os.path.isdir(to):
-        raise UsageError(f"{to} is a directory", hint="end it with / to put the file into it")
-    os.makedirs(os.path.dirname(to) or ".", exist_ok=True)
-    partial = _beside(to)
-    goal = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    try:
-        yield goal
-        os.rename(partial, to)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
-        raise
-    finally:
-        os.close(goal)
+def replaced(to: str, within: str) -> Iterator[int]:
+    """Give a descriptor of what becomes the file `to` when all went well, and else leaves nothing.
+
+    Directories are made, and links below `within` not followed. Raises `UsageError`, `OSError`.
+    """
+    with landing.parent_of(to, within) as (folder, name):
+        if landing.kind_of(folder, name) == stat.S_IFDIR:
+            raise UsageError(f"{to} is a directory", hint="end it with / to put the file into it")
+        partial = _beside("")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        goal = os.open(partial, flags, 0o644, dir_fd=folder)
+        try:
+            yield goal
+            os.rename(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(partial, dir_fd=folder)
+            raise
+        finally:
+            os.close(goal)
 
 
 def _beside(to: str) -> str:
     return os.path.join(os.path.dirname(to), PARTIAL + secrets.token_hex(8))
-
-
-def _copied(source: IO[bytes], goal: int, size: int) -> Iterator[int]:
-    return copy_bytes(source.fileno(), goal, size)
-
-
-def _read_over(source: IO[bytes], goal: int, size: int) -> Iterator[int]:
-    done = 0
-    while data := source.read(_BUFFER):
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(goal, rest) :]
-        done += len(data)
-        yield done
-    if done != size:
-        raise OSError(errno.EIO, f"the object ended after {done} of {size} bytes")
 
 
 def _extent(path: str) -> tuple[int, int]:
@@ -123,18 +117,14 @@ def _extent(path: str) -> tuple[int, int]:
     return files, size
 
 
-def _move_over(source: str, to: str) -> None:
-    """Give what was copied its final names; directories that are there are filled, files replaced."""
-    is_folder = os.path.isdir(source) and not os.path.islink(source)
-    if is_folder and os.path.isdir(to):
-        for name in sorted(os.listdir(source)):
-            _move_over(os.path.join(source, name), os.path.join(to, name))
-        return
-    if is_folder and os.path.lexists(to):
-        raise UsageError(f"{to} exists and is no directory")
-    if not is_folder and os.path.isdir(to) and not os.path.islink(to):
-        raise UsageError(f"{to} is a directory, where a file is to be")
-    os.rename(source, to)
+def _move(source: str, to: str) -> None:
+    """Give what was copied the name that the user gave it."""
+    to = to.rstrip("/") or "/"
+    with (
+        landing.parent_of(source, os.path.dirname(source)) as (old, name),
+        landing.parent_of(to, os.path.dirname(to)) as (new, new_name),
+    ):
+        landing.place(old, name, new, new_name, to)
 
 
 def _remove(path: str) -> None:

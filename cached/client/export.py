@@ -13,14 +13,15 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Final
 
 from cached import wire
 from cached.client.channel import Watcher
-from cached.errors import CachedError, UsageError
+from cached.errors import CachedError, UnsupportedFile, UsageError
+from cached.sets.paths import check_links
 
 _FICLONE: Final = 0x40049409
 _CHUNK: Final = 64 << 20
@@ -41,15 +42,20 @@ class Listing:
     def __init__(self, views: Iterable[wire.FileView], below: str) -> None:
         #: Nanoseconds since 1970 by path, relative to where the listing begins; that place itself is "".
         self.mtimes: dict[str, int] = {}
+        #: Targets of the links by path, likewise.
+        self.links: dict[str, str] = {}
         #: Sum of all sizes.
         self.bytes = 0
         for view in views:
             if below and view.path != below and not view.path.startswith(f"{below}/"):
                 continue
+            path = view.path[len(below) :].lstrip("/")
             self.bytes += view.size
             mtime = mtime_of(view)
             if mtime is not None:
-                self.mtimes[view.path[len(below) :].lstrip("/")] = mtime
+                self.mtimes[path] = mtime
+            if view.target is not None:
+                self.links[path] = view.target
 
 
 def mtime_of(view: wire.FileView) -> int | None:
@@ -71,9 +77,10 @@ def export_tree(
     """Copy everything below the directory descriptor `top` to DEST, which is new or empty.
 
     Files get 0644 or 0755 (in a `view` 0444 or 0555) less the umask, and the mtimes of the listing. `content`
-    names what is copied, for the marker. Raises `UsageError` for a DEST in use and `CachedError` for one that
-    cannot be written.
+    names what is copied, for the marker. Raises `UsageError` for a DEST in use, `UnsupportedFile` for a link that
+    leads out of what is copied, as those of a part of a set may, and `CachedError` for a DEST that cannot be written.
     """
+    _check_inside(listing.links)
     copy = _Copy(dest, content, listing, view=view, watcher=watcher)
     try:
         with _parents(dest):
@@ -90,6 +97,16 @@ def export_tree(
         raise CachedError(
             f"cannot copy to {dest}: {error.strerror}", hint="nothing half-written was left there"
         ) from error
+
+
+def _check_inside(links: Mapping[str, str]) -> None:
+    try:
+        check_links(links)
+    except UnsupportedFile as error:
+        raise UnsupportedFile(
+            f"{error.message} (seen from what is to be copied)",
+            hint="copy the whole set, or its files one by one",
+        ) from None
 
 
 def export_file(
@@ -110,13 +127,14 @@ def export_object(
 ) -> None:
     """Copy an object to the new file DEST, whole or not at all; `through`: it has no descriptor and is read."""
     with _new_file(dest, 0o644) as goal:
-        copied = _read_over(source, goal, size) if through else copy_bytes(source.fileno(), goal, size)
+        copied = read_over(source, goal, size) if through else copy_bytes(source.fileno(), goal, size)
         for done in copied:
             _tell(watcher, done, size, 0)
     _tell(watcher, size, size, 1)
 
 
-def _read_over(source: IO[bytes], goal: int, size: int) -> Iterator[int]:
+def read_over(source: IO[bytes], goal: int, size: int) -> Iterator[int]:
+    """Copy an object that has no descriptor; yields the bytes done now and then."""
     done = 0
     while data := source.read(_BUFFER):
         rest = memoryview(data)
@@ -125,7 +143,7 @@ def _read_over(source: IO[bytes], goal: int, size: int) -> Iterator[int]:
         done += len(data)
         yield done
     if done != size:
-        raise OSError(errno.EIO, "the object ended early")
+        raise OSError(errno.EIO, f"the object ended after {done} of {size} bytes")
 
 
 @contextlib.contextmanager
@@ -297,8 +315,10 @@ class _Copy:
             os.close(inner)
 
     def _link(self, source: int, goal: int, name: str, path: str) -> None:
+        target = os.readlink(name, dir_fd=source)
+        _check_inside({path: target})
         with contextlib.suppress(FileExistsError):
-            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=goal)
+            os.symlink(target, name, dir_fd=goal)
             self._made.append((path, False))
 
     def _file(self, source: int, goal: int, name: str, path: str, facts: os.stat_result) -> None:

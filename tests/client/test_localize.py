@@ -259,7 +259,7 @@ def test_an_interrupt_ends_everything_and_leaves_no_unfinished_files(client, dae
         while True:
             yield 4
 
-    monkeypatch.setattr(arrival, "_copied", slowly)
+    monkeypatch.setattr(arrival, "copy_bytes", slowly)
 
     def watch(_: wire.Progress) -> None:
         assert in_the_middle.acquire(timeout=60)
