@@ -7,14 +7,14 @@ import os
 import socket
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from cached import packets, wire
 from cached.client.endpoint import Endpoint
-from cached.errors import CachedError, TimedOut
+from cached.errors import CachedError, DaemonUnreachable, TimedOut
 
 Watcher = Callable[[wire.Progress], None]
 #: What comes with a descriptor.
@@ -163,3 +163,20 @@ def pin_of(reply: Reply) -> str:
 
 def _promised(reply: Reply) -> int:
     return 0 if isinstance(reply, wire.ObjectReply) and reply.through else 1
+
+
+@contextlib.contextmanager
+def creating(channel: Channel, name: str) -> Iterator[None]:
+    """Hold the conversation in which a set is made; however it ends, the connection is closed.
+
+    Raises `DaemonUnreachable` when the daemon goes away meanwhile.
+    """
+    try:
+        yield
+    except LostError as error:
+        raise DaemonUnreachable(
+            f"the daemon went away before it had confirmed {name}",
+            hint="once it runs, create the set again: if it was stored after all, nothing is stored twice",
+        ) from error
+    finally:
+        channel.close(abort=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from cached import packets, wire
-from cached.client.channel import Channel, LostError, Watcher
-from cached.errors import DaemonUnreachable
+from cached.client.channel import Channel, Watcher, creating
 
 
 def draw(channel: Channel, name: str, options: wire.CreateOptions, watcher: Watcher | None) -> wire.SetView:
     """Have a set made of `options.source` or `options.source_set`. Whatever interrupts this cancels it."""
-    try:
+    with creating(channel, name):
         for request in (
             {"op": "create", "name": name, "options": options, "progress": True},
             {"op": "draw"},
@@ -19,10 +18,3 @@ def draw(channel: Channel, name: str, options: wire.CreateOptions, watcher: Watc
             value, descriptors = channel.answer(watcher)
             packets.close_all(descriptors)
         return wire.convert(value.get("set"), wire.SetView)
-    except LostError as error:
-        raise DaemonUnreachable(
-            f"the daemon went away before it had confirmed {name}",
-            hint="once it runs, create the set again: if it was stored after all, nothing is stored twice",
-        ) from error
-    finally:
-        channel.close(abort=True)

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, Self
 
 from cached import packets, wire
-from cached.client.channel import Channel, LostError, Watcher
+from cached.client.channel import Channel, Watcher, creating
 from cached.client.walk import Found, Source
-from cached.errors import DaemonUnreachable
 
 #: Entries, and so descriptors, in one packet.
 _MOST_ENTRIES: Final = 100
@@ -49,7 +48,7 @@ def hand_over(
         "files": sum(found.kind == "file" for found in entries),
         "progress": True,
     }
-    try:
+    with creating(channel, name):
         channel.post(request)
         granted, _ = channel.answer(watcher)
         bundles = Bundles(int(granted.get("bundle_bytes", 0)))
@@ -60,13 +59,6 @@ def hand_over(
         value, descriptors = channel.answer(watcher)
         packets.close_all(descriptors)
         return wire.convert(value.get("set"), wire.SetView)
-    except LostError as error:
-        raise DaemonUnreachable(
-            f"the daemon went away before it had confirmed {name}",
-            hint="once it runs, create the set again: if it was stored after all, nothing is stored twice",
-        ) from error
-    finally:
-        channel.close(abort=True)
 
 
 class _Sender:
