@@ -8,28 +8,19 @@ not deleted here.
 from __future__ import annotations
 
 import errno
-import io
 import os
-import shutil
-from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final, NoReturn, TypeVar
-
-from fsspec import AbstractFileSystem
+from typing import Any, Final, NoReturn
 
 from cached import wire
 from cached.client import Client, ObjectFile, ObjectWriter
-from cached.client.export import copy_bytes
 from cached.client.token import Given
-from cached.errors import Forbidden, NotFound
-
-Result = TypeVar("Result")
+from cached.fs.common import CopyingFileSystem, told
 
 _PREFIXES: Final = ("cachegs://", "gs://")
-_PIECE: Final = 4 << 20
 
 
-class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
+class ObjectFileSystem(CopyingFileSystem):
     """Buckets and what is in them; `runtime_dir` names another daemon, `token` is the access token to use."""
 
     protocol = "cachegs"
@@ -78,7 +69,7 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
         path = self._strip_protocol(path)
         if "/" in path:
             try:
-                return _facts(_told(lambda: self._client.stat_object(f"gs://{path}"), path), path)
+                return _facts(told(lambda: self._client.stat_object(f"gs://{path}"), path), path)
             except FileNotFoundError:
                 below = self._below(path)
                 if below.items or below.prefixes:
@@ -86,14 +77,6 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 raise
         self._listed(path, "")
         return _directory(path)
-
-    def exists(self, path: str, **_: Any) -> bool:
-        """Tell whether there is an object, or anything below the path."""
-        try:
-            self.info(path)
-        except FileNotFoundError:
-            return False
-        return True
 
     def modified(self, path: str) -> datetime:
         """Return when the object was written."""
@@ -114,7 +97,7 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def _open(self, path: str, mode: str = "rb", **options: Any) -> ObjectFile | ObjectWriter:
         path = self._strip_protocol(path)
         if mode == "rb":
-            return _told(
+            return told(
                 lambda: self._client.open_object(f"gs://{path}", keep=self._keep, scope=self._scope), path
             )
         if mode != "wb" or not options.get("autocommit", True):
@@ -129,21 +112,6 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
             begin, finish, _step = slice(start, end).indices(file.object.size)
             file.seek(begin)
             return file.read(max(0, finish - begin))
-
-    def get_file(self, rpath: str, lpath: Any, callback: Any = None, outfile: Any = None, **_: Any) -> None:
-        """Copy an object out; a file of that name is overwritten."""
-        if outfile is None and self.isdir(rpath):
-            os.makedirs(lpath, exist_ok=True)
-            return
-        with self._reading(rpath) as source:
-            if callback is not None:
-                callback.set_size(source.object.size)
-            if outfile is not None:
-                shutil.copyfileobj(source, outfile, _PIECE)
-                return
-            os.makedirs(os.path.dirname(os.path.abspath(lpath)), exist_ok=True)
-            with open(lpath, "wb") as goal:
-                _copy(source, goal, callback)
 
     # Writing
 
@@ -208,7 +176,7 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def _stored(self, source: Any, path: str, mode: str) -> None:
         address = f"gs://{self._strip_protocol(path)}"
         generation = 0 if mode == "create" else None
-        _told(lambda: self._client.put(source, address, if_generation=generation, scope=self._scope), path)
+        told(lambda: self._client.put(source, address, if_generation=generation, scope=self._scope), path)
 
     def _below(self, path: str) -> wire.ObjectList:
         bucket, _, name = path.partition("/")
@@ -219,7 +187,7 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
             raise PermissionError(
                 errno.EPERM, "buckets are not listed through the node: name one", "cachegs://"
             )
-        return _told(lambda: self._client.list_objects(f"gs://{bucket}/{name}", "/"), f"{bucket}/{name}")
+        return told(lambda: self._client.list_objects(f"gs://{bucket}/{name}", "/"), f"{bucket}/{name}")
 
 
 def _entries(path: str, below: wire.ObjectList) -> list[dict[str, Any]]:
@@ -246,28 +214,6 @@ def _facts(view: wire.ObjectView, path: str) -> dict[str, Any]:
 
 def _directory(path: str) -> dict[str, Any]:
     return {"name": path, "type": "directory", "size": 0}
-
-
-def _told(ask: Callable[[], Result], path: str) -> Result:
-    """Say in Python's words what file users know how to handle; other refusals keep their own."""
-    try:
-        return ask()
-    except NotFound as error:
-        raise FileNotFoundError(errno.ENOENT, str(error), path) from error
-    except Forbidden as error:
-        raise PermissionError(errno.EACCES, str(error), path) from error
-
-
-def _copy(source: ObjectFile, goal: io.BufferedWriter, callback: Any) -> None:
-    if not source.through:
-        for done in copy_bytes(source.fileno(), goal.fileno(), source.object.size):
-            if callback is not None:
-                callback.absolute_update(done)
-        return
-    while data := source.read(_PIECE):
-        goal.write(data)
-        if callback is not None:
-            callback.relative_update(len(data))
 
 
 def _kept(path: Any) -> NoReturn:

@@ -10,22 +10,19 @@ from __future__ import annotations
 import errno
 import io
 import os
-import shutil
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from fsspec import AbstractFileSystem
-
 from cached import wire
 from cached.client import Client, Opened
-from cached.client.export import copy_bytes, mtime_of
-from cached.errors import NotFound
+from cached.client.export import mtime_of
+from cached.fs.common import CopyingFileSystem, told
 from cached.sets.paths import follow
 
 
-class CacheSetFileSystem(AbstractFileSystem):  # type: ignore[misc]
+class CacheSetFileSystem(CopyingFileSystem):
     """Cache sets as directories; `runtime_dir` names a daemon other than this node's usual one."""
 
     protocol = "cacheset"
@@ -55,14 +52,6 @@ class CacheSetFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if not name:
             return {"name": "", "type": "directory", "size": 0}
         return self._set(name).info(path, inside)
-
-    def exists(self, path: str, **_: Any) -> bool:
-        """Tell whether the file or directory is there for this user."""
-        try:
-            self.info(path)
-        except FileNotFoundError:
-            return False
-        return True
 
     def created(self, path: str) -> datetime:
         """Return when the source was last modified: a set keeps no other time of its files."""
@@ -129,24 +118,6 @@ class CacheSetFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 if not isinstance(file, Exception):
                     file.close()
         return parts
-
-    def get_file(self, rpath: str, lpath: Any, callback: Any = None, outfile: Any = None, **_: Any) -> None:
-        """Copy a file out: blocks are shared where the file system can, else the kernel copies."""
-        if self.isdir(rpath):
-            os.makedirs(lpath, exist_ok=True)
-            return
-        with self._open(rpath) as source:
-            size = os.fstat(source.fileno()).st_size
-            if callback is not None:
-                callback.set_size(size)
-            if outfile is not None:
-                shutil.copyfileobj(source, outfile)
-                return
-            os.makedirs(os.path.dirname(os.path.abspath(lpath)), exist_ok=True)
-            with open(lpath, "wb") as goal:
-                for done in copy_bytes(source.fileno(), goal.fileno(), size):
-                    if callback is not None:
-                        callback.absolute_update(done)
 
     # Not writing
 
@@ -284,27 +255,20 @@ class _OpenSet:
     def _directory(self) -> Opened:
         with self._lock:
             if self._top is None:
-                self._top = self._told(lambda: self._client.open_dir(self._ref, fetch=self._fetch))
+                self._top = told(lambda: self._client.open_dir(self._ref, fetch=self._fetch), self._ref)
                 self._ref = f"id:{self._top.set_id}"
             return self._top
 
     def _listing(self) -> dict[str, wire.FileView]:
         with self._lock:
             if self._entries is None:
-                views = self._told(lambda: self._client.files(self._ref))
+                views = told(lambda: self._client.files(self._ref), self._ref)
                 self._links = {view.path: view.target for view in views if view.target}
                 for view in views:
                     parent, _, name = view.path.rpartition("/")
                     self._children.setdefault(parent, []).append(name)
                 self._entries = {view.path: view for view in views}
             return self._entries
-
-    def _told(self, ask: Any) -> Any:
-        """Say in Python's words what file users know how to handle; other refusals keep their own."""
-        try:
-            return ask()
-        except NotFound as error:
-            raise FileNotFoundError(errno.ENOENT, str(error), self._ref) from error
 
 
 class _File(io.FileIO):
