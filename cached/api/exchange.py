@@ -51,7 +51,7 @@ class Exchange:
         return True
 
     async def open(self, request: Request) -> None:
-        """Answer with a descriptor, or with the advice to read through. Leaving stops the wait, not the fetch."""
+        """Answer with a descriptor, or with the advice to read through. A fetch that nobody waits for any more ends."""
         self._check_room()
         wanted, token = self._asked(request)
         reports = _Reports(request, self._tell)
