@@ -21,6 +21,8 @@ class CachedError(Exception):
         self.message = message
         self.hint = hint
         self.details: dict[str, Any] = details
+        if hint:
+            self.add_note(f"hint: {hint}")  # so that a traceback says it too
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON value `{"error": {...}}` that carries this error on sockets and on stderr."""

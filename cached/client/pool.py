@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable
@@ -28,10 +29,9 @@ class Pool(Generic[Connection]):
             self._pid = os.getpid()
             self._inherited.append(self._idle)
             self._idle = deque()
-        try:
+        with contextlib.suppress(IndexError):
             return self._idle.pop(), True
-        except IndexError:
-            return self._make(), False
+        return self._make(), False
 
     def give(self, connection: Connection) -> None:
         """Give a connection back for reuse."""

@@ -52,8 +52,10 @@ def assemble(
         caps,
         ground.clock.now().boot_id,
         object_events.observer(counters),
-        headroom=space.above_floor,
+        headroom=space.left_over,
     )
+    space.evictable = tiers.taken
+    space.evict = tiers.give_way
     here = _Here()
     neighbours = Neighbours(
         me=identity.node_id,

@@ -116,6 +116,7 @@ async def put(
     What is written for a scope is written down first, so that the scope's end finds it whatever happens.
     """
     reader, metadata = _reader(caller, token, wish.scope), dict(wish.metadata)
+    _check_headers(wish.content_type, *metadata, *metadata.values())
     new = False
     if wish.scope:
         metadata |= scopes.mark(caller.user, wish.scope)
@@ -154,6 +155,15 @@ async def clear(node: Node, caller: Caller, prefix: Prefix | None, user: str | N
     return wire.ClearReply(
         entries=sum(item.entries for item in items), bytes=sum(item.bytes for item in items), items=items
     )
+
+
+def _check_headers(*values: str) -> None:
+    """Raise `UsageError` for what cannot travel in a header (RFC 9110, section 5.5)."""
+    for value in values:
+        if not value.isprintable():
+            raise UsageError(
+                f"{value!r} cannot be said of an object", hint="printable characters, on one line"
+            )
 
 
 def view(pinned: Pinned) -> wire.ObjectView:

@@ -116,7 +116,7 @@ async def end(
     check_scope(scope)
     if not scope:
         raise UsageError("a scope has a name")
-    items = await _end_sets(node, caller, scope, dry_run)
+    items = await _end_sets(node, caller, scope, delete_origin, dry_run)
     origin_items = await _end_origin(node, caller, scope, token, dry_run) if delete_origin else []
     items += await _end_copies(node, caller, scope, dry_run)
     items += origin_items
@@ -132,7 +132,9 @@ async def end(
     )
 
 
-async def _end_sets(node: Node, caller: Caller, scope: str, dry_run: bool) -> list[wire.ScopeItem]:
+async def _end_sets(
+    node: Node, caller: Caller, scope: str, delete_origin: bool, dry_run: bool
+) -> list[wire.ScopeItem]:
     items = []
     for one in list(node.shelf.known.values()):
         record = one.record
@@ -146,6 +148,9 @@ async def _end_sets(node: Node, caller: Caller, scope: str, dry_run: bool) -> li
         items.append(
             wire.ScopeItem(kind="set", name=record.name, bytes=record.bytes, action="delete", reason=reason)
         )
+        if delete_origin and record.origin:
+            why = "the node's account keeps the set there: delete it by hand if nobody is to make it again"
+            items.append(wire.ScopeItem(kind="origin", name=record.origin, action="keep", reason=why))
     return items
 
 

@@ -56,6 +56,9 @@ class Space:
         self.make_room: Callable[[Tier, int], Awaitable[None]] = _no_room
         #: Bytes on the disk tier besides contents and reservations: what swarms keep of small files.
         self.packs = 0
+        #: Bytes of a tier that copies of objects take, and what makes some of them go: they are promised to nobody.
+        self.evictable: Callable[[Tier], int] = lambda _tier: 0
+        self.evict: Callable[[Tier, int], Awaitable[int]] = _nothing
         #: Whether a replica's grant holds: what has expired goes when space is wanted, and counts against no quota.
         self.leased: Callable[[ReplicaRow], bool] = lambda _row: True
 
@@ -78,6 +81,17 @@ class Space:
         """Return the bytes that the tier's partition has free beyond what stays free and what is reserved."""
         state = self._state(tier)
         return max(0, state.partition_free - state.floor)
+
+    def left_over(self, tier: Tier) -> int:
+        """Return the bytes that copies of objects may take besides those they have: what sets have no use for."""
+        within = self._limits[tier] - self._state(tier).used() - self.evictable(tier)
+        return max(0, min(within, self.above_floor(tier)))
+
+    async def _displace(self, tier: Tier, wanted: int) -> None:
+        """Have copies of objects go that would take the tier beyond its capacity with `wanted` bytes more."""
+        excess = self._state(tier).used() + wanted + self.evictable(tier) - self._limits[tier]
+        if excess > 0:
+            await self.evict(tier, excess)
 
     def reserved(self, tier: Tier) -> int:
         """Return the physical bytes reserved at present."""
@@ -114,6 +128,7 @@ class Space:
             if missing > 0:
                 await self.make_room(row.tier, missing)
             self._check(row)
+            await self._displace(row.tier, row.bytes)
             await self._catalog.write(lambda tx: tx.put_reservation(row))
             self._reserved[row.txid] = row
         try:
@@ -135,6 +150,7 @@ class Space:
             if missing > self.free(row.tier):
                 await self.make_room(row.tier, missing - self.free(row.tier))
             self._check(msgspec.structs.replace(row, bytes=missing))
+            await self._displace(row.tier, missing)
             larger = msgspec.structs.replace(row, bytes=size)
             await self._catalog.write(lambda tx: tx.put_reservation(larger))
             self._reserved[txid] = larger
@@ -223,6 +239,10 @@ class Space:
             + (self.packs if tier == "disk" else 0),
             going=sum(row.physical for row in contents if row.state == "GOING"),
         )
+
+
+async def _nothing(_tier: Tier, _wanted: int) -> int:
+    return 0
 
 
 async def _no_room(_tier: Tier, _wanted: int) -> None:

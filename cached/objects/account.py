@@ -148,7 +148,7 @@ def advice(figures: Figures, memory: int, disk: int) -> str:
             f"the objects read lately are {wanted}, memory and disk hold {format_size(memory + disk)} of objects: "
             f"{how} is read from Cloud Storage again; raise [objects] disk or memory, or add nodes"
         )
-    if figures.fits_memory < SCARCE:
+    if memory and figures.fits_memory < SCARCE:
         return (
             f"the objects read lately are {wanted}, memory holds {format_size(memory)}: most are read from disk; "
             "memory should grow: raise [objects] memory where the machine has it"

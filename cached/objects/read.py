@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cached.addresses import Address
-from cached.errors import CachedError, NotFound, OriginChanged
+from cached.errors import CachedError, Forbidden, NotFound, OriginChanged
 from cached.objects.account import Place
 from cached.objects.bring import bring
 from cached.objects.cache import Keep, ObjectCache, Reader, Report
@@ -58,6 +58,11 @@ async def stat(cache: ObjectCache, reader: Reader, address: Address) -> Pinned:
         cache.freshness.forget(address.bucket, address.name, cache.now())
         if isinstance(error, NotFound) and address.generation is None:
             forget_soon(cache, address, "deleted")
+        if isinstance(error, Forbidden) and not reader.token:
+            raise Forbidden(
+                f"{address}: not everybody may read it, and no access token came with the request",
+                hint="set CACHED_GCS_TOKEN_FILE or CACHED_GCS_TOKEN, or log in with gcloud",
+            ) from error
         raise
     current = address.generation is None
     if current:

@@ -172,6 +172,11 @@ class Tiers:
             count += 1
         return count, given
 
+    def taken(self, tier: Tier) -> int:
+        """Return the bytes of a tier that copies take, or are being written to."""
+        room = self.index.rooms.get(tier)
+        return 0 if room is None else room.used + room.reserved
+
     async def give_way(self, tier: Tier, size: int) -> int:
         """Let copies of a tier go until others have `size` bytes more; return the bytes that come back."""
         given = 0

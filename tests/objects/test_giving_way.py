@@ -9,7 +9,7 @@ from cached.addresses import parse
 from cached.errors import NoSpace
 from cached.node import objects
 from cached.objects.tiers import Wanted
-from tests.node.fakes import caller, world
+from tests.node.fakes import caller, create_set, world
 from tests.objects.cache_kit import ada, content, town
 from tests.objects.shelves import KB, Shelves, key, waited
 
@@ -101,5 +101,23 @@ def test_a_set_that_needs_the_partition_takes_it_from_objects(tmp_path):
             await node.space.make_room("disk", 2_000_000)
             assert len(node.objects.tiers.index) == 0
             assert node.counters.snapshot()["objects.gone.room"] == 1
+
+    asyncio.run(scene())
+
+
+def test_copies_and_sets_together_stay_within_the_capacity_of_the_store(tmp_path):
+    async def scene():
+        async with world(tmp_path) as made:
+            node = await made.node("n0", capacity=8 << 20, object_disk=1 << 30)
+            for number in range(6):
+                made.origin.store("genomes", f"chr{number}", os.urandom(2_000_000))
+                opened = await objects.open_object(node, ADA, parse(f"gs://genomes/chr{number}"), token="")
+                if opened.fd >= 0:
+                    os.close(opened.fd)
+                    objects.release(node, opened.pin)
+            assert node.objects.tiers.taken("disk") <= 8 << 20
+            await create_set(node, ADA, "s", {"f": os.urandom(5_000_000)})
+            used = node.space.capacity("disk") - node.space.free("disk")
+            assert used + node.objects.tiers.taken("disk") <= 8 << 20
 
     asyncio.run(scene())
