@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -70,6 +71,9 @@ class Part:
         #: Set from outside when nobody waits for it any more.
         self.abandoned = False
         self._pieces: list[bytes] = []
+        #: Whose turn it is: an attempt that was given up may still run in its thread beside the next one.
+        self._turn = 0
+        self._lock = threading.Lock()
 
     @property
     def size(self) -> int:
@@ -78,48 +82,56 @@ class Part:
 
     def take(self) -> list[bytes]:
         """Return the bytes, in pieces, and forget them."""
-        pieces, self._pieces = self._pieces, []
-        return pieces
+        with self._lock:
+            pieces, self._pieces = self._pieces, []
+            return pieces
 
     def read(self, client: Client, timeout: float) -> None:
         """Ask for what is missing. The stored bytes are wanted, so that sizes and checksums of gzip objects hold."""
         until = time.monotonic() + timeout + self.size / SLOWEST
-        headers = {"Range": f"bytes={self.start + self.filled}-{self.stop - 1}", "Accept-Encoding": "gzip"}
+        turn, first = self._begin()
+        headers = {"Range": f"bytes={first}-{self.stop - 1}", "Accept-Encoding": "gzip"}
         with client._http.request(
             "GET", self._url(client), headers=headers, stream=True, timeout=timeout
         ) as response:
-            self._check(response)
+            self._check(response, first)
             for piece in response.raw.stream(_PIECE, decode_content=False):
-                self._add(piece, until)
+                self._add(piece, turn, until)
         if self.filled < self.size:
             raise Failed("cut", "the answer ended early", transient=True)
+
+    def _begin(self) -> tuple[int, int]:
+        """Take the turn from the attempt before; return its number, and the first byte that is missing."""
+        with self._lock:
+            self._turn += 1
+            return self._turn, self.start + self.filled
 
     def _url(self, client: Client) -> str:
         place = f"b/{quote(self.pinned.bucket, safe='')}/o/{quote(self.pinned.name, safe='')}"
         return f"{home(client)}/download/storage/v1/{place}?alt=media&generation={self.pinned.generation}"
 
-    def _check(self, response: requests.Response) -> None:
+    def _check(self, response: requests.Response, first: int) -> None:
         """Refuse what is not this range of this generation; an answer to somebody else is never mixed in."""
         if response.status_code not in (200, 206):
             raise answered(response)
         generation = response.headers.get("x-goog-generation", str(self.pinned.generation))
         if generation != str(self.pinned.generation):
             raise Failed("replaced", f"the answer is of generation {generation}", status=412)
-        first = self.start + self.filled
         wanted = f"bytes {first}-{self.stop - 1}/{self.pinned.size}"
         whole = response.status_code == 200 and first == 0 and self.stop == self.pinned.size
         if not whole and response.headers.get("Content-Range") != wanted:
             raise Failed("range", "another range came than was asked for", transient=True)
 
-    def _add(self, piece: bytes, until: float) -> None:
-        if self.abandoned:
-            raise Failed("abandoned", "nobody wants it any more", transient=True)
-        if self.filled + len(piece) > self.size:
-            raise Failed("range", "more bytes came than were asked for", transient=True)
-        if time.monotonic() > until:
-            raise Failed("stall", "the answer comes too slowly", transient=True)
-        self._pieces.append(piece)
-        self.filled += len(piece)
+    def _add(self, piece: bytes, turn: int, until: float) -> None:
+        with self._lock:
+            if self.abandoned or turn != self._turn:
+                raise Failed("abandoned", "nobody wants it any more", transient=True)
+            if self.filled + len(piece) > self.size:
+                raise Failed("range", "more bytes came than were asked for", transient=True)
+            if time.monotonic() > until:
+                raise Failed("stall", "the answer comes too slowly", transient=True)
+            self._pieces.append(piece)
+            self.filled += len(piece)
 
 
 def upload(

@@ -236,7 +236,7 @@ PINNED = Pinned("b", "o", generation=7, size=100, crc32c=0)
 )
 def test_an_answer_that_is_not_what_was_asked_for_is_not_taken(status, headers, cause):
     with pytest.raises(Failed) as failed:
-        Part(PINNED, 50, 100)._check(SimpleNamespace(status_code=status, headers=headers))
+        Part(PINNED, 50, 100)._check(SimpleNamespace(status_code=status, headers=headers), 50)
     assert failed.value.cause == cause
 
 
@@ -245,14 +245,15 @@ def test_an_answer_that_is_not_what_was_asked_for_is_not_taken(status, headers, 
     [(206, {"Content-Range": "bytes 50-99/100", "x-goog-generation": "7"}, 50), (200, {}, 0)],
 )
 def test_an_answer_that_is_what_was_asked_for_is_taken(status, headers, start):
-    Part(PINNED, start, 100)._check(SimpleNamespace(status_code=status, headers=headers))
+    Part(PINNED, start, 100)._check(SimpleNamespace(status_code=status, headers=headers), start)
 
 
 def test_more_bytes_than_were_asked_for_are_not_taken():
     part = Part(PINNED, 0, 4)
-    part._add(b"abc", until=1e12)
+    turn, _ = part._begin()
+    part._add(b"abc", turn, until=1e12)
     with pytest.raises(Failed, match="more bytes"):
-        part._add(b"de", until=1e12)
+        part._add(b"de", turn, until=1e12)
     assert part.take() == [b"abc"]
 
 
