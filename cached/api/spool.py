@@ -9,6 +9,7 @@ from typing import Final
 
 from aiohttp import StreamReader
 
+from cached.critical import to_the_end
 from cached.errors import NoSpace, UsageError
 
 #: Makes an empty file for reading and writing that goes with its descriptor; may block.
@@ -22,17 +23,20 @@ _FLOOR_PART: Final = 50
 
 
 async def take_in(body: StreamReader, announced: int | None, descriptor: int) -> int:
-    """Write a body into the file, and return its bytes. Raises `NoSpace` before the partition is full."""
-    await asyncio.to_thread(_check_room, descriptor, announced or 0)
+    """Write a body into the file, and return its bytes. Raises `NoSpace` before the partition is full.
+
+    No thread uses the descriptor any more when this returns, also when it is cancelled.
+    """
+    await to_the_end(asyncio.to_thread(_check_room, descriptor, announced or 0))
     parts: list[bytes] = []
     size = waiting = 0
     while part := await body.readany():
         parts.append(part)
         waiting += len(part)
         if waiting >= _PIECE:
-            await asyncio.to_thread(_append, descriptor, parts, waiting)
+            await to_the_end(asyncio.to_thread(_append, descriptor, parts, waiting))
             size, waiting, parts = size + waiting, 0, []
-    await asyncio.to_thread(_append, descriptor, parts, waiting)
+    await to_the_end(asyncio.to_thread(_append, descriptor, parts, waiting))
     size += waiting
     if announced is not None and size != announced:
         raise UsageError(f"{size} bytes came of the {announced} that were announced")

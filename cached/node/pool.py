@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from cached import faults
+from cached.critical import to_the_end
 from cached.errors import (
     CachedError,
     Forbidden,
@@ -103,10 +104,10 @@ async def draw(node: Node, known: Known, job: FetchJob, places: Places, holders:
     """Bring a content into `job.data` from the origin and from those who read it too, verified.
 
     What is there already stays. Raises what keeps everybody from reading it: `OriginUnavailable`, `OriginChanged`,
-    `Forbidden`, `NotFound`, `IntegrityFailed`; or `NoSpace`.
+    `Forbidden`, `NotFound`, `IntegrityFailed`; or `NoSpace`. Nothing reads or writes there any more when this returns.
     """
     job.progress.state = "checking"
-    member = await asyncio.to_thread(_Member, node, known, job, places, holders)
+    member = await to_the_end(asyncio.to_thread(_Member, node, known, job, places, holders))
     job.progress.state = "transferring"
     node.drawing.add(known.record.id)
     node.stirred.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 
 import msgspec
 import pytest
@@ -271,6 +272,37 @@ def test_a_reader_that_dies_is_replaced_and_a_keeper_too(tmp_path):
                 check(node)
 
     run(story())
+
+
+def test_who_stops_drawing_leaves_no_thread_that_still_looks_at_the_files(tmp_path, monkeypatch):
+    begun, go, looked, real = threading.Event(), threading.Event(), [], pool.scan
+
+    def scan(*args):
+        begun.set()
+        assert go.wait(60)
+        try:
+            return real(*args)
+        finally:
+            looked.append(args)
+
+    monkeypatch.setattr(pool, "scan", scan)
+
+    async def story():
+        origin, _ = await kept(tmp_path)
+        async with world(tmp_path) as w:
+            node = await node_with(w, origin, "a")
+            view = await made(node, ADA, "nr", source_set="gs://data/out")
+            assert await asyncio.to_thread(begun.wait, 60)
+            receiving = node.flights[f"receive {view.id}"]
+            receiving.cancel()
+            asyncio.get_running_loop().call_later(0.05, go.set)
+            await asyncio.wait({receiving}, timeout=60)
+            assert looked
+
+    try:
+        run(story())
+    finally:
+        go.set()
 
 
 def test_what_keeps_everybody_from_reading_is_said_and_tried_again(tmp_path):
