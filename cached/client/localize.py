@@ -183,7 +183,13 @@ class _Work:
 
         if copy.kind == "in":
             size, place = bring_object(
-                self._client, copy.source, copy.to, keep=copy.cache, scope=self._scope, watcher=watch
+                self._client,
+                copy.source,
+                copy.to,
+                within=copy.within,
+                keep=copy.cache,
+                scope=self._scope,
+                watcher=watch,
             )
             return Moved(copy, 1, size, place)
         if copy.kind == "set":

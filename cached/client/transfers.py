@@ -75,6 +75,8 @@ class Copy(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     source: str
     to: str
+    #: Of an input: the part of `to` that the user named as a directory.
+    within: str = ""
     size: int = 0
     cache: bool = True
 
@@ -172,17 +174,20 @@ def inputs(
         except BadName as error:
             yield error
             continue
-        yield Copy(kind="in", source=_spelt(bucket, each), to=to, size=each.size, cache=transfer.cache)
+        source = _spelt(bucket, each)
+        yield Copy(kind="in", source=source, to=to, within=transfer.to, size=each.size, cache=transfer.cache)
 
 
 def _single(transfer: Transfer, address: Address, *, to_is_directory: bool) -> Copy | CachedError:
     to = transfer.to
+    within = to[: to.rfind("/") + 1]
     if to_is_directory or to.endswith("/"):
+        within = to
         try:
             to = _below(to, local_name(address.name.rpartition("/")[2], str(address)))
         except BadName as error:
             return error
-    return Copy(kind="in", source=str(address), to=to, cache=transfer.cache)
+    return Copy(kind="in", source=str(address), to=to, within=within, cache=transfer.cache)
 
 
 def _spelt(bucket: str, found: Found) -> str:

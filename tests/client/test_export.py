@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cached.client import Client, export
-from cached.errors import CachedError, UsageError
+from cached.errors import CachedError, UnsupportedFile, UsageError
 from tests.api.fake_daemon import Daemon, plant, running
 
 
@@ -170,3 +170,10 @@ def test_a_destination_that_cannot_be_made_is_named(client, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CachedError, match="file/out"):
         client.export("nr", tmp_path / "file" / "out")
+
+
+def test_a_part_whose_links_lead_out_of_it_is_refused_before_anything_is_copied(client, tmp_path):
+    with pytest.raises(UnsupportedFile, match=r"'link' leads outside.*a\.txt") as refused:
+        client.export("nr/sub", tmp_path / "out")
+    assert refused.value.hint
+    assert not (tmp_path / "out").exists()

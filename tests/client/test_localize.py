@@ -14,7 +14,7 @@ from cached import wire
 from cached.client import Client, arrival
 from cached.client.localize import StoppedError, localize, move, plan
 from cached.client.transfers import Copy, Transfer
-from cached.errors import CachedError, Forbidden, IntegrityFailed, NotFound, UsageError
+from cached.errors import CachedError, Forbidden, IntegrityFailed, NotFound, UnsupportedFile, UsageError
 from tests.api.fake_daemon import Daemon, plant, running
 
 
@@ -226,6 +226,68 @@ def test_a_set_fills_a_directory_that_is_there_and_replaces_its_files(client, da
     assert here["db/a.txt"] == b"hello, world\n"
     assert not any(arrival.PARTIAL in name for name in os.listdir(work))
     assert outcome.tally.places["here"] == outcome.tally.bytes_in > 0
+
+
+def test_nothing_is_written_through_links_that_lie_in_the_destination(client, daemon, work, tmp_path):
+    """However a link came there: what arrives stays in the directory that was named."""
+    (work / "secret").mkdir()
+    (work / "secret" / "authorized_keys").write_bytes(b"mine")
+    (work / "in").mkdir()
+    (work / "in" / "l").symlink_to("../secret")
+    source = tmp_path / "source"
+    (source / "l").mkdir(parents=True)
+    (source / "l" / "authorized_keys").write_bytes(b"theirs")
+    daemon.node.put("evil", source)
+    for name in ("in/l/from-bucket", "in/l/deep/too"):
+        daemon.node.cloud.plant(f"gs://bkt/{name}", b"theirs")
+    for transfer in (
+        Transfer("evil", "in"),
+        Transfer("gs://bkt/in/", "in"),
+        Transfer("gs://bkt/in/**", "in/"),
+    ):
+        failed = localize(client, [transfer]).failed
+        assert failed
+        assert all(isinstance(each.error, UsageError) for each in failed), failed
+        assert all("is a link" in each.error.message for each in failed), failed
+    assert tree(work) == {"secret/authorized_keys": b"mine"}
+    assert [path.name for path in (work / "secret").iterdir()] == ["authorized_keys"]
+    assert os.listdir(work / "in") == ["l"]
+
+
+def test_a_part_of_a_set_brings_no_link_that_leads_out_of_it(client, daemon, work, tmp_path):
+    source = tmp_path / "source"
+    (source / "a" / "b").mkdir(parents=True)
+    (source / "secret").mkdir()
+    (source / "a" / "b" / "l").symlink_to("../../secret")
+    daemon.node.put("evil", source)
+    (failed,) = localize(client, [Transfer("evil/a/b", "in")]).failed
+    assert isinstance(failed.error, UnsupportedFile)
+    assert "'l'" in failed.error.message
+    assert os.listdir(work) == []
+    assert not localize(client, [Transfer("evil/a", "one"), Transfer("evil", "all")]).failed[1:]
+    assert os.readlink(work / "all" / "a" / "b" / "l") == "../../secret"
+
+
+def test_the_named_destination_may_be_a_link_itself(client, daemon, work, tmp_path):
+    (tmp_path / "scratch").mkdir()
+    (work / "in").symlink_to(tmp_path / "scratch")
+    daemon.node.put("nr", plant(tmp_path / "source"))
+    daemon.node.cloud.plant("gs://bkt/d/e/x", b"1")
+    transfers = [Transfer("nr", "in"), Transfer("gs://bkt/d/", "in"), Transfer("gs://bkt/d/e/x", "in/y")]
+    assert not localize(client, [*transfers, Transfer("nr/a.txt", "in/z/")]).failed
+    here = tree(tmp_path / "scratch")
+    assert here["e/x"] == here["y"] == b"1"
+    assert here["a.txt"] == here["z/a.txt"] == b"hello, world\n"
+
+
+def test_a_link_where_a_file_is_to_be_is_replaced_and_what_it_leads_to_stays(client, daemon, work):
+    (work / "mine").write_bytes(b"mine")
+    (work / "w").mkdir()
+    (work / "w" / "a").symlink_to("../mine")
+    daemon.node.cloud.plant("gs://bkt/d/a", b"1")
+    assert not localize(client, [Transfer("gs://bkt/d/", "w")]).failed
+    assert not (work / "w" / "a").is_symlink()
+    assert tree(work) == {"mine": b"mine", "w/a": b"1"}
 
 
 def test_a_set_that_has_to_be_fetched_counts_as_coming_from_peers(client, daemon, work, tmp_path):
