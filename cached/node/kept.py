@@ -12,7 +12,7 @@ from cached.node.node import Node
 from cached.node.shelf import Known
 from cached.origin import document, naming, places
 from cached.origin.document import Document
-from cached.origin.values import NODE_ACCOUNT
+from cached.origin.values import NODE_ACCOUNT, Pinned
 from cached.replication.transfer import Progress
 from cached.sets import manifest as manifests
 from cached.sets.leaves import LeafIndex
@@ -35,35 +35,50 @@ async def described(node: Node, prefix: Prefix, found: Document) -> Metadata:
     """Return the metadata of the set that a document describes. Raises `IntegrityFailed` when it does not fit."""
     base = naming.directory(prefix.name)
     parts: dict[str, bytes] = {}
-    most = {"manifest": manifests.MAX_MANIFEST, "places": places.longest(found.files)}
-    for part in document.PARTS:
-        if part in found.parts:
-            pinned = found.pinned(prefix.bucket, base, part)
-            parts[part] = await origins.read(node, pinned, most.get(part, pinned.size))
-            if part == "manifest":
-                most |= _bounds(parts[part], found)
-    made = await asyncio.to_thread(
-        metadata.checked,
-        parts["manifest"],
-        parts["leaves"],
-        parts.get("mtimes"),
-        found.content,
-        parts["places"],
-    )
-    where = places.decode(parts["places"], made.manifest)
+    most = {"manifest": manifests.MAX_MANIFEST}
+    claimed = 0
+    try:
+        for part in document.PARTS:
+            if part in found.parts:
+                pinned = found.pinned(prefix.bucket, base, part)
+                _check_size(pinned, most[part])
+                claimed += metadata.claim(node, pinned.size)
+                parts[part] = await origins.read(node, pinned, most[part])
+                if part == "manifest":
+                    most |= await asyncio.to_thread(_bounds, parts[part], found)
+        made = await asyncio.to_thread(
+            metadata.checked,
+            parts["manifest"],
+            parts["leaves"],
+            parts.get("mtimes"),
+            found.content,
+            parts["places"],
+        )
+    finally:
+        node.metadata_coming -= claimed
+    where = await asyncio.to_thread(places.decode, parts["places"], made.manifest)
     if (where.bucket, where.base) != (prefix.bucket, base):
         raise IntegrityFailed(f"the set below {prefix} says that its files lie elsewhere")
-    if (made.manifest.total_bytes, made.manifest.file_count) != (found.bytes, found.files):
-        raise IntegrityFailed(f"the set below {prefix} is not as large as it says")
     return made
 
 
+def _check_size(pinned: Pinned, most: int) -> None:
+    if not 0 <= pinned.size <= most:
+        raise IntegrityFailed(f"{pinned.address} has {pinned.size} bytes, and should have {most} at most")
+
+
 def _bounds(data: bytes, found: Document) -> dict[str, int]:
-    """Return how long the other parts may be, from the manifest."""
+    """Return how long the other parts may be, from a manifest that is what the document says."""
     if manifests.content_id(data) != found.content:
         raise IntegrityFailed("the manifest is not that of the content id in the document")
     manifest = manifests.decode(data)
-    return {"leaves": LeafIndex(manifest).total, "mtimes": 8 * len(manifest.entries)}
+    if (manifest.total_bytes, manifest.file_count) != (found.bytes, found.files):
+        raise IntegrityFailed("the set is not as large as its document says")
+    return {
+        "leaves": LeafIndex(manifest).total,
+        "mtimes": 8 * len(manifest.entries),
+        "places": places.longest(manifest.file_count),
+    }
 
 
 async def metadata_of(node: Node, known: Known) -> Metadata:

@@ -143,7 +143,7 @@ async def _from(node: Node, peer: str, known: Known) -> Metadata:
                     received += chunk
                     if lengths is None and (lengths := _head(received)) is not None:
                         _check_lengths(lengths, known.record)
-                        claimed = _claim(node, lengths.total)
+                        claimed = claim(node, lengths.total)
                     if lengths is not None and len(received) > lengths.total:
                         raise IntegrityFailed("a peer sent more metadata than it had said")
                     # What was waited for came in the moment of the time-out, and took the cancellation's place.
@@ -189,8 +189,11 @@ def _check_lengths(lengths: Lengths, record: SetRecord) -> None:
         raise IntegrityFailed("a peer has more metadata than a set of that size may have")
 
 
-def _claim(node: Node, wanted: int) -> int:
-    """Count what is coming, so that all peers together never fill the memory. Return what to take off later."""
+def claim(node: Node, wanted: int) -> int:
+    """Count what is coming, so that all sources together never fill the memory.
+
+    Return what is to be taken off `node.metadata_coming` later. Raises `NoSpace`, or `Busy` while others come.
+    """
     if wanted <= SMALL:
         return 0
     most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MEMORY_SHARE
