@@ -220,11 +220,10 @@ class _OpenSet:
         except OSError as error:
             error.filename = f"{self._ref}/{inside}"
             raise
-        raw = _File(descriptor, f"{top.path}/{inside}", top)
         if not os.path.isfile(descriptor):
-            raw.close()
+            os.close(descriptor)
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), f"{self._ref}/{inside}")
-        return io.BufferedReader(raw)
+        return io.BufferedReader(_File(descriptor, f"{top.path}/{inside}", top))
 
     def info(self, path: str, inside: str) -> dict[str, Any]:
         """Return fsspec's facts about an entry; links are followed."""
