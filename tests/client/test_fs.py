@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
@@ -167,6 +168,17 @@ def test_a_missing_file_and_a_directory_are_pythons_own_errors(fs):
         fs.open("nr/sub")
     with pytest.raises(IsADirectoryError):
         fs.open("nr")
+
+
+def test_a_directory_that_somebody_tried_to_open_does_not_stay_open(fs):
+    with pytest.raises(IsADirectoryError):
+        fs.open("nr/sub")
+    links = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            links.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    assert links
+    assert not [link for link in links if link.endswith("/sub")]
 
 
 @pytest.fixture(scope="module")
