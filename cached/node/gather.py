@@ -99,10 +99,8 @@ class Gathering(create.Creation):
         """Read all objects, a few at a time. Raises `OriginChanged` when one was replaced meanwhile."""
         ingest, plan = self.begin_work(), self.plan
         try:
-            parents = {path[:at] for path in plan.files for at, mark in enumerate(path) if mark == "/"}
-            await self.make_room_for(len(parents | set(plan.directories)))
-            for path in plan.directories:
-                ingest.add_dir(path)
+            await self.make_room_for(await asyncio.to_thread(_directories, plan))
+            await to_the_end(asyncio.to_thread(_add_directories, ingest, plan))
             await each(
                 plan.files.items(),
                 lambda item: self._take(ingest, *item),
@@ -148,8 +146,21 @@ class Gathering(create.Creation):
         """Keep where the files lie beside them."""
         if self._whole != self.plan.total_bytes or manifest.file_count != len(self.plan.files):
             raise UsageError("the objects have not been read", hint="send draw before seal")
-        data = places.encode(places.of_plan(self.plan, manifest))
-        await asyncio.to_thread(ingest.staging.put_places, data)
+
+        def put() -> None:
+            ingest.staging.put_places(places.encode(places.of_plan(self.plan, manifest)))
+
+        await asyncio.to_thread(put)
+
+
+def _directories(plan: Plan) -> int:
+    parents = {path[:at] for path in plan.files for at, mark in enumerate(path) if mark == "/"}
+    return len(parents | set(plan.directories))
+
+
+def _add_directories(ingest: Ingest, plan: Plan) -> None:
+    for path in plan.directories:
+        ingest.add_dir(path)
 
 
 def _executable(pinned: Pinned) -> bool:

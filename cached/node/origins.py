@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from cached.addresses import Prefix, parse_prefix
 from cached.errors import CachedError, Forbidden, IntegrityFailed, Refused
 from cached.node.caller import Caller
@@ -58,6 +60,10 @@ async def read(node: Node, pinned: Pinned, most: int) -> bytes:
         await origin.read(pinned, start, start + MOST_AT_ONCE, token=NODE_ACCOUNT)
         for start in range(0, pinned.size, MOST_AT_ONCE)
     ]
+    return await asyncio.to_thread(_whole, parts, pinned)
+
+
+def _whole(parts: list[bytes], pinned: Pinned) -> bytes:
     data = b"".join(parts)
     if crc32c(data) != pinned.crc32c:
         raise IntegrityFailed(f"{pinned.address}: the bytes received do not have its crc32c")
@@ -75,12 +81,12 @@ def places_of(node: Node, content: str) -> bytes | None:
     return None
 
 
-def usable(node: Node, owner: str, data: bytes | None, manifest: Manifest) -> Places | None:
+async def usable(node: Node, owner: str, data: bytes | None, manifest: Manifest) -> Places | None:
     """Return where a set's files lie, when this node may read there for its owner; None otherwise."""
     if not data:
         return None
     try:
-        found = places.decode(data, manifest)
+        found = await asyncio.to_thread(places.decode, data, manifest)
     except CachedError as error:
         node.counters.note("origin.map_unusable", error.message)
         return None

@@ -214,7 +214,7 @@ class _Sending:
         part = found.pinned(self._bucket, self._base, "places")
         manifest = await asyncio.to_thread(self._store.manifest, self._content)
         mapped = await origins.read(self._node, part, places.longest(manifest.file_count))
-        places.decode(mapped, manifest)
+        await asyncio.to_thread(places.decode, mapped, manifest)
         return mapped
 
     async def send(self, manifest: Manifest) -> bytes:
@@ -224,14 +224,19 @@ class _Sending:
         missing = [entry for entry in entries if entry.path not in done.objects]
         await each(missing, self._file, width=max(1, self._node.config.origin.threads // 2))
         await self._note()
-        objects = {
-            entry.path: Pinned(self._bucket, self._base + entry.path, generation, entry.size, crc32c)
-            for entry in entries
-            for generation, crc32c in [done.objects[entry.path]]
-        }
-        mapped = places.encode(places.of_objects(self._bucket, self._base, objects, manifest))
+        mapped = await asyncio.to_thread(self._mapped, manifest)
         await self._describe(manifest, mapped)
         return mapped
+
+    def _mapped(self, manifest: Manifest) -> bytes:
+        """Return where the files lie, all of which are written. Takes long for many."""
+        done = self._upload.done.objects
+        objects = {
+            entry.path: Pinned(self._bucket, self._base + entry.path, generation, entry.size, crc32c)
+            for entry in manifest.files()
+            for generation, crc32c in [done[entry.path]]
+        }
+        return places.encode(places.of_objects(self._bucket, self._base, objects, manifest))
 
     async def _file(self, entry: Entry) -> None:
         fd = await undisturbed(partial(self._open, entry.path), os.close)
@@ -311,7 +316,7 @@ class _Sending:
         """Write the parts beside the files, then the document."""
         store, content = self._store, self._content
         data = {
-            "manifest": manifests.encode(manifest),
+            "manifest": await asyncio.to_thread(manifests.encode, manifest),
             "leaves": await asyncio.to_thread(store.leaves, content),
             "mtimes": await asyncio.to_thread(store.mtimes, content),
             "places": mapped,

@@ -241,7 +241,7 @@ async def _refetch_from_origin(node: Node, store: Store, known: Known, paths: se
     content = known.record.content
     manifest = await asyncio.to_thread(store.manifest, content)
     data = await asyncio.to_thread(origins.places_of, node, content)
-    places = origins.usable(node, known.record.owner, data, manifest)
+    places = await origins.usable(node, known.record.owner, data, manifest)
     if places is None:
         return False
     where, staged = places.pinned(manifest), store.root / "incoming" / txid / "data"

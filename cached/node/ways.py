@@ -35,7 +35,7 @@ async def places_of(
 ) -> Places | None:
     """Return where this node may read the set's files: as its metadata say, else, if need be, as the origin says."""
     known = node.shelf.known[flight.set_id]
-    found = origins.usable(node, known.record.owner, metadata.places, metadata.manifest)
+    found = await origins.usable(node, known.record.owner, metadata.places, metadata.manifest)
     if found is not None or not known.record.origin or _someone(holders):
         return found
     try:
@@ -43,7 +43,7 @@ async def places_of(
     except CachedError as error:
         node.counters.note("origin.map_unusable", error.message, set=flight.set_id[:8])
         return None
-    return origins.usable(node, known.record.owner, told.places, metadata.manifest)
+    return await origins.usable(node, known.record.owner, told.places, metadata.manifest)
 
 
 async def go(

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 from cached import wire
-from cached.addresses import Address
+from cached.addresses import Address, parse_prefix
 from cached.errors import (
     BadName,
     Forbidden,
@@ -20,7 +20,7 @@ from cached.errors import (
     Refused,
     UsageError,
 )
-from cached.node import begin, persist, read
+from cached.node import begin, kept, origins, persist, read
 from cached.origin import places
 from cached.sets.names import parse_ref
 from cached.storage.ingest import Ingest
@@ -235,6 +235,40 @@ def inodes_open():
         with contextlib.suppress(OSError):
             found.add(os.fstat(int(fd)).st_ino)
     return found
+
+
+def test_what_takes_long_for_many_files_is_not_done_on_the_loop(tmp_path, monkeypatch):
+    there = {}
+
+    def watch(owner, name):
+        real = getattr(owner, name)
+
+        def watched(*args, **options):
+            there.setdefault(name, set()).add(threading.current_thread() is threading.main_thread())
+            return real(*args, **options)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    watch(Ingest, "add_dir")
+    watch(kept, "_bounds")
+    watch(origins, "crc32c")
+    for name in ("of_plan", "of_objects", "encode", "decode"):
+        watch(places, name)
+
+    async def story():
+        async with world(tmp_path) as w:
+            origin = filled()
+            origin.store("data", "in/empty/", b"")
+            node = await node_with(w, origin)
+            await made(node, ADA, "nr", source="gs://data/in")
+            await persisted(node, ADA, "kept", FILES, "gs://data/out")
+            view = await made(node, ADA, "again", source_set="gs://data/out")
+            found = await kept.document_at(node, parse_prefix(view.origin))
+            await kept.described(node, parse_prefix(view.origin), found)
+            watched = {"add_dir", "_bounds", "crc32c", "of_plan", "of_objects", "encode", "decode"}
+            assert there == {name: {False} for name in watched}
+
+    run(story())
 
 
 def test_a_file_that_is_just_opened_for_who_goes_away_is_closed(tmp_path, monkeypatch):
