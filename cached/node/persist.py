@@ -18,7 +18,7 @@ from cached import faults, wire
 from cached.addresses import Address, Prefix, parse_prefix
 from cached.catalog.rows import UploadRow
 from cached.errors import BadName, Busy, CachedError, IntegrityFailed, NotFound, OriginChanged
-from cached.node import announce, ledger, metadata, origins
+from cached.node import announce, compared, ledger, metadata, origins
 from cached.node.node import Node
 from cached.node.parallel import each
 from cached.node.shelf import Known
@@ -140,7 +140,7 @@ async def _attempt(node: Node, upload: Upload) -> None:
     _check_free(manifest)
     upload.bytes_wanted = manifest.total_bytes
     sending = _Sending(node, upload, store, prefix)
-    found = await sending.present()
+    found = await sending.present(manifest)
     if found is None:
         found = await sending.send(manifest)
     if not await asyncio.to_thread(store.has, content):
@@ -194,9 +194,11 @@ class _Sending:
         self._origin = origins.port(node)
         self._content = upload.row.content
         self._loop = asyncio.get_running_loop()
+        #: What lies below the prefix, by name, when a document does that tells of this set, but not all of the set.
+        self._there: dict[str, Pinned] = {}
 
-    async def present(self) -> bytes | None:
-        """Return where the files lie when the whole set is there already, None when there is none.
+    async def present(self, manifest: Manifest) -> bytes | None:
+        """Return where the files lie when all of the set is there already, None when something is to be sent.
 
         Raises `OriginChanged` when another set is.
         """
@@ -205,17 +207,16 @@ class _Sending:
             pinned = await self._origin.stat(address, token=NODE_ACCOUNT)
         except NotFound:
             return None
-        data = await origins.read(self._node, pinned, document.MOST)
-        found = document.decode(data, str(address))
+        found = document.decode(await origins.read(self._node, pinned, document.MOST), str(address))
         if found.content != self._content:
             raise OriginChanged(
                 f"another set is kept below gs://{self._bucket}/{self._base}", hint="choose another prefix"
             )
-        part = found.pinned(self._bucket, self._base, "places")
-        manifest = await asyncio.to_thread(self._store.manifest, self._content)
-        mapped = await origins.read(self._node, part, places.longest(manifest.file_count))
-        await asyncio.to_thread(places.decode, mapped, manifest)
-        return mapped
+        lying = await compared.compare(self._node, self._bucket, self._base, found, manifest)
+        if lying.whole is None:
+            self._node.counters.note("persist.incomplete", f"{address} tells of a set that is not all there")
+            self._there, self._upload.done.objects = lying.there, lying.files
+        return lying.whole
 
     async def send(self, manifest: Manifest) -> bytes:
         """Write what is not there; return where the files lie."""
@@ -272,8 +273,13 @@ class _Sending:
         finally:
             os.close(root)
 
-    async def _put(self, fd: int, size: int, name: str, crc32c: int, *, session: str = "") -> Pinned:
-        """Write an object where there is none, or find that it is there already. Raises `OriginChanged`."""
+    async def _put(
+        self, fd: int, size: int, name: str, crc32c: int, *, session: str = "", over: int = 0
+    ) -> Pinned:
+        """Write an object where there is none, or find that it is there already. Raises `OriginChanged`.
+
+        `over` is the generation that it is to replace; 0 for none.
+        """
         address = Address(self._bucket, name)
 
         def begun(uri: str) -> None:  # in whatever thread
@@ -286,7 +292,7 @@ class _Sending:
                 address,
                 token=NODE_ACCOUNT,
                 crc32c=crc32c,
-                if_generation=0,
+                if_generation=over,
                 content_type="application/octet-stream",
                 on_session=begun if session else None,
                 resume=self._upload.done.sessions.get(session, ""),
@@ -331,11 +337,15 @@ class _Sending:
         faults.point(PERSIST_DOCUMENT)
 
     async def _put_bytes(self, data: bytes, name: str) -> Pinned:
+        there = self._there.get(name)
         crc32c = await asyncio.to_thread(checksum, data)
+        if there is not None and (there.size, there.crc32c) == (len(data), crc32c):
+            return there
         fd = await undisturbed(partial(_spooled, self._store.root, data), os.close)
         try:
             with files.translated(self._store.root):
-                return await self._put(fd, len(data), name, crc32c)
+                over = 0 if there is None else there.generation
+                return await self._put(fd, len(data), name, crc32c, over=over)
         finally:
             os.close(fd)
 

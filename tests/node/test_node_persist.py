@@ -9,7 +9,7 @@ import os
 
 import msgspec
 import pytest
-from cached.addresses import Address
+from cached.addresses import Address, Prefix
 from cached.catalog.rows import UploadRow
 from cached.errors import (
     BadName,
@@ -19,8 +19,8 @@ from cached.errors import (
     OriginChanged,
     OriginUnavailable,
 )
-from cached.node import book, persist, revise
-from cached.origin import document
+from cached.node import book, kept, persist, revise
+from cached.origin import document, places
 from cached.sets.names import parse_ref
 from tests.node.fakes import caller, create_set, hand_over, until, world
 from tests.origin.memory_origin import MemoryOrigin
@@ -115,6 +115,78 @@ def test_identical_objects_count_and_others_are_never_overwritten(tmp_path, monk
                 await persisted(node, ADA, "fourth", {".cached/set": b"1"}, "gs://data/fourth")
             with pytest.raises(Forbidden):
                 await persisted(node, ADA, "fifth", FILES, "gs://closed/x")
+
+    run(story())
+
+
+@pytest.mark.parametrize("spoil", ["all files", "a file", "a file's bytes", "the map", "a map of elsewhere"])
+def test_a_document_alone_is_no_set_what_is_missing_is_sent(tmp_path, spoil):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            origin.bucket("data")
+            node = await node_with(w, origin)
+            await persisted(node, ADA, "nr", FILES, "gs://data/out")
+            if spoil == "a map of elsewhere":
+                await persisted(node, ADA, "same", FILES, "gs://data/else")
+                said = document.decode(origin.content("data", "out/.cached/set"), "")
+                one = origin.store(
+                    "data", "out/.cached/places", origin.content("data", "else/.cached/places")
+                )
+                part = document.Part(generation=one.generation, size=one.size, crc32c=one.crc32c)
+                said.parts["places"] = part
+                origin.store("data", "out/.cached/set", document.encode(said))
+            gone = {"all files": list(FILES), "a file": ["d/b"], "the map": [".cached/places"]}.get(spoil, [])
+            for name in gone:
+                origin.remove("data", f"out/{name}")
+            if spoil == "a file's bytes":
+                origin.store("data", "out/d/b", FILES["d/b"])
+            await revise.delete(node, ADA, parse_ref("nr"), everywhere=True, dry_run=False)
+            del origin.asked[:]
+            view = await persisted(node, ADA, "nr", FILES, "gs://data/out")
+            assert {path: origin.content("data", f"out/{path}") for path in FILES} == FILES
+            told = document.decode(origin.content("data", "out/.cached/set"), "")
+            found = await kept.described(node, Prefix("data", "out/"), told)
+            where = places.decode(found.places, found.manifest).pinned(found.manifest)
+            for path in FILES:
+                there = await origin.stat(Address("data", f"out/{path}"), token=None)
+                assert there.generation == where[path].generation
+            assert node.stores["disk"].places(view.content) == found.places
+            assert node.counters.snapshot()["persist.incomplete"] == 1
+            sent = {address.name for kind, _, address in origin.asked if kind == "upload"}
+            assert ("out/a" in sent) == (spoil not in ("a file", "a file's bytes"))
+
+    run(story())
+
+
+def test_a_set_that_is_all_there_is_found_and_nothing_is_sent(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            origin.bucket("data")
+            node = await node_with(w, origin)
+            await persisted(node, ADA, "nr", FILES, "gs://data/out")
+            await revise.delete(node, ADA, parse_ref("nr"), everywhere=True, dry_run=False)
+            del origin.asked[:]
+            await persisted(node, ADA, "nr", FILES, "gs://data/out")
+            assert not [address for kind, _, address in origin.asked if kind == "upload"]
+            assert [kind for kind, _, _ in origin.asked].count("list") == 1
+
+    run(story())
+
+
+def test_an_object_of_somebody_else_in_the_place_of_a_missing_file_ends_the_upload(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            origin = MemoryOrigin()
+            origin.bucket("data")
+            node = await node_with(w, origin)
+            await persisted(node, ADA, "nr", FILES, "gs://data/out")
+            origin.store("data", "out/d/b", b"somebody else's")
+            await revise.delete(node, ADA, parse_ref("nr"), everywhere=True, dry_run=False)
+            with pytest.raises(OriginChanged, match="gs://data/out/d/b is there already"):
+                await persisted(node, ADA, "nr", FILES, "gs://data/out")
+            assert origin.content("data", "out/d/b") == b"somebody else's"
 
     run(story())
 
