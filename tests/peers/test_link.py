@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cached.errors import Busy, CachedError, Forbidden, LeaseRefused, NoSpace, NotFound, PeerUnreachable
-from cached.peers import client, server
+from cached.peers import server
 from cached.peers.authority import admit, init_cluster, revoke
 from cached.peers.identity import Identity
 from cached.peers.keyfile import write_private
@@ -388,33 +388,5 @@ def test_one_peer_cannot_open_connections_without_end(tmp_path, key_file, monkey
                         assert (await a.call(b_id, "echo", {}))["from"] == a_id
                         break
                     await asyncio.sleep(0.05)
-
-    asyncio.run(scene())
-
-
-def test_a_silent_node_is_knocked_at_and_one_that_takes_no_connection_is_given_up_before_a_handshake(
-    tmp_path, key_file, monkeypatch
-):
-    async def scene():
-        async with linked(tmp_path, key_file, "a", "b") as ((a, _), (b, b_id)):
-            b.handle("echo", echo)
-            await a.call(b_id, "echo", {})
-            knocks = []
-            knock = a._client._knock
-
-            async def counted(node_id):
-                knocks.append(node_id)
-                await knock(node_id)
-
-            monkeypatch.setattr(a._client, "_knock", counted)
-            await a.call(b_id, "echo", {})
-            assert knocks == [], "who was heard a moment ago is not knocked at"
-            a._routes[b_id].heard = float("-inf")
-            await a.call(b_id, "echo", {})
-            assert knocks == [b_id]
-            monkeypatch.setattr(client, "KNOCK_SECONDS", 0.0)
-            a._routes[b_id].heard = float("-inf")
-            with pytest.raises(PeerUnreachable, match="cannot be dialled"):
-                await a.call(b_id, "echo", {})
 
     asyncio.run(scene())
