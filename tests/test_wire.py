@@ -36,6 +36,7 @@ def test_fields_without_a_value_are_null_in_the_json():
         "reason": "",
         "volatile": False,
         "node_id": "",
+        "alive": True,
     }
 
 
