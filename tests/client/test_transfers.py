@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os.path
+import re
 
 import pytest
 from cached.addresses import parse
