@@ -20,16 +20,13 @@ from cached.errors import (
     Refused,
     UsageError,
 )
-from cached.node import begin, kept, origins, persist, read
+from cached.node import begin, kept, origins, read
 from cached.origin import places
 from cached.sets.names import parse_ref
 from cached.storage.ingest import Ingest
-from tests.node.fakes import NOTHING, caller, create_set, hand_over, left_behind, world
+from tests.node.fakes import NOTHING, create_set, left_behind, world
+from tests.node.origin_kit import ADA, FILES, node_with, persisted, run
 from tests.origin.memory_origin import MemoryOrigin
-
-ADA = caller("ada", "lab")
-BUCKETS = {"data": ("*",), "closed": ("group:others", "bob"), "lab": ("group:lab",)}
-FILES = {"a": b"some bytes", "d/b": b"x" * 40_000, "d/e/c": b""}
 
 
 def filled(files=FILES, base="in/"):
@@ -38,13 +35,6 @@ def filled(files=FILES, base="in/"):
     for path, data in files.items():
         origin.store("data", base + path, data)
     return origin
-
-
-async def node_with(w, origin, name="a", **config):
-    node = await w.node(name, buckets=BUCKETS, **config)
-    node.origin = origin
-    persist.resume_all(node)
-    return node
 
 
 async def made(node, who, name, **options):
@@ -61,10 +51,6 @@ def content_of(node, who, ref):
     found = read.open_now(node, who, set_ref, set_ref.path or "")
     with os.fdopen(found.fd, "rb") as file:
         return file.read()
-
-
-def run(story):
-    asyncio.run(story)
 
 
 def test_objects_below_a_prefix_become_a_set_like_any_other(tmp_path):
@@ -297,9 +283,3 @@ def test_a_file_that_is_just_opened_for_who_goes_away_is_closed(tmp_path, monkey
             assert opened[0] not in inodes_open()
 
     run(story())
-
-
-async def persisted(node, who, name, files, target):
-    creation = await hand_over(node, who, name, files, origin=target)
-    await creation.seal()
-    return await creation.kept()

@@ -22,33 +22,9 @@ from cached.errors import (
 from cached.node import book, kept, persist, revise
 from cached.origin import document, places
 from cached.sets.names import parse_ref
-from tests.node.fakes import caller, create_set, hand_over, until, world
+from tests.node.fakes import create_set, hand_over, until, world
+from tests.node.origin_kit import ADA, FILES, node_with, persisted, run
 from tests.origin.memory_origin import MemoryOrigin
-
-ADA = caller("ada", "lab")
-
-
-BUCKETS = {"data": ("*",), "closed": ("group:others", "bob"), "lab": ("group:lab",)}
-
-
-FILES = {"a": b"some bytes", "d/b": b"x" * 40_000, "d/e/c": b""}
-
-
-async def node_with(w, origin, name="a", **config):
-    node = await w.node(name, buckets=BUCKETS, **config)
-    node.origin = origin
-    persist.resume_all(node)
-    return node
-
-
-def run(story):
-    asyncio.run(story)
-
-
-async def persisted(node, who, name, files, target):
-    creation = await hand_over(node, who, name, files, origin=target)
-    await creation.seal()
-    return await creation.kept()
 
 
 def test_a_created_set_is_acknowledged_once_the_origin_has_all_of_it(tmp_path):

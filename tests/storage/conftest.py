@@ -69,3 +69,24 @@ def ingested(roomy: Path) -> Callable[..., str]:
         return content
 
     return ingest
+
+
+@pytest.fixture
+def work(store):
+    ingest = Ingest(store, "tx", max_bytes=10_000_000)
+    yield ingest
+    ingest.close()
+
+
+@pytest.fixture
+def opened(roomy):
+    held = []
+
+    def open_(data: bytes, name: str = "source") -> int:
+        (roomy / name).write_bytes(data)
+        held.append(os.open(roomy / name, os.O_RDONLY))
+        return held[-1]
+
+    yield open_
+    for fd in held:
+        os.close(fd)

@@ -20,27 +20,6 @@ from cached.storage.ingest import MOST_BUNDLED, Ingest
 from cached.storage.scrub import verify
 
 
-@pytest.fixture
-def work(store):
-    ingest = Ingest(store, "tx", max_bytes=10_000_000)
-    yield ingest
-    ingest.close()
-
-
-@pytest.fixture
-def opened(roomy):
-    held = []
-
-    def open_(data: bytes, name: str = "source") -> int:
-        (roomy / name).write_bytes(data)
-        held.append(os.open(roomy / name, os.O_RDONLY))
-        return held[-1]
-
-    yield open_
-    for fd in held:
-        os.close(fd)
-
-
 def staged(store: Store, path: str) -> Path:
     return store.root / "incoming/tx/data" / path
 
