@@ -5,7 +5,7 @@ A peer has asked Cloud Storage for its user before it asks here; it is believed 
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -19,8 +19,8 @@ from cached.objects.write import changed
 from cached.peers.link import Writer
 from cached.peers.records import Peer
 from cached.sets.names import check_scope
+from cached.wire import convert
 
-_Body = TypeVar("_Body", bound=msgspec.Struct)
 #: Largest part that anybody may speak of, in bytes.
 _MOST_BLOCK = 1 << 30
 
@@ -44,13 +44,13 @@ class PeerObjects:
         link.stream(neighbours.PART, self._part)
 
     async def _block(self, peer: Peer, body: dict[str, Any]) -> Any:
-        asked = _read(body, neighbours.Asked)
+        asked = convert(body, neighbours.Asked)
         _speaks_for(peer, asked.user)
         _check(peer, asked.part)
         return msgspec.to_builtins(await self._node.objects.homes.ask(peer.node_id, asked))
 
     async def _give(self, peer: Peer, body: dict[str, Any]) -> Any:
-        given = _read(body, neighbours.Given)
+        given = convert(body, neighbours.Given)
         _speaks_for(peer, given.user)
         check_scope(given.scope)
         _check(peer, given.part)
@@ -58,31 +58,31 @@ class PeerObjects:
         return {}
 
     async def _renew(self, peer: Peer, body: dict[str, Any]) -> Any:
-        await self._node.objects.homes.renew(peer.node_id, _read(body, neighbours.Renewed))
+        await self._node.objects.homes.renew(peer.node_id, convert(body, neighbours.Renewed))
         return {}
 
     async def _changed(self, _peer: Peer, body: dict[str, Any]) -> Any:
-        await changed(self._node.objects, _read(body, neighbours.Changed))
+        await changed(self._node.objects, convert(body, neighbours.Changed))
         return {}
 
     async def _clear(self, peer: Peer, body: dict[str, Any]) -> Any:
-        wish = _read(body, neighbours.Clear)
+        wish = convert(body, neighbours.Clear)
         _speaks_for(peer, wish.user)
         return msgspec.to_builtins(await clear(self._node.objects, wish))
 
     async def _scoped(self, peer: Peer, body: dict[str, Any]) -> Any:
-        asked = _read(body, scopes.Scope)
+        asked = convert(body, scopes.Scope)
         _speaks_for(peer, asked.user)
         return {"items": msgspec.to_builtins(await scopes.known(self._node, asked.user, asked.scope))}
 
     async def _settled(self, peer: Peer, body: dict[str, Any]) -> Any:
-        done = _read(body, scopes.Settled)
+        done = convert(body, scopes.Settled)
         _speaks_for(peer, done.user)
         await scopes.settle(self._node, done.user, done.scope, done.objects)
         return {}
 
     async def _part(self, peer: Peer, query: dict[str, Any], writer: Writer) -> None:
-        wanted = _read(query, neighbours.PartWanted)
+        wanted = convert(query, neighbours.PartWanted)
         _speaks_for(peer, wanted.user)
         _check(peer, wanted.part)
         await self._node.objects.homes.send(wanted, writer)
@@ -101,10 +101,3 @@ def _check(peer: Peer, part: neighbours.Part) -> None:
         raise UsageError("that is no part of an object")
     if part.start > part.stop or (part.index and part.start >= part.size):
         raise UsageError("that is no part of that object")
-
-
-def _read(body: dict[str, Any], kind: type[_Body]) -> _Body:
-    try:
-        return msgspec.convert(body, kind)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"the request is not well formed: {error}") from error

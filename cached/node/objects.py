@@ -146,10 +146,11 @@ async def clear(node: Node, caller: Caller, prefix: Prefix | None, user: str | N
         prefix=prefix.name if prefix else "",
     )
     done = await clearing.clear_everywhere(node.objects, wish)
+    names = {entry.record.id: entry.record.name for entry in node.directory.nodes()}
     items = [
-        wire.ClearItem(node=_label(node, who), reason=one.message)
+        wire.ClearItem(node=names.get(who, who[:12]), reason=one.message)
         if isinstance(one, CachedError)
-        else wire.ClearItem(node=_label(node, who), entries=one.entries, bytes=one.bytes)
+        else wire.ClearItem(node=names.get(who, who[:12]), entries=one.entries, bytes=one.bytes)
         for who, one in done.items()
     ]
     return wire.ClearReply(
@@ -202,8 +203,3 @@ def _reporting(progress: Report | None) -> Callable[[Pace], None] | None:
         progress(wire.Progress(bytes_present=pace.present, bytes_wanted=pace.wanted, state="TRANSFERRING"))
 
     return report
-
-
-def _label(node: Node, node_id: str) -> str:
-    names = {entry.record.id: entry.record.name for entry in node.directory.nodes()}
-    return names.get(node_id, node_id[:12])

@@ -84,8 +84,9 @@ class Space:
 
     def left_over(self, tier: Tier) -> int:
         """Return the bytes that copies of objects may take besides those they have: what sets have no use for."""
-        within = self._limits[tier] - self._state(tier).used() - self.evictable(tier)
-        return max(0, min(within, self.above_floor(tier)))
+        state = self._state(tier)
+        within = self._limits[tier] - state.used() - self.evictable(tier)
+        return max(0, min(within, state.partition_free - state.floor))
 
     async def _displace(self, tier: Tier, wanted: int) -> None:
         """Have copies of objects go that would take the tier beyond its capacity with `wanted` bytes more."""

@@ -14,8 +14,9 @@ from cached.objects.assembly import Assembly
 from cached.objects.cache import SHARED_FOR, Flight, Keep, ObjectCache, Pace, Reader, Report
 from cached.objects.copies import Copy, Filling, Wanted
 from cached.objects.gather import Gathering, gather
-from cached.objects.here import let_go, matching, open_verified
+from cached.objects.here import matching, open_verified
 from cached.objects.key import ObjectKey
+from cached.objects.proof import let_go
 from cached.origin.crc import crc32c
 from cached.origin.values import Pinned
 
@@ -167,5 +168,5 @@ async def share(cache: ObjectCache, key: ObjectKey) -> None:
     try:
         value = await to_the_end(asyncio.to_thread(os.pread, copy.fd, copy.entry.size, 0))
     finally:
-        let_go(cache, copy)
+        let_go(cache.tiers, copy)
     await cache.shared.set(key.digest, value, SHARED_FOR)

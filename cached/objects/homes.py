@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from cached.critical import to_the_end
 from cached.errors import CachedError, IntegrityFailed, NotFound
-from cached.objects.assembly import Assembly, crc_of
+from cached.objects.assembly import Assembly
 from cached.objects.claims import Claims
 from cached.objects.copies import Wanted
 from cached.objects.neighbours import (
@@ -25,6 +25,7 @@ from cached.objects.neighbours import (
     Renewed,
     longest,
 )
+from cached.objects.proof import let_go, proven
 from cached.objects.tiers import Tiers
 
 #: Parts that are known to lie with the node that fetched them, because there was no room here.
@@ -158,18 +159,8 @@ class Homes:
         if entry is None or self._tiers.is_verified(entry) or entry.size > part.block:
             return
         copy = self._tiers.open(part.name, "", self._wall())
-        if copy is None:
-            return
-        try:
-            crc = await to_the_end(asyncio.to_thread(crc_of, copy.fd, entry.size))
-        finally:
-            os.close(copy.fd)
-            self._tiers.release(copy.entry)
-        if crc == entry.crc32c:
-            self._tiers.verified(entry)
-        else:
-            self._count("objects.damaged")
-            await self._tiers.remove(entry, "damaged")
+        if copy is not None and await proven(self._tiers, copy, self._count) is not None:
+            let_go(self._tiers, copy)
 
     def _has(self, name: str) -> bool:
         entry = self._tiers.lookup(name)
