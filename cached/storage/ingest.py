@@ -11,7 +11,6 @@ import errno
 import fcntl
 import os
 import stat
-import struct
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from typing import Protocol
 from cached import faults
 from cached.errors import BadName, Busy, NoSpace, SourceChanged, UnsupportedFile, UsageError
 from cached.sets import manifest as manifests
+from cached.sets.leaves import encode_mtimes
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import DIGEST, LEAF, hash_leaves, root_from_leaves
 from cached.sets.paths import check_link, check_path
@@ -279,7 +279,7 @@ class Ingest:
 
     def _times(self, manifest: Manifest) -> bytes:
         times = [self._mtimes.get(entry.path, 0) for entry in manifest.entries]
-        return struct.pack(f"<{len(times)}q", *times)
+        return encode_mtimes(times)
 
 
 #: What the system says to an entry below a file or a link, or in the place of a directory.

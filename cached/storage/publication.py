@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 from collections import defaultdict
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from cached import faults
 from cached.errors import IntegrityFailed
 from cached.sets import manifest as manifests
+from cached.sets.leaves import decode_mtimes
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import LEAF
 from cached.sets.set import Tier
@@ -40,13 +40,6 @@ def leaf_bytes(entry: Entry) -> int:
 def file_mode(*, executable: bool) -> int:
     """Return the permission bits of a published file."""
     return 0o555 if executable else 0o444
-
-
-def decode_mtimes(data: bytes, manifest: Manifest) -> tuple[int, ...]:
-    """Return the modification times in nanoseconds, one per entry; `IntegrityFailed` for another number."""
-    if len(data) != 8 * len(manifest.entries):
-        raise IntegrityFailed("the modification times do not fit the manifest")
-    return struct.unpack(f"<{len(manifest.entries)}q", data)
 
 
 def settle(staged: Path, content: str, tier: Tier, known: Manifest | None = None) -> None:
@@ -92,7 +85,7 @@ def _drop_leftovers(staged: Path) -> None:
             path.unlink()
 
 
-def _times(staged: Path, manifest: Manifest) -> tuple[int, ...] | None:
+def _times(staged: Path, manifest: Manifest) -> list[int] | None:
     path = staged / "mtimes"
     return decode_mtimes(path.read_bytes(), manifest) if path.exists() else None
 
@@ -171,7 +164,7 @@ def _settle_file(fd: int, name: str, entry: Entry, facts: os.stat_result, tier: 
         os.chmod(name, file_mode(executable=entry.executable), dir_fd=fd)
 
 
-def _set_directory_times(data_fd: int, manifest: Manifest, times: tuple[int, ...] | None) -> None:
+def _set_directory_times(data_fd: int, manifest: Manifest, times: list[int] | None) -> None:
     if times is None:
         return
     here, fd = "", data_fd

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from cached import faults
 from cached.errors import IntegrityFailed, NotFound, SourceChanged
+from cached.sets.leaves import decode_mtimes
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import root_from_leaves
 from cached.storage import copying, files, scrub, trash, tree
 from cached.storage.beneath import parent_of
 from cached.storage.disk import Store
-from cached.storage.publication import checked_manifest, decode_mtimes, file_mode
+from cached.storage.publication import checked_manifest, file_mode
 from cached.storage.scrub import Damage
 
 REPAIR_RENAMED = faults.declare("repair.renamed")
