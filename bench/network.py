@@ -1,6 +1,7 @@
 """Nodes' links for measurements: a network namespace for each node, a bridge in one more, rates in both directions.
 
-Needs root and iproute2. Nothing outside of these namespaces is touched, and leaving takes all of them away.
+Needs root and iproute2. Nothing outside of these namespaces is touched, and leaving takes all of them away; what a
+program left that was killed goes when the next one begins.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -16,6 +18,8 @@ _TICKS_PER_SECOND: Final = 250
 _SMALLEST_BURST: Final = 16 * 1024
 #: How long a packet may wait for its turn.
 _QUEUE: Final = "50ms"
+#: Namespaces are called this, the process id of their program, and the node's number.
+_NAME: Final = "cached-bench-"
 
 
 class Network:
@@ -26,10 +30,11 @@ class Network:
 
     def __init__(self, rates: list[float]) -> None:
         self._rates = rates
-        self._prefix = f"cached-bench-{os.getpid()}"
+        self._prefix = f"{_NAME}{os.getpid()}"
         self._made: list[str] = []
 
     def __enter__(self) -> Self:
+        _remove_leftovers()
         try:
             hub = self._namespace("hub")
             _ip("-n", hub, "link", "add", "br0", "type", "bridge")
@@ -54,6 +59,15 @@ class Network:
         """Return what to put before a command to run it on a node; the process stays the one that was started."""
         return ["ip", "netns", "exec", f"{self._prefix}-{number}"]
 
+    def change(self, number: int, rate: float) -> None:
+        """Give a node's link another rate while it is in use."""
+        for space, device in self._ends(number):
+            _shape(space, device, rate, "change")
+
+    def _ends(self, number: int) -> list[tuple[str, str]]:
+        """Return the two interfaces of a link: what leaves through them is what it carries."""
+        return [(f"{self._prefix}-{number}", "eth0"), (f"{self._prefix}-hub", f"n{number}")]
+
     def _namespace(self, name: str) -> str:
         full = f"{self._prefix}-{name}"
         _ip("netns", "add", full)
@@ -68,8 +82,8 @@ class Network:
         _ip("-n", name, "link", "set", "eth0", "up")
         _ip("-n", hub, "link", "set", port, "master", "br0", "up")
         if rate:
-            for space, device in ((name, "eth0"), (hub, port)):
-                _shape(space, device, rate)
+            for space, device in self._ends(number):
+                _shape(space, device, rate, "add")
 
     def _remove(self) -> None:
         for name in reversed(self._made):
@@ -78,10 +92,20 @@ class Network:
         self._made.clear()
 
 
-def _shape(space: str, device: str, rate: float) -> None:
+def _shape(space: str, device: str, rate: float, verb: str) -> None:
     burst = max(_SMALLEST_BURST, round(rate * 1e6 / 8 / _TICKS_PER_SECOND * 1.5))
     limits = ("rate", f"{rate}mbit", "burst", str(burst), "latency", _QUEUE)
-    subprocess.run(["tc", "-n", space, "qdisc", "add", "dev", device, "root", "tbf", *limits], check=True)
+    subprocess.run(["tc", "-n", space, "qdisc", verb, "dev", device, "root", "tbf", *limits], check=True)
+
+
+def _remove_leftovers() -> None:
+    """Delete the namespaces of programs that are gone."""
+    listed = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True).stdout
+    for line in listed.splitlines():
+        name = line.split()[0]
+        pid = name.removeprefix(_NAME).partition("-")[0]
+        if name.startswith(_NAME) and not Path("/proc", pid).exists():
+            _ip("netns", "delete", name)
 
 
 def _ip(*words: str) -> None:

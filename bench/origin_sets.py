@@ -15,20 +15,16 @@ joint     bytes of the set a second that came from the origin, while they came
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
-import shutil
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from cached.units import parse_size
 from tests.gcs.remote import RemoteFake, fake_process
 
-from bench.swarm import Cluster, Node
+from bench.cluster import Cluster, Node, clustered
 
 _FILES = 16
 _PATIENCE = 600.0
@@ -56,12 +52,7 @@ class Coming:
 
 def measure(count: int, size: int, stream: int, readers: int, fake: RemoteFake) -> dict[str, float]:
     """Return the figures for so many nodes."""
-    root = Path(tempfile.mkdtemp(prefix="cached-origin-"))
-    with contextlib.ExitStack() as ending:
-        ending.callback(shutil.rmtree, root, ignore_errors=True)
-        cluster = Cluster(root, "tls", 4 * size + (1 << 30), None)
-        ending.callback(cluster.stop)
-        cluster.start(count)
+    with clustered(count, capacity=4 * size + (1 << 30)) as cluster:
         base = f"out-{count}"
         _keep(cluster, size, base)
         described = sum(

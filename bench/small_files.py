@@ -17,22 +17,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Self
 
 from cached.client import Client
 
-from bench.swarm import Cluster, Node
+from bench.cluster import Cluster, Node, clustered
 
 _FOLDER: Final = 1000
 _LARGEST: Final = 4096
@@ -148,26 +145,6 @@ class Steps:
         }
 
 
-@contextlib.contextmanager
-def _cluster(asked: argparse.Namespace) -> Iterator[Cluster]:
-    with contextlib.ExitStack() as ending:
-        root = Path(tempfile.mkdtemp(prefix="cached-small-", dir=asked.dir))
-        ending.callback(remove, root)
-        cluster = Cluster(root, "tls", 64 * _LARGEST * asked.files + (1 << 30), None)
-        ending.callback(cluster.stop)
-        cluster.start(3)
-        yield cluster
-
-
-def remove(root: Path) -> None:
-    """Delete a tree, read-only directories included."""
-    for folder, below, _ in os.walk(root):
-        for name in below:
-            if not Path(folder, name).is_symlink():
-                Path(folder, name).chmod(0o700)
-    shutil.rmtree(root, ignore_errors=True)
-
-
 def main() -> None:
     """Measure, print a table, or JSON."""
     parser = argparse.ArgumentParser(
@@ -179,14 +156,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    with _cluster(asked) as cluster:
+    with clustered(3, capacity=64 * _LARGEST * asked.files + (1 << 30), folder=asked.dir) as cluster:
         steps = Steps(cluster, asked)
         try:
             steps.run()
         finally:
             if asked.keep_logs:
-                for node in cluster.nodes:
-                    Path(asked.keep_logs, f"{node.name}.log").write_text(node.log)
+                cluster.keep_logs(asked.keep_logs)
     figures = steps.figures
     if asked.json:
         print(json.dumps(figures))

@@ -13,13 +13,14 @@ import json
 import os
 import signal
 import sys
-from typing import Any, Final
+from typing import Final
 
 from cached.units import parse_size
 
 from bench.objects import cap, cold, hits, stampede, storm
-from bench.objects.figures import Figure, document, table
+from bench.report import Row, document, missed, table
 
+_LIBRARIES: Final = ("google-cloud-storage", "google-crc32c", "msgspec", "redis")
 _ROWS: Final = {"hits": hits, "stampede": stampede, "storm": storm, "cap": cap, "cold": cold}
 
 
@@ -43,13 +44,13 @@ def main() -> None:
             table(f"{name}  {parameters}", found), file=sys.stderr if asked.json else sys.stdout, flush=True
         )
     if asked.json:
-        json.dump(document(rows, load), sys.stdout, indent=2)
+        json.dump(document(rows, load, _LIBRARIES, ["redis-server"]), sys.stdout, indent=2)
         print()
-    sys.exit(any(one.holds is False for _, found in rows.values() for one in found))
+    sys.exit(bool(missed(rows)))
 
 
-def _measured(name: str, asked: argparse.Namespace) -> tuple[dict[str, Any], list[Figure]]:
-    found: tuple[dict[str, Any], list[Figure]] = _ROWS[name].measure(asked)
+def _measured(name: str, asked: argparse.Namespace) -> Row:
+    found: Row = _ROWS[name].measure(asked)
     return found
 
 

@@ -22,7 +22,7 @@ from typing import Any, Final, Self
 
 from bench import object_traces
 from bench.objects import place
-from bench.objects.figures import Figure
+from bench.report import Figure
 
 _CAP: Final = 256 * 10**6
 _DISK: Final = 10**9

@@ -12,7 +12,7 @@ import time
 from typing import Any, Final
 
 from bench.objects import place
-from bench.objects.figures import Figure
+from bench.report import Figure
 
 _SIZE: Final = 256 * 10**6
 _RATE: Final = 100e6

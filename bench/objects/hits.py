@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bench.objects import place
-from bench.objects.figures import Figure
+from bench.report import Figure
 
 #: Size in MB, reads a round, how many times as fast as Redis a hit shall be.
 _SIZES: Final = ((1, 100, 5.0), (64, 5, 20.0))

@@ -15,7 +15,7 @@ from typing import Any, Final
 import google_crc32c
 
 from bench.objects import place
-from bench.objects.figures import Figure
+from bench.report import Figure
 
 _NODES: Final = 8
 _JOBS: Final = 64

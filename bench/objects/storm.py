@@ -25,8 +25,8 @@ from cached.client import Client
 from cached.errors import Forbidden, OriginChanged
 
 from bench.objects import place
-from bench.objects.figures import Figure
 from bench.objects.rights import _SHARED, Rights, judged
+from bench.report import Figure
 
 NODES: Final = 3
 WRITERS: Final = 10

@@ -1,0 +1,1 @@
+"""Distribution to many nodes, measured: see `bench.swarm.__main__`."""
