@@ -142,7 +142,9 @@ class Racer(Protocol):
 
 
 @contextlib.contextmanager
-def course(network: Network, root: Path, data: Path, size: int, receivers: int, patience: float) -> Iterator[Course]:
+def course(
+    network: Network, root: Path, data: Path, size: int, receivers: int, patience: float
+) -> Iterator[Course]:
     """Give a course whose programs end with the block."""
     made = Course(network, root, data, size, receivers, patience)
     try:

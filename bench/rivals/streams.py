@@ -40,7 +40,7 @@ class PlainHttp:
 
     def version(self) -> str:
         """Return the versions of both programs."""
-        return f"{first_line('nginx', '-v')}; {first_line('curl', '--version')}"
+        return f"{first_line('nginx', '-v')}; {first_line('curl', '--version').partition(' (')[0]}"
 
     def prepare(self, course: Course) -> None:
         """Start the server."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import xml.etree.ElementTree as xml
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Syncthing:
 
     def version(self) -> str:
         """Return Syncthing's version."""
-        return first_line("syncthing", "--version")
+        return first_line("syncthing", "--version").partition(" (")[0]
 
     def prepare(self, course: Course) -> None:
         """Let the source hash its folder and pause it, then start the others and wait until all are connected."""
@@ -75,7 +75,7 @@ class Syncthing:
 
     def _connected(self, course: Course, number: int) -> bool:
         seen = self._rest(course, number, "system/connections")["connections"].values()
-        return sum(one["connected"] for one in seen) == course.receivers
+        return sum(bool(one["connected"]) for one in seen) == course.receivers
 
     def _scanned(self, course: Course) -> bool:
         state = self._rest(course, 0, f"db/status?folder={_FOLDER}")
@@ -102,7 +102,7 @@ def _identity(home: Path) -> str:
     subprocess.run(
         ["syncthing", "generate", f"--home={home}", "--no-default-folder"], check=True, capture_output=True
     )
-    own = xml.parse(home / "config.xml").getroot().find("device")
+    own = ET.parse(home / "config.xml").getroot().find("device")
     if own is None:
         raise CannotRun("syncthing generate wrote no device")
     return own.attrib["id"]
@@ -111,17 +111,18 @@ def _identity(home: Path) -> str:
 def _configure(course: Course, number: int, ids: dict[int, str], folder: Path) -> str:
     """Write a node's configuration; return the key of its REST interface."""
     path = course.home(number) / "config.xml"
-    tree = xml.parse(path)
+    tree = ET.parse(path)
     root = tree.getroot()
     options, gui = root.find("options"), root.find("gui")
-    assert options is not None and gui is not None
+    if options is None or gui is None:
+        raise CannotRun("syncthing generate wrote another kind of configuration")
     _set(gui, "address", f"127.0.0.1:{_GUI}")
     _set(options, "listenAddress", f"tcp://{course.address(number)}:{_PORT}")
     for name, value in _OFF.items():
         _set(options, name, value)
     for device in root.findall("device"):
         root.remove(device)
-    shared = xml.SubElement(
+    shared = ET.SubElement(
         root,
         "folder",
         {
@@ -133,17 +134,15 @@ def _configure(course: Course, number: int, ids: dict[int, str], folder: Path) -
         },
     )
     for other, identity in ids.items():
-        device = xml.SubElement(root, "device", {"id": identity, "compression": "never"})
-        xml.SubElement(device, "address").text = f"tcp://{course.address(other)}:{_PORT}"
-        xml.SubElement(shared, "device", {"id": identity})
+        device = ET.SubElement(root, "device", {"id": identity, "compression": "never"})
+        ET.SubElement(device, "address").text = f"tcp://{course.address(other)}:{_PORT}"
+        ET.SubElement(shared, "device", {"id": identity})
     tree.write(path)
-    key = gui.find("apikey")
-    assert key is not None and key.text
-    return key.text
+    return gui.findtext("apikey", "")
 
 
-def _set(parent: xml.Element, name: str, value: str) -> None:
+def _set(parent: ET.Element, name: str, value: str) -> None:
     found = parent.find(name)
     if found is None:
-        found = xml.SubElement(parent, name)
+        found = ET.SubElement(parent, name)
     found.text = value
