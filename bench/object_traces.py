@@ -10,6 +10,7 @@ import argparse
 import bisect
 import itertools
 import json
+import os
 import random
 import sys
 from collections import OrderedDict
@@ -21,8 +22,12 @@ from cached.objects.index import Index
 from cached.objects.key import ObjectKey
 from cached.objects.room import rounded
 
+from bench.report import Figure, Row, document, table
+
 KB, MB, GB = 10**3, 10**6, 10**9
 Read = tuple[str, int]
+#: What stands for a multiple of nothing.
+_NOTHING = 1000.0
 
 
 def sizes(rng: random.Random, prefix: str, total: int, scale: float) -> list[Read]:
@@ -186,33 +191,43 @@ def run(trace: str, seed: int, scale: float = 1.0, traffic: int = 10 * GB) -> di
 
 
 def main() -> None:
+    """Run all traces; print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each trace, with seeds 0, 1, ...")
     options = parser.parse_args()
+    load = list(os.getloadavg())
     found = {trace: [run(trace, seed) for seed in range(options.seeds)] for trace in TRACES}
-    table = {
-        trace: {key: sum(one[key] for one in runs) / len(runs) for key in runs[0]}
-        | {
-            "worst_ratio": min(ratio(one) for one in runs),
-            "peak": max(max(r["peak_memory"], r["peak_disk"]) for r in runs),
-        }
-        for trace, runs in found.items()
-    }
+    rows: dict[str, Row] = {trace: ({"seeds": options.seeds}, figures(runs)) for trace, runs in found.items()}
+    ours, lru = (sum(mean(runs)[key] for runs in found.values()) for key in ("hit_rate", "lru_hit_rate"))
+    rows["all"] = ({}, [Figure("sum of byte hit rates, of LRU's", ours / lru, "x", 1.0, ">=")])
     if options.json:
-        json.dump(table, sys.stdout, indent=2)
+        json.dump(document(rows, load), sys.stdout, indent=2)
         print()
         return
-    print(
-        f"{'trace':8}{'LRU':>8}{'cached':>8}{'memory':>8}{'ratio':>8}{'worst':>8}{'peak':>8}{'up':>8}{'down':>8}"
-    )
-    for trace, row in table.items():
-        print(
-            f"{trace:8}{row['lru_hit_rate']:8.3f}{row['hit_rate']:8.3f}{row['memory_hit_rate']:8.3f}{ratio(row):8.3f}"
-            f"{row['worst_ratio']:8.3f}{row['peak']:8.4f}{row['promoted']:8.3f}{row['demoted']:8.3f}"
-        )
-    ours, lru = (sum(row[key] for row in table.values()) for key in ("hit_rate", "lru_hit_rate"))
-    print(f"sum of hit rates: cached {ours:.3f}, LRU {lru:.3f}, ratio {ours / lru:.3f}")
+    for trace, (_, row) in rows.items():
+        print(table(trace, row))
+
+
+def mean(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Return the means of all figures over the seeds."""
+    return {key: sum(one[key] for one in runs) / len(runs) for key in runs[0]}
+
+
+def figures(runs: list[dict[str, float]]) -> list[Figure]:
+    """Return what one trace's runs show."""
+    row = mean(runs)
+    peak = max(max(one["peak_memory"], one["peak_disk"]) for one in runs)
+    return [
+        Figure("byte hit rate, LRU", row["lru_hit_rate"]),
+        Figure("byte hit rate, memory and disk", row["hit_rate"]),
+        Figure("  of it from memory", row["memory_hit_rate"]),
+        Figure("of LRU's", min(ratio(row), _NOTHING), "x", 0.97, ">="),
+        Figure("of LRU's, the worst seed", min(*map(ratio, runs), _NOTHING), "x"),
+        Figure("most bytes in a tier, of its cap", peak, "x", 1.0),
+        Figure("moved up to memory, of what was read", row["promoted"], "x"),
+        Figure("moved down to disk, of what was read", row["demoted"], "x"),
+    ]
 
 
 def ratio(row: dict[str, float]) -> float:

@@ -21,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.report import Figure, Row, document, table
+
 CACHED = str(Path(sys.executable).with_name("cached"))
 
 CONFIG = """\
@@ -131,7 +133,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     trees = {"here": Path(__file__).parents[1]} | ({"there": asked.against} if asked.against else {})
-    bares = []
+    load, bares = list(os.getloadavg()), []
     with tempfile.TemporaryDirectory(prefix="cached-bench-") as root:
         benches = {name: Bench(Path(root) / name, tree.resolve()) for name, tree in trees.items()}
         for bench in benches.values():
@@ -140,37 +142,38 @@ def main() -> None:
             bares.append(bare())
             for bench in benches.values():
                 bench.measure()
-    figures = {"sets": asked.sets, "runs": asked.runs, "bare_interpreter_seconds": middle(bares)} | {
-        name: {
-            "ready_seconds": middle(bench.ready),
-            "processor_seconds": middle(bench.processor),
-            "stop_seconds": middle(bench.stopped),
-        }
+    rows: dict[str, Row] = {"bare interpreter": ({}, [Figure("start to end", middle(bares), "s")])} | {
+        name: ({"sets": asked.sets, "runs": asked.runs}, figures(bench, middle(bares)))
         for name, bench in benches.items()
     }
     if asked.json:
-        print(json.dumps(figures))
-    else:
-        show(asked.sets, middle(bares), benches)
+        json.dump(document(rows, load), sys.stdout, indent=2)
+        print()
+        return
+    for name, (_, found) in rows.items():
+        print(table(name, found))
+
+
+def figures(bench: Bench, bare_seconds: float) -> list[Figure]:
+    """Return what one tree's node took."""
+    return [
+        figure
+        for what, seconds in (
+            ("exec to READY=1", bench.ready),
+            ("processor until then", bench.processor),
+            ("SIGTERM to exit", bench.stopped),
+        )
+        for figure in (
+            Figure(f"{what}, median", middle(seconds), "s"),
+            Figure(f"{what}, least", round(min(seconds), 3), "s"),
+            Figure(f"{what}, of the bare interpreter's", middle(seconds) / bare_seconds, "x"),
+        )
+    ]
 
 
 def middle(seconds: list[float]) -> float:
     """Return the median, in milliseconds' steps."""
     return round(statistics.median(seconds), 3)
-
-
-def show(sets: int, bare_seconds: float, benches: dict[str, Bench]) -> None:
-    """Print the table."""
-    print(f"{'what':<40}{'median':>10}{'least':>10}{'times bare':>12}")
-    print(f"{'bare interpreter':<40}{bare_seconds:>10.3f}")
-    for name, bench in benches.items():
-        for label, found in (
-            (f"exec to READY=1, {sets} sets", bench.ready),
-            ("  processor until then", bench.processor),
-            ("SIGTERM to exit", bench.stopped),
-        ):
-            ratio = middle(found) / bare_seconds
-            print(f"{f'{label} ({name})':<40}{middle(found):>10.3f}{min(found):>10.3f}{ratio:>12.1f}")
 
 
 if __name__ == "__main__":
