@@ -118,6 +118,8 @@ _OBJECTS = (
     ) WITHOUT ROWID""",
 )
 
+_FAMILIES = ("ALTER TABLE contents ADD COLUMN family TEXT NOT NULL DEFAULT ''",)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "sets, their bytes, and the promises for them", _FIRST),
     Migration(2, "when bytes were last verified, and what is damaged", _CHECKS),
@@ -125,6 +127,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         4, "copies of objects, what was written for a scope, and the ledger of what users took", _OBJECTS
     ),
+    Migration(5, "contents that have files in common", _FAMILIES),
 )
 
 

@@ -46,9 +46,12 @@ class ContentRow(msgspec.Struct, frozen=True, kw_only=True):
     tier: Tier
     #: Logical bytes: the sum of the file sizes.
     bytes: int
-    #: What they take on the partition (see `cached.leases.capacity.physical`).
+    #: What they take on the partition (see `cached.leases.capacity.physical`), less the files that lie there for
+    #: another content of the family already.
     physical: int
     state: ContentState
+    #: Contents of one family may have files in common (see `cached.leases.sharing`); empty for one that has none.
+    family: str = ""
 
 
 class ReplicaRow(msgspec.Struct, frozen=True, kw_only=True):

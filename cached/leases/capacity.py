@@ -96,6 +96,11 @@ def physical(manifest: Manifest) -> int:
     return CONTENT + len(manifest.entries) * ENTRY + blocks * BLOCK + leaves
 
 
+def on_partition(size: int) -> int:
+    """Return the bytes of the blocks that a file of `size` bytes takes."""
+    return -(-size // BLOCK) * BLOCK
+
+
 def estimate(total_bytes: int, total_files: int) -> int:
     """Return the bytes to reserve for a content of which only the sums are known.
 

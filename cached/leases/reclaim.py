@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import msgspec
 
+from cached.leases.sharing import Groups
+
 #: Seconds added to idleness, so that what has just been used compares sensibly.
 _FRESH = 60.0
 
@@ -15,7 +17,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
     content: str
     set_ids: tuple[str, ...]
-    #: Physical bytes that come back.
+    #: Physical bytes that come back when it goes, whatever else stays.
     bytes: int
     #: Since the last of its leases ended; zero or less while one holds.
     expired_seconds: float
@@ -38,29 +40,41 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         return (self.other_holders == 0, self.fetch_cost / max(1, self.bytes) / idle, self.content)
 
 
-def choose(candidates: Iterable[Candidate], wanted_bytes: int) -> list[Candidate]:
+def choose(
+    candidates: Iterable[Candidate], wanted_bytes: int, shared: Groups | None = None
+) -> list[Candidate]:
     """Return what to reclaim for `wanted_bytes`, in order; nothing when even all of it would not be enough.
 
-    Nothing goes without need: leaving any one of the chosen out would be too little.
+    Nothing goes without need: leaving any one of the chosen out would be too little. `shared` is what comes back
+    besides once all contents of a group have gone.
     """
     if wanted_bytes <= 0:
         return []
-    cheapest_first = sorted((c for c in candidates if c.may_go() and c.bytes > 0), key=Candidate.loss)
-    chosen: list[Candidate] = []
+    shared = shared or {}
+    matters = frozenset().union(*shared)
+    may_go = (c for c in candidates if c.may_go() and (c.bytes > 0 or c.content in matters))
+    chosen: dict[str, Candidate] = {}
     surplus = -wanted_bytes
-    for candidate in cheapest_first:
+    for candidate in sorted(may_go, key=Candidate.loss):
         if surplus >= 0:
             break
-        chosen.append(candidate)
-        surplus += candidate.bytes
-    return _without_needless(chosen, surplus) if surplus >= 0 else []
+        chosen[candidate.content] = candidate
+        surplus += _weight(candidate, chosen, shared)
+    return _without_needless(chosen, surplus, shared) if surplus >= 0 else []
 
 
-def _without_needless(chosen: list[Candidate], surplus: int) -> list[Candidate]:
-    kept: list[Candidate] = []
-    for candidate in reversed(chosen):
-        if candidate.bytes <= surplus:
-            surplus -= candidate.bytes
-        else:
-            kept.append(candidate)
-    return kept[::-1]
+def _weight(candidate: Candidate, chosen: dict[str, Candidate], shared: Groups) -> int:
+    """Return what comes back less when this one of the chosen stays."""
+    with_others = (
+        size for group, size in shared.items() if candidate.content in group and group <= chosen.keys()
+    )
+    return candidate.bytes + sum(with_others)
+
+
+def _without_needless(chosen: dict[str, Candidate], surplus: int, shared: Groups) -> list[Candidate]:
+    for candidate in reversed(list(chosen.values())):
+        weight = _weight(candidate, chosen, shared)
+        if weight <= surplus:
+            surplus -= weight
+            del chosen[candidate.content]
+    return list(chosen.values())

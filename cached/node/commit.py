@@ -13,12 +13,13 @@ from cached.catalog.rows import ContentRow, ReplicaRow, UploadRow
 from cached.catalog.tx import Tx
 from cached.errors import Busy, CachedError, NameTaken
 from cached.leases import capacity, policy
-from cached.node import announce, book, persist, retire, verify
+from cached.node import announce, book, persist, retire, sharing, verify
 from cached.node.node import Node
 from cached.node.options import Wanted
 from cached.node.shelf import Changes, Edit, Known
 from cached.sets.manifest import Manifest
 from cached.sets.set import SetRecord, set_id
+from cached.storage.links import NOTHING, Linked
 from cached.storage.staging import Staging
 
 CREATE_PUBLISHED = faults.declare("create.published")
@@ -51,8 +52,15 @@ def check_early(node: Node, order: Order, total_bytes: int, total_files: int) ->
     return total_bytes if held is None or node.left(held.grant) <= 0 else 0
 
 
-async def commit(node: Node, order: Order, staging: Staging, manifest: Manifest, content: str) -> Known:
-    """Publish a sealed staging area under the name ordered.
+async def commit(
+    node: Node,
+    order: Order,
+    staging: Staging,
+    manifest: Manifest,
+    content: str,
+    linked: Linked = NOTHING,
+) -> Known:
+    """Publish a sealed staging area under the name ordered; `linked` is what of it other contents have, too.
 
     Raises `NameTaken`, `NoSpace`, `Busy`, `IntegrityFailed`.
     """
@@ -66,7 +74,7 @@ async def commit(node: Node, order: Order, staging: Staging, manifest: Manifest,
         replaced = existing if existing is not None and existing.record.id != known.record.id else None
         await asyncio.to_thread(staging.put_record, known.aged(node.now()))
         upload = _upload(order, known)
-        await _publish(node, order, known, replaced, manifest, staging, upload)
+        await _publish(node, order, known, replaced, manifest, staging, upload, linked)
         if upload is not None:
             persist.start(node, upload)
     node.space.settle(order.txid)
@@ -143,6 +151,7 @@ async def _publish(
     manifest: Manifest,
     staging: Staging,
     upload: UploadRow | None,
+    linked: Linked,
 ) -> None:
     """Make the content visible and durable, then commit; what was published in vain is taken back."""
     store, content = node.stores["disk"], known.record.content
@@ -155,10 +164,14 @@ async def _publish(
         try:
             await verify.heal_from_staged(node, store, content, order.txid)
             places = await asyncio.to_thread(staging.places)
-            if not await asyncio.to_thread(store.publish, order.txid, content, manifest) and places:
+            if (
+                not await asyncio.to_thread(store.publish, order.txid, content, manifest, linked.paths)
+                and places
+            ):
                 await asyncio.to_thread(store.put_places, content, places)
             faults.point(CREATE_PUBLISHED)
-            await node.shelf.keep(_changes(node, order, known, replaced, manifest, upload))
+            async with sharing.joining(node, "disk", linked):
+                await node.shelf.keep(_changes(node, order, known, replaced, manifest, upload, linked))
         except Exception:
             if not was_there:
                 await _take_back(node, content)
@@ -189,6 +202,7 @@ def _changes(
     replaced: Known | None,
     manifest: Manifest,
     upload: UploadRow | None,
+    linked: Linked,
 ) -> Changes:
     record, at_once = known.record, node.after(0.0)
 
@@ -210,17 +224,16 @@ def _changes(
         edits.append((replaced.record.id, over))
     if record.id in node.shelf.replicas:
         edits.append((record.id, kept))
+    here = ContentRow(
+        content=record.content,
+        tier="disk",
+        bytes=record.bytes,
+        physical=capacity.physical(manifest),
+        state="STABLE",
+    )
     return Changes(
         sets=(known, *([book.revise(node, replaced, status="withdrawn")] if replaced else [])),
-        contents=(
-            ContentRow(
-                content=record.content,
-                tier="disk",
-                bytes=record.bytes,
-                physical=capacity.physical(manifest),
-                state="STABLE",
-            ),
-        ),
+        content_edits=(sharing.landing(here, linked),),
         replicas=() if record.id in node.shelf.replicas else (_row(node, order, known),),
         edits=tuple(edits),
         also=landed,

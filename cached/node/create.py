@@ -18,7 +18,7 @@ from cached.catalog.rows import ReservationRow
 from cached.critical import to_the_end
 from cached.errors import Busy, CachedError, SourceChanged, UsageError
 from cached.leases import capacity, policy
-from cached.node import commit, consent, memory, origins, persist, views
+from cached.node import commit, consent, memory, origins, persist, sharing, views
 from cached.node.caller import Caller
 from cached.node.commit import Order
 from cached.node.node import Node
@@ -276,10 +276,15 @@ class Creation:
         faults.point(CREATE_COPIED)
         manifest, content = await asyncio.to_thread(ingest.seal)
         await self.complete(ingest, manifest)
-        await self.node.space.grow(self.txid, await asyncio.to_thread(capacity.physical, manifest))
-        await self.node.space.name(self.txid, content)
+        node, order, staging = self.node, self.order, ingest.staging
+        linked = await sharing.link(
+            node, node.stores["disk"], order.owner, self.txid, content, staging, manifest
+        )
+        needed = await asyncio.to_thread(capacity.physical, manifest) - linked.bytes
+        await node.space.grow(self.txid, needed)
+        await node.space.name(self.txid, content)
         faults.point(CREATE_SEALED)
-        known = await commit.commit(self.node, self.order, ingest.staging, manifest, content)
+        known = await commit.commit(node, order, staging, manifest, content, linked)
         if self.order.terms.tier == "memory":
             await self._fill_memory(content)
         return known
@@ -331,6 +336,7 @@ class Creation:
             await self._settled()
             self._ingest.close()
         trashed = await asyncio.to_thread(store.discard, self.txid)
+        sharing.release(self.node, self.txid)
         await self.node.space.release(self.txid)
         await memory.release(self.node, self.txid)
         if trashed is not None:

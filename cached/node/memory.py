@@ -11,7 +11,7 @@ from cached.catalog.rows import ContentRow, ReservationRow
 from cached.critical import to_the_end
 from cached.errors import Busy, CachedError
 from cached.leases import capacity
-from cached.node import retire, verify
+from cached.node import retire, sharing, verify
 from cached.node.node import Node
 from cached.node.shelf import Changes
 from cached.storage.copying import copy_content
@@ -126,6 +126,7 @@ async def evict(node: Node, content: str) -> bool:
 
 async def _evict(node: Node, content: str) -> None:
     store = node.stores["memory"]
+    await sharing.leave(node, store, content)
     await node.shelf.keep(Changes(drop_contents=((content, "memory"),)))
     node.roots.drop(store, content)
     await node.swarm.unseed(content)

@@ -42,6 +42,7 @@ from cached.replication.direct import Direct, DirectServer
 from cached.replication.reading import Table
 from cached.sets.set import Tier
 from cached.storage.disk import Store
+from cached.storage.fileindex import FileIndex
 
 
 class Abortable(Protocol):
@@ -109,6 +110,9 @@ class Node:
     rejections: Rejections = field(default_factory=Rejections)
     #: What users took and is not written down yet.
     meter: Meter = field(default_factory=Meter)
+    #: Contents that files are linked from at present, and the transactions that they are linked into.
+    lent: dict[str, set[str]] = field(default_factory=dict)
+    file_index: FileIndex = field(default_factory=FileIndex)
     #: Creations under way.
     creations: set[Abortable] = field(default_factory=set)
     #: Transfers under way, by set id.

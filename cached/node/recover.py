@@ -18,11 +18,12 @@ from cached import faults
 from cached.catalog.rows import ContentRow, ReplicaRow, TransferRow
 from cached.errors import CachedError
 from cached.leases import capacity
-from cached.node import damage, receive
+from cached.node import damage, receive, sharing
 from cached.node.node import Node, Trouble
 from cached.node.shelf import Changes, Known
 from cached.node.verify import heal, scan
 from cached.sets.set import Tier
+from cached.storage import links
 from cached.storage import reconcile as rules
 from cached.storage.disk import Store
 from cached.storage.survey import survey
@@ -56,6 +57,7 @@ async def at_start(node: Node) -> Findings:
     findings = Findings(transfers=node.catalog.read_now(lambda tx: tx.transfers()))
     lost = node.catalog.fresh
     for tier, store in node.stores.items():
+        await asyncio.to_thread(_unlink, store, findings.transfers)
         facts = _facts(node, tier, findings.transfers, lost=lost)
         unspoken = _never_spoken(node, tier)
         for action in rules.reconcile(facts, await asyncio.to_thread(survey, store)):
@@ -74,6 +76,13 @@ async def at_start(node: Node) -> Findings:
     if not lost or not findings.adopt:
         await node.catalog.write(lambda tx: tx.mark_reconciled())
     return findings
+
+
+def _unlink(store: Store, transfers: Iterable[TransferRow]) -> None:
+    """Take out of what is on its way what was linked from other contents: it is linked anew, from what is here then."""
+    for row in transfers:
+        if row.tier == store.tier:
+            links.unlink_all(store.root / "incoming" / row.txid)
 
 
 async def _without_tiers(node: Node) -> None:
@@ -144,6 +153,7 @@ async def _finish(node: Node, tier: Tier, store: Store, content: str, findings: 
     """Go on with a deletion, unless a process that outlived the daemon still reads from it."""
     if node.pins.pinned(content):
         return
+    await sharing.leave(node, store, content)
     await _trash(findings, store, store.retire(content))
     await _drop_rows(node, tier, content)
 
@@ -173,6 +183,8 @@ async def afterwards(node: Node, findings: Findings) -> None:
         await _attempt(node, asyncio.to_thread(store.empty, trashed))
     for store, content in findings.adopt:
         await _attempt(node, _adopt(node, store, content))
+    for store in {store for store, _ in findings.adopt}:
+        await _attempt(node, sharing.recount(node, store.tier))
     if findings.adopt:
         await _attempt(node, node.catalog.write(lambda tx: tx.mark_reconciled()))
     for content, missing, reason in findings.broken:
@@ -273,5 +285,8 @@ async def _broken(node: Node, content: str, missing: bool, reason: str) -> None:
     names = ", ".join(node.shelf.known[set_id].record.name for set_id in set_ids)
     node.counters.note("bytes_lost", names, content=content[:12])
     for row in [row for row in rows if row.state == "COMMITTED"]:
-        node.roots.drop(node.stores[row.tier], content)
+        store, lost = node.stores[row.tier], node.shelf.contents[(content, row.tier)]
+        node.roots.drop(store, content)
         await receive.refetch(node, replace(row, reason=reason))
+        if lost.family:  # it may have been charged for what others still have
+            await sharing.recount(node, row.tier, lost.family)

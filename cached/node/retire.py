@@ -12,10 +12,11 @@ from pathlib import Path
 import msgspec
 
 from cached import faults
-from cached.catalog.rows import ReplicaRow
+from cached.catalog.rows import ContentRow, ReplicaRow
+from cached.catalog.tx import Tx
 from cached.errors import Busy, CachedError
 from cached.leases.deadline import Deadline
-from cached.node import announce, receive
+from cached.node import announce, receive, sharing
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
 from cached.sets.set import Tier
@@ -71,10 +72,11 @@ async def reap(node: Node, content: str) -> None:
             for tier in node.stores
             if (content, tier) in node.shelf.contents and not needed(node, content, tier)
         ]
-        if unneeded and node.pins.pinned(content):
+        if unneeded and (node.pins.pinned(content) or content in node.lent):
             return
         for tier in unneeded:
-            await _take_away(node, content, tier)
+            if not await _take_away(node, content, tier):
+                return
         await _forget(node, content, going, unneeded)
     announce.publish(node)
 
@@ -90,18 +92,29 @@ def needed(node: Node, content: str, tier: Tier) -> bool:
     return False
 
 
-async def _take_away(node: Node, content: str, tier: Tier) -> None:
+async def _take_away(node: Node, content: str, tier: Tier) -> bool:
+    """Delete a content of a tier; False when files have just been linked from it: then later."""
     store = node.stores[tier]
-    row = node.shelf.contents[(content, tier)]
-    await node.shelf.keep(Changes(contents=(msgspec.structs.replace(row, state="GOING"),)))
+
+    def going(tx: Tx) -> list[ContentRow]:
+        row = tx.content(content, tier)
+        return [msgspec.structs.replace(row, state="GOING")] if row is not None else []
+
+    await node.shelf.keep(Changes(content_edits=(going,)))
+    if content in node.lent:
+        return False
     node.consents.withdraw(content)
     await node.swarm.unseed(content)
     node.roots.drop(store, content)
-    trashed: Path | None = await asyncio.to_thread(store.retire, content)
+    async with sharing.changing(node, tier):
+        await sharing.leave(node, store, content)
+        trashed: Path | None = await asyncio.to_thread(store.retire, content)
+    node.file_index.forget(store, content)
     faults.point(RETIRE_TRASHED)
     if trashed is not None:
         await asyncio.to_thread(store.empty, trashed)
     faults.point(RETIRE_EMPTIED)
+    return True
 
 
 async def _forget(node: Node, content: str, going: list[ReplicaRow], tiers: list[Tier]) -> None:

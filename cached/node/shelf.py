@@ -83,6 +83,8 @@ class Known:
 
 #: A replica's row as it is in the transaction -> as it is to be. May raise, which undoes the whole `keep`.
 Edit = Callable[[ReplicaRow], ReplicaRow]
+#: What is in the transaction -> rows of contents that replace theirs. May raise, which undoes the whole `keep`.
+ContentEdit = Callable[[Tx], Iterable[ContentRow]]
 
 
 @dataclass(kw_only=True)
@@ -91,6 +93,8 @@ class Changes:
 
     sets: tuple[Known, ...] = ()
     contents: tuple[ContentRow, ...] = ()
+    #: Changes to rows of contents that others may be changing at the same time; made after `contents`.
+    content_edits: tuple[ContentEdit, ...] = ()
     #: Of contents that are here: `Busy` when one is not, or is on its way.
     checks: tuple[CheckRow, ...] = ()
     replicas: tuple[ReplicaRow, ...] = ()
@@ -144,8 +148,10 @@ class Shelf:
         await to_the_end(self._keep(changes))
 
     async def _keep(self, changes: Changes) -> None:
-        edited = await self.catalog.write(lambda tx: _write(tx, changes))
-        changes = dataclasses.replace(changes, replicas=(*changes.replicas, *edited))
+        replicas, contents = await self.catalog.write(lambda tx: _write(tx, changes))
+        changes = dataclasses.replace(
+            changes, replicas=(*changes.replicas, *replicas), contents=(*changes.contents, *contents)
+        )
         self._apply(changes)
         touched = frozenset(
             [known.record.id for known in changes.sets]
@@ -219,13 +225,12 @@ def _discard(index: dict[str, set[str]], key: str, value: str) -> None:
             del index[key]
 
 
-def _write(tx: Tx, changes: Changes) -> list[ReplicaRow]:
+def _write(tx: Tx, changes: Changes) -> tuple[list[ReplicaRow], list[ContentRow]]:
+    """Write it all; return the rows of replicas and contents that were edited."""
     for known in changes.sets:
         tx.put_set(known.row())
-    for content in changes.contents:
-        tx.put_content(content)
-        if content.state == "COMING":
-            tx.delete_check(content.content, content.tier)
+    _put_contents(tx, changes.contents)
+    contents = [row for edit in changes.content_edits for row in _put_contents(tx, edit(tx))]
     for check in changes.checks:
         _check(tx, check)
     for replica in changes.replicas:
@@ -237,7 +242,16 @@ def _write(tx: Tx, changes: Changes) -> list[ReplicaRow]:
     _delete_all(tx.delete_set, changes.drop_sets)
     if changes.also is not None:
         changes.also(tx)
-    return edited
+    return edited, contents
+
+
+def _put_contents(tx: Tx, rows: Iterable[ContentRow]) -> list[ContentRow]:
+    put = list(rows)
+    for row in put:
+        tx.put_content(row)
+        if row.state == "COMING":
+            tx.delete_check(row.content, row.tier)
+    return put
 
 
 def _check(tx: Tx, check: CheckRow) -> None:

@@ -10,7 +10,7 @@ from cached import faults
 from cached.catalog.rows import ReplicaRow
 from cached.errors import Busy, CachedError
 from cached.leases import deadline, policy, reclaim
-from cached.node import announce, create, memory, receive, retire, seeding
+from cached.node import announce, create, memory, receive, retire, seeding, sharing
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
 from cached.sets.set import Tier
@@ -121,7 +121,8 @@ async def make_room(node: Node, tier: Tier, wanted: int) -> None:
         wanted -= await node.objects.tiers.give_way(tier, wanted)
         if wanted <= 0:
             return
-    chosen = reclaim.choose(_candidates(node, tier), wanted)
+    candidates, shared = await sharing.appraise(node, tier, _candidates(node, tier))
+    chosen = reclaim.choose(candidates, wanted, shared)
     faults.point(RECLAIM_CHOSEN)
     for candidate in chosen:
         try:
@@ -173,7 +174,7 @@ def _candidates(node: Node, tier: Tier) -> list[reclaim.Candidate]:
                 set_ids=tuple(sorted(set_ids)),
                 bytes=row.physical,
                 expired_seconds=min(node.overdue(replica.grant) for replica in replicas),
-                pinned=node.pins.pinned(content),
+                pinned=node.pins.pinned(content) or content in node.lent,
                 other_holders=others,
                 fetch_cost=float(row.bytes),
                 last_read_seconds=monotonic - last_read,

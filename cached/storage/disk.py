@@ -25,6 +25,7 @@ import os
 import re
 import stat
 import threading
+from collections.abc import Collection
 from pathlib import Path
 
 from cached import faults
@@ -127,11 +128,17 @@ class Store:
         """Open the staging area `txid`, made when absent: a transfer cut short finds what it had."""
         return reopen(self._incoming(txid), self.tier)
 
-    def publish(self, txid: str, content: str, manifest: Manifest | None = None) -> bool:
+    def publish(
+        self,
+        txid: str,
+        content: str,
+        manifest: Manifest | None = None,
+        linked: Collection[str] = frozenset(),
+    ) -> bool:
         """Make a sealed staging area durable and visible as `content`; False when the store had it already.
 
-        `manifest` is the content's, where the caller has it. Modes and times are set, strays removed, all is synced,
-        then renamed in one step.
+        `manifest` is the content's, where the caller has it; `linked` names files that are links to those of others.
+        Modes and times are set, strays removed, all is synced, then renamed in one step.
         `IntegrityFailed` when the staged tree is not what the manifest says (bytes are not read again).
         Afterwards the staging area is gone. Repeating a publish that was cut short is safe.
         """
@@ -142,7 +149,7 @@ class Store:
                 return False
             published = False
             if not home.exists():
-                publication.settle(staged, content, self.tier, manifest)
+                publication.settle(staged, content, self.tier, manifest, linked)
                 published = files.rename_new(staged, home)
                 faults.point(STORE_RENAMED)
             if not published:

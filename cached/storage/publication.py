@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
+from collections.abc import Collection
 from hashlib import sha256
 from pathlib import Path
 
@@ -42,10 +43,17 @@ def file_mode(*, executable: bool) -> int:
     return 0o555 if executable else 0o444
 
 
-def settle(staged: Path, content: str, tier: Tier, known: Manifest | None = None) -> None:
+def settle(
+    staged: Path,
+    content: str,
+    tier: Tier,
+    known: Manifest | None = None,
+    linked: Collection[str] = frozenset(),
+) -> None:
     """Give a sealed tree its final modes and times, remove strays, check structure and sizes, sync it all.
 
-    `known` is the manifest of the content where the caller has it: to read a large one takes a while.
+    `known` is the manifest of the content where the caller has it: to read a large one takes a while. `linked` names
+    the files that are links to those of other contents, and stay as they are there.
     """
     with files.translated(staged):
         manifest = _sealed_manifest(staged, content, known)
@@ -55,7 +63,7 @@ def settle(staged: Path, content: str, tier: Tier, known: Manifest | None = None
         try:
             wanted = dict(zip((entry.path for entry in manifest.entries), times or (), strict=False))
             for directory, members in _by_directory(manifest).items():
-                _settle_directory(data_fd, directory, members, tier, wanted)
+                _settle_directory(data_fd, directory, members, tier, wanted, linked)
             _set_directory_times(data_fd, manifest, times)
             faults.point(STORE_SETTLED)
             if tier == "disk":
@@ -101,7 +109,12 @@ def _by_directory(manifest: Manifest) -> dict[str, list[Entry]]:
 
 
 def _settle_directory(
-    data_fd: int, path: str, members: list[Entry], tier: Tier, times: dict[str, int]
+    data_fd: int,
+    path: str,
+    members: list[Entry],
+    tier: Tier,
+    times: dict[str, int],
+    linked: Collection[str],
 ) -> None:
     try:
         fd = tree.open_directory(data_fd, path)
@@ -114,7 +127,7 @@ def _settle_directory(
             name = entry.path.rpartition("/")[2]
             facts = present.pop(name, None)
             _check_shape(fd, name, entry, facts)
-            if entry.kind == "file" and facts is not None:
+            if entry.kind == "file" and facts is not None and entry.path not in linked:
                 _settle_file(fd, name, entry, facts, tier)
                 mtime = times.get(entry.path, facts.st_mtime_ns)
                 if mtime != facts.st_mtime_ns or tier == "memory":  # where settling may have touched it

@@ -13,16 +13,18 @@ from typing import Any
 from cached import wire
 from cached.client import CreateOptions
 from cached.errors import NotFound
+from cached.storage.disk import Store
 from tests.daemons.cluster import Cluster
 from tests.daemons.node import Node, Result
+from tests.node.sharing_kit import lies_in
 
 CREATE = [
-    "create.reserved", "ingest.file", "create.copied", "stage.sealed", "ingest.sealed", "create.sealed", "store.record", "store.settled",
+    "create.reserved", "ingest.file", "create.copied", "stage.sealed", "ingest.sealed", "links.made", "create.sealed", "store.record", "store.settled",
     "store.synced", "store.renamed", "store.published", "create.published", "create.committed",
 ]  # fmt: skip
 MEMORY = ["copy.file", "memory.copied"]
 DELETE = [
-    "delete.kept", "retire.going", "trash.renamed", "retire.trashed", "trash.unlinked", "trash.emptied", "retire.emptied", "retire.forgotten",
+    "delete.kept", "retire.going", "sharing.left", "trash.renamed", "retire.trashed", "trash.unlinked", "trash.emptied", "retire.emptied", "retire.forgotten",
 ]  # fmt: skip
 #: Points that take a second node, or Cloud Storage: where they are walked instead.
 ELSEWHERE = {
@@ -97,6 +99,7 @@ class Walk:
                 for name in ("reservations", "transfers")
             }
             contents = set(catalog.execute("SELECT content, tier, state FROM contents"))
+            [(charged,)] = catalog.execute("SELECT total(physical) FROM contents WHERE tier = 'disk'")
             replicas = set(catalog.execute("SELECT content, state FROM replicas"))
         catalog.close()
         left = {name: found for name, found in rows.items() if found}
@@ -111,6 +114,8 @@ class Walk:
                 left[f"{tier} contents"] = f"{on_disk} on disk, {contents} in the catalog"
         if {(content, "COMMITTED") for content, tier, _ in contents if tier == "disk"} != replicas:
             left["replicas"] = f"{replicas}, contents {contents}"
+        if not left and charged != (takes := lies_in(Store(self.node.disk))):
+            left["charged"] = f"{charged} bytes by the catalog, {takes} by what lies there"
         tiers = self.node.status()["tiers"]
         left |= {
             f"{name} {key}": tier[key]
@@ -180,7 +185,9 @@ def extend(walk: Walk) -> Any:
 
 
 def delete(walk: Walk) -> Any:
+    """Delete a set that has a file in common with another."""
     source = walk.source("subject")
+    (source / "shared").write_bytes((walk.kept / "0").read_bytes())
     walk.create("subject", source)
 
     def check(acknowledged: bool) -> None:
