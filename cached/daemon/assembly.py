@@ -48,6 +48,7 @@ def assemble(
         upload_limit=config.replication.upload_limit,
         reachable=lambda: directory.reachable,
         host_of=directory.host_of,
+        round_trip=link.round_trip,
     )
     node = Node(
         config=config,

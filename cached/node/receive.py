@@ -207,6 +207,7 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata) -> None:
         leaves=metadata.leaves,
         data=node.stores[node.shelf.replicas[flight.set_id].tier].root / "incoming" / flight.txid / "data",
         piece_size=flight.piece_size or layout.piece_size(metadata.manifest.total_bytes, flight.receivers),
+        receivers=flight.receivers,
         progress=flight.progress,
     )
     failure: CachedError = NoSource("no node that has the set can be reached")

@@ -155,6 +155,13 @@ class Link:
         """Keep a poll open to these nodes and no others: this node cannot be dialled."""
         self._poller.keep(node_ids)
 
+    def round_trip(self, node_id: str) -> float:
+        """Return the least seconds that a packet to a node and its answer have taken; 0 when nothing is known.
+
+        From the connections that the node has open here: the kernel measures it, whatever the programs do.
+        """
+        return self._server.round_trip(node_id)
+
     def _through_poll(self, node_id: str) -> bool:
         route = self._routes.get(node_id)
         dialable = route is not None and bool(route.address) and route.reachable and not route.failures

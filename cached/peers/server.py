@@ -25,6 +25,7 @@ from aiohttp import web
 
 from cached.errors import Busy, CachedError, Forbidden, NotFound, UsageError
 from cached.peers import tls
+from cached.peers.distance import least_round_trip
 from cached.peers.records import Peer
 from cached.peers.route import split_address
 
@@ -231,6 +232,11 @@ class Acceptor:
             transport.abort()
         self._here = {node_id: left for node_id, left in self._here.items() if left} | {peer: here}
 
+    def round_trip(self, node_id: str) -> float:
+        """Return the least round trip on the connections of a node, in seconds; 0 when it has none."""
+        found = (least_round_trip(one) for one in self._here.get(node_id, ()) if not one.is_closing())
+        return min(filter(None, found), default=0.0)
+
     def _own(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -310,6 +316,10 @@ class Server:
     def refused(self) -> int:
         """Connections refused in the handshake, since the start."""
         return self._acceptor.refused if self._acceptor else 0
+
+    def round_trip(self, node_id: str) -> float:
+        """Return the least round trip to a node that is connected here, in seconds; 0 when nothing is known."""
+        return self._acceptor.round_trip(node_id) if self._acceptor else 0.0
 
     async def start(self, listen: str) -> int:
         """Listen; return the port."""

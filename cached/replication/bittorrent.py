@@ -19,30 +19,26 @@ from typing import Any
 from cached.errors import Busy, NoSource, NotFound, UsageError
 from cached.replication import layout as layouts
 from cached.replication import pack as packs
+from cached.replication import queues
 from cached.replication.claims import ClaimDesk
 from cached.replication.fetching import Fetch
 from cached.replication.layout import Layout
 from cached.replication.membership import (
+    Damaged,
     Ledger,
     Lookup,
     Member,
     agree,
-    complete_first,
     cut_long_files,
     is_piece_size,
+    receivers_of,
 )
-from cached.replication.session import QUEUE, Session, check_port
+from cached.replication.session import Session, check_port
 from cached.replication.torrent import Torrent
 from cached.replication.transfer import Allowed, Call, FetchJob, Holders, Peer, TlsMaterial, Traffic
 from cached.sets.manifest import Manifest
 
 log = logging.getLogger(__name__)
-
-_PACK_SUFFIX = ".pack"
-
-
-#: `damaged(content, reason)`: a seed's files do not hold what they should; it is out of the swarm already.
-Damaged = Callable[[str, str], None]
 
 
 class Swarm:
@@ -63,6 +59,7 @@ class Swarm:
         upload_limit: int | None = None,
         reachable: Callable[[], bool] = lambda: True,
         host_of: Callable[[str], str] = lambda _peer: "",
+        round_trip: Callable[[str], float] = lambda _peer: 0.0,
         patience: float = 20.0,
     ) -> None:
         self._node_id = node_id
@@ -75,6 +72,8 @@ class Swarm:
         self._reachable = reachable
         #: The host at which a peer can be dialled; empty when it cannot.
         self._host_of = host_of
+        #: The least time that a packet to a peer and its answer have taken, in seconds; 0 when nothing is known.
+        self._round_trip = round_trip
         self._patience = patience
         self._tls = tls
         #: Whether members meet over TLS; see `encrypt`.
@@ -95,10 +94,7 @@ class Swarm:
         libtorrent itself starts with the first torrent, or now when the configured port is 0. Raises
         `CachedError` when the port is taken.
         """
-        self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for leftover in self._scratch.iterdir():
-            if leftover.name.removesuffix(_PACK_SUFFIX) not in resuming:
-                leftover.unlink(missing_ok=True)
+        packs.tidy(self._scratch, resuming)
         host, _, port = self._listen.rpartition(":")
         if int(port) == 0:
             await self._open()
@@ -278,14 +274,15 @@ class Swarm:
         progress.bytes_wanted = sum(entry.size for entry in job.manifest.files())
         piece, pack = await agree(
             job,
-            lambda: [
-                source,
-                *(one.node_id for one in complete_first(holders()) if one.node_id != self._node_id),
-            ],
-            lambda node_id, body: self._call(node_id, "swarm.join", body),
+            holders,
+            source,
+            self._call,
+            node_id=self._node_id,
             port=self._session.port,
             patience=self._patience,
         )
+        farthest = max((self._round_trip(one.node_id) for one in holders()), default=0.0)
+        self._session.advertise(job.content, queues.member_queue(farthest, job.receivers))
         layout = await asyncio.to_thread(layouts.build, job.content, job.manifest, job.leaves, piece, pack)
         member.layout = layout
         if layout.files:
@@ -301,8 +298,6 @@ class Swarm:
                 seed=False,
             )
             progress.state = "transferring"
-            if self._claims.idle(asyncio.get_running_loop().time()):
-                self._session.advertise(QUEUE)
             await Fetch(
                 session=self._session,
                 torrent=torrent,
@@ -339,6 +334,8 @@ class Swarm:
     async def _on_join(self, peer: Peer, body: dict[str, Any]) -> dict[str, Any]:
         """A peer fetches: be in its swarm, describe the torrent, and dial the peer if it cannot dial us."""
         member = await self._admit(peer, body)
+        if not member.fetching:
+            self._advertise(member, peer, body, source=bool(body.get("source")))
         torrent = member.running
         if torrent is not None and not self._reachable():
             host = self._host_of(peer.node_id)
@@ -351,8 +348,13 @@ class Swarm:
         member = await self._admit(peer, body)
         pieces, now = len(member.layout.piece_sizes), asyncio.get_running_loop().time()
         answer = self._claims.claim(peer.node_id, body, pieces=pieces, now=now)
-        self._session.advertise(answer["queue"])
-        return answer
+        return answer | {"queue": self._advertise(member, peer, body, source=True)}
+
+    def _advertise(self, member: Member, peer: Peer, body: dict[str, Any], *, source: bool) -> int:
+        rule = queues.source_queue if source else queues.member_queue
+        queue = rule(self._round_trip(peer.node_id), receivers_of(body))
+        self._session.advertise(member.layout.content, queue)
+        return queue
 
     async def _admit(self, peer: Peer, body: dict[str, Any]) -> Member:
         content = body.get("content")
@@ -386,7 +388,7 @@ class Swarm:
         return self._locks.setdefault(content, asyncio.Lock())
 
     def _pack(self, content: str) -> Path:
-        return self._scratch.absolute() / f"{content}{_PACK_SUFFIX}"
+        return packs.path_of(self._scratch, content)
 
     def _paths(self, layout: Layout) -> dict[int, str]:
         pack = str(self._pack(layout.content))

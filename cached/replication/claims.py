@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import Any
 
 from cached.errors import UsageError
-from cached.replication.partition import ClaimTable, source_queue
+from cached.replication.partition import ClaimTable
 
 
 class ClaimDesk:
@@ -27,9 +26,6 @@ class ClaimDesk:
         try:
             content, count, stalled = str(body["content"]), int(body["count"]), bool(body["stalled"])
             wanted, pending = int(body["wanted"], 16), int(body["pending"], 16)
-            round_trip = float(body.get("round_trip", 0.0))
-            if not 0 <= round_trip < inf:
-                raise ValueError("no measurement")
         except (KeyError, TypeError, ValueError):
             raise UsageError("a claim needs content, wanted, pending, count and stalled") from None
         table = self._tables.get(content)
@@ -38,8 +34,4 @@ class ClaimDesk:
         grant = table.claim(
             node_id, wanted=max(wanted, 0), pending=max(pending, 0), count=count, stalled=stalled, now=now
         )
-        return {
-            "pieces": list(grant.pieces),
-            "unclaimed": grant.unclaimed,
-            "queue": source_queue(round_trip, grant.members),
-        }
+        return {"pieces": list(grant.pieces), "unclaimed": grant.unclaimed}

@@ -14,7 +14,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from cached.errors import CachedError, NoSource
-from cached.replication import mesh, partition
+from cached.replication import mesh, partition, queues
 from cached.replication.members import Members
 from cached.replication.session import Session
 from cached.replication.torrent import Neighbourhood, Torrent
@@ -63,7 +63,8 @@ class Fetch:
             node_id=node_id,
             reachable=reachable,
             port=session.port,
-            call=self._timed,
+            call=call,
+            receivers=job.receivers,
         )
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -71,12 +72,11 @@ class Fetch:
         self._started = self._moved_at = self._source_seen = self._claim_answered = now
         self._measured = self._claimed_at = self._looked = 0.0
         self._flows: dict[tuple[str, int], int] = {}
-        self._received = self._received_before = 0
         self._from_source = self._from_source_before = 0
-        self._source_queue, self._round_trip = 4, 1.0
+        self._source_queue = queues.source_queue(0.0, job.receivers)
         # Files begin with a piece of their own: of many small ones most pieces are smaller than the rest.
         self._mean_piece = max(1, sum(torrent.layout.piece_sizes) // len(torrent.layout.piece_sizes))
-        self._window = partition.window(self._source_queue, self._mean_piece, 0.0)
+        self._window = queues.window(self._source_queue, self._mean_piece, 0.0)
         self._priorities = [0] * len(torrent.layout.piece_sizes)
         self._pending = self._alone = 0
         self._claiming = False
@@ -98,14 +98,12 @@ class Fetch:
         finally:
             await self._end_tasks()
             await self._members.close()
-            self._session.want_queue(self._torrent, None)
             self._session.readmit(self._torrent)
             self._torrent.addresses = set()
         self._report()
 
     async def _begin(self) -> None:
         """Dial, with something to ask for: libtorrent dials nobody for a torrent that wants nothing."""
-        self._session.want_queue(self._torrent, partition.queue_length(0.0, len(self._members.chosen)))
         lacking = ~self._torrent.have & ((1 << len(self._priorities)) - 1)
         if self._source in self._members.joined and not self._others_first(self._started):
             await self._claim(lacking, stalled=False)
@@ -175,7 +173,6 @@ class Fetch:
             more = one.downloaded - before if one.downloaded >= before else one.downloaded
             flows[one.endpoint] = one.downloaded
             node_id = names.get(one.peer_id)
-            self._received += more
             if more:
                 self._moved_at = self._loop.time()
             if more and node_id:
@@ -184,22 +181,14 @@ class Fetch:
         self._flows = flows
 
     def _measure(self, now: float) -> None:
-        """Set queue and window by what has come of late."""
+        """Set the window by what has come from the source of late."""
         past = now - self._measured
         if past < _MEASURE_EVERY:
             return
         if self._measured:
-            rate = (self._received - self._received_before) / past
-            self._session.want_queue(
-                self._torrent, partition.queue_length(rate, len(self._members.connected))
-            )
             from_source = (self._from_source - self._from_source_before) / past
-            self._window = partition.window(self._source_queue, self._mean_piece, from_source)
-        self._received_before, self._from_source_before, self._measured = (
-            self._received,
-            self._from_source,
-            now,
-        )
+            self._window = queues.window(self._source_queue, self._mean_piece, from_source)
+        self._from_source_before, self._measured = self._from_source, now
 
     def _prioritize(self, wanted: list[int]) -> None:
         changed = [
@@ -278,7 +267,7 @@ class Fetch:
 
     async def _claim(self, wanted: int, *, stalled: bool) -> None:
         try:
-            answer = await self._timed(
+            answer = await self._call(
                 self._source,
                 "swarm.claim",
                 {
@@ -287,7 +276,7 @@ class Fetch:
                     "pending": f"{self._pending:x}",
                     "count": max(0, self._window - self._pending.bit_count()),
                     "stalled": stalled,
-                    "round_trip": self._round_trip,
+                    "receivers": self._job.receivers,
                 },
             )
         except CachedError as error:
@@ -321,14 +310,6 @@ class Fetch:
             self._dropped = False
             self._session.readmit(self._torrent)
             self._dial()
-
-    async def _timed(self, node_id: str, method: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Call, and remember how long a call to the source takes at best."""
-        begun = self._loop.time()
-        answer = await self._call(node_id, method, body)
-        if node_id == self._source:
-            self._round_trip = min(self._round_trip, self._loop.time() - begun)
-        return answer
 
     # Tasks
 

@@ -10,6 +10,7 @@ import socket
 
 from cached.errors import CachedError
 from cached.replication import mesh
+from cached.replication.membership import joining
 from cached.replication.torrent import Torrent
 from cached.replication.transfer import Call, Holder, Holders
 
@@ -32,6 +33,7 @@ class Members:
         reachable: bool,
         port: int,
         call: Call,
+        receivers: int,
     ) -> None:
         self._torrent = torrent
         self._holders = holders
@@ -40,6 +42,7 @@ class Members:
         self._reachable = reachable
         self._port = port
         self._call = call
+        self._receivers = receivers
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         #: Members to be connected with, by node id.
@@ -144,7 +147,13 @@ class Members:
     async def _invite(self, node_id: str) -> None:
         """Ask a complete holder to take part; it may have to add the torrent first, or to dial us."""
         layout = self._torrent.layout
-        body = {"content": layout.content, "piece_size": layout.piece_size, "port": self._port}
+        body = joining(
+            layout.content,
+            layout.piece_size,
+            self._port,
+            source=node_id == self._source,
+            receivers=self._receivers,
+        )
         try:
             answer = await self._call(node_id, "swarm.join", body)
         except CachedError as error:

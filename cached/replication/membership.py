@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cached.errors import CachedError, IntegrityFailed, NoSource, TimedOut
+from cached.errors import CachedError, IntegrityFailed, NoSource, TimedOut, UsageError
 from cached.replication import layout as layouts
 from cached.replication.layout import Layout, Pack
 from cached.replication.torrent import Torrent
-from cached.replication.transfer import FetchJob, Holder, Traffic
+from cached.replication.transfer import Call, FetchJob, Holder, Holders, Traffic
 from cached.sets.manifest import Manifest
 
 _ASK_AGAIN = 0.5
@@ -34,6 +34,8 @@ class Seedable:
 
 #: `lookup(content)`: a committed content that the swarm may seed, or None.
 Lookup = Callable[[str], Awaitable[Seedable | None]]
+#: `damaged(content, reason)`: a seed's files do not hold what they should; it is out of the swarm already.
+Damaged = Callable[[str, str], None]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -111,25 +113,42 @@ def complete_first(holders: Sequence[Holder]) -> list[Holder]:
     return sorted(holders, key=lambda holder: not holder.complete)
 
 
+def joining(content: str, piece_size: int, port: int, *, source: bool, receivers: int) -> dict[str, Any]:
+    """Return the body of `swarm.join`: `source` says that the caller will claim pieces of the node that it calls."""
+    return {
+        "content": content,
+        "piece_size": piece_size,
+        "port": port,
+        "source": source,
+        "receivers": receivers,
+    }
+
+
+def receivers_of(body: dict[str, Any]) -> int:
+    """Return how many nodes a caller believes to be fetching; raise `UsageError` for nonsense."""
+    receivers = body.get("receivers", 1)
+    if not isinstance(receivers, int):
+        raise UsageError("receivers is not a number")
+    return max(1, receivers)
+
+
 async def agree(
-    job: FetchJob,
-    members: Callable[[], list[str]],
-    join: Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]],
-    *,
-    port: int,
-    patience: float,
+    job: FetchJob, holders: Holders, source: str, call: Call, *, node_id: str, port: int, patience: float
 ) -> tuple[int, Pack | None]:
-    """Ask the members, in their order, for piece size and pack; a poisoned pack is found when it is taken apart.
+    """Ask the members, the source first, for piece size and pack; a poisoned pack is found when it is taken apart.
 
     A content without pack can be fetched even if nobody answers. Raises `NoSource`.
     """
     deadline = asyncio.get_running_loop().time() + patience
-    body = {"content": job.content, "piece_size": job.piece_size, "port": port}
     reason = "none is known"
     while True:
-        for node_id in dict.fromkeys(filter(None, members())):
+        others = [one.node_id for one in complete_first(holders()) if one.node_id != node_id]
+        for member in dict.fromkeys(filter(None, [source, *others])):
+            body = joining(
+                job.content, job.piece_size, port, source=member == source, receivers=job.receivers
+            )
             try:
-                return agreement(await join(node_id, body))
+                return agreement(await call(member, "swarm.join", body))
             except CachedError as error:
                 reason = error.message
         if not layouts.pack_bytes(job.manifest) and is_piece_size(job.piece_size):

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from cached.errors import CachedError, IntegrityFailed, NoSpace
@@ -22,8 +22,22 @@ from cached.storage.tree import Parents
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+_SUFFIX = ".pack"
 _CHUNK = 4 * 1024 * 1024
 assert _CHUNK % LEAF == 0
+
+
+def path_of(scratch: Path, content: str) -> Path:
+    """Return where a content's pack lies."""
+    return scratch.absolute() / f"{content}{_SUFFIX}"
+
+
+def tidy(scratch: Path, keep: Collection[str]) -> None:
+    """Make the directory of packs, and delete what lies there of other contents than these."""
+    scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for leftover in scratch.iterdir():
+        if leftover.name.removesuffix(_SUFFIX) not in keep:
+            leftover.unlink(missing_ok=True)
 
 
 def disk_error(error: OSError, doing: str) -> CachedError:

@@ -19,16 +19,6 @@ LEASE = 3.0
 #: Seconds without a byte after which a node counts as stalled.
 STALL = 2.0
 
-_BLOCK = 16 * 1024
-_SMALLEST_QUEUE, _LARGEST_QUEUE = 4, 64
-#: A round of 64 KiB that ends in Nagle's algorithm meeting a delayed acknowledgement, in seconds.
-_ROUND = 0.09
-_WINDOW = 4
-#: More members than this get shorter queues at the source.
-_CROWD = 24
-#: Bytes per second that a member's queue at the source allows for.
-_MEMBER_RATE = 12_500_000
-
 
 def pieces_in(bits: int) -> Iterator[int]:
     """Iterate over the pieces of a set, lowest first."""
@@ -130,43 +120,6 @@ def _lowest(bits: int, count: int) -> int:
         taken |= low
         bits ^= low
     return taken
-
-
-def queue_length(rate: float, neighbours: int) -> int:
-    """Return how many 16 KiB requests a node keeps at each neighbour, at `rate` bytes per second in all.
-
-    Deep queues hide from the others what is on its way; shallow ones starve fast links. A rate of 0 is not
-    known yet.
-    """
-    if neighbours <= 1:
-        return 2 * _LARGEST_QUEUE
-    if not rate:
-        return 16 if neighbours < 8 else 8
-    each = 2 * rate / neighbours * _ROUND / _BLOCK
-    return int(min(max(each, _SMALLEST_QUEUE), _LARGEST_QUEUE))
-
-
-def source_queue(round_trip: float, members: int) -> int:
-    """Return how many requests the source lets each member keep, when its calls take `round_trip` seconds.
-
-    As few as fill the line (100 Mbit/s for each member): the rest would be asked for things that others have.
-    Measured: 16 cost a quarter of a copy and more, 4 cost 1 %.
-    """
-    if members > _CROWD:
-        return 2
-    fill = _MEMBER_RATE * round_trip / _BLOCK
-    return int(min(max(fill, _SMALLEST_QUEUE), _LARGEST_QUEUE))
-
-
-def window(queue: int, piece_size: int, rate: float) -> int:
-    """Return how many pieces a node claims ahead, when `rate` bytes per second come from the source.
-
-    Four times the `queue` of requests it keeps there, for when they run out the rest of its queue asks the
-    source for pieces that are to be had elsewhere; and a quarter of a second more, so that it never waits for
-    an answer.
-    """
-    work = 4 * queue * _BLOCK + rate / 4
-    return max(_WINDOW, -(-int(work) // piece_size))
 
 
 def priorities(

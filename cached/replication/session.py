@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from cached.errors import CachedError
 from cached.replication.mesh import peer_id
+from cached.replication.queues import Queues
 from cached.replication.torrent import Torrent
 from cached.replication.transfer import TlsMaterial
 
@@ -23,8 +24,8 @@ log = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
 _OPEN_SECONDS = 30.0
-#: Requests that a member may keep here, unless this node is a source.
-QUEUE = 128
+#: Requests that a member may keep here before anything is known of its swarm.
+_QUEUE = 16
 #: Far above what the largest sets need; the torrents are our own work, not a stranger's.
 LOAD_LIMITS = {
     "max_buffer_size": 512 * _MIB,
@@ -61,8 +62,7 @@ def settings(*, listen: str, node_id: str, tls: bool, upload_limit: int | None) 
         "initial_picker_threshold": 0,
         "allowed_fast_set_size": 0,
         "suggest_mode": 0,
-        "max_allowed_in_request_queue": QUEUE,
-        "max_out_request_queue": 16,
+        "max_allowed_in_request_queue": _QUEUE,
         "unchoke_slots_limit": -1,
         "peer_turnover": 0,
         "close_redundant_connections": False,
@@ -131,7 +131,7 @@ class Session:
         self._listening: asyncio.Future[int] | None = None
         #: Addresses that a torrent refuses to talk to, by content id.
         self._dropped: dict[str, str] = {}
-        self._queues: dict[str, int] = {}
+        self._queues = Queues()
 
     async def open(self) -> None:
         """Start libtorrent and wait until it listens; raise `CachedError` when the port is taken."""
@@ -195,25 +195,12 @@ class Session:
         """Change settings while running."""
         self._session.apply_settings(values)
 
-    def advertise(self, queue: int) -> None:
-        """Say how many requests members may keep here; counts for connections made from now on."""
-        if self._settings["max_allowed_in_request_queue"] != queue:
-            self._settings["max_allowed_in_request_queue"] = queue
-            self.apply(max_allowed_in_request_queue=queue)
-
-    def want_queue(self, torrent: Torrent, length: int | None) -> None:
-        """Say how many requests the torrent wants to keep at each member; the longest wish counts.
-
-        For connections made from now on.
-        """
-        if length is None:
-            self._queues.pop(torrent.layout.content, None)
-        else:
-            self._queues[torrent.layout.content] = length
-        longest = max(self._queues.values(), default=16)
-        if self._session is not None and longest != self._settings["max_out_request_queue"]:
-            self._settings["max_out_request_queue"] = longest
-            self.apply(max_out_request_queue=longest)
+    def advertise(self, content: str, queue: int) -> None:
+        """Say how many requests members of a content's swarm may keep here; counts for connections that begin soon."""
+        shown = self._queues.wish(content, queue, asyncio.get_running_loop().time())
+        if self._settings["max_allowed_in_request_queue"] != shown:
+            self._settings["max_allowed_in_request_queue"] = shown
+            self.apply(max_allowed_in_request_queue=shown)
 
     def set_upload_limit(self, limit: int | None) -> None:
         """Limit what leaves this node through BitTorrent, in bytes per second; `None` lifts the limit."""
@@ -259,6 +246,7 @@ class Session:
     async def remove(self, torrent: Torrent) -> None:
         """Take the torrent out; when this returns libtorrent does not touch its files any more."""
         content = torrent.layout.content
+        self._queues.drop([content])
         self.readmit(torrent)
         if self._session is not None and torrent.handle is not None:
             removed = torrent.expect("removed")

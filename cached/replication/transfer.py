@@ -58,6 +58,8 @@ class FetchJob:
     data: Path
     #: Of the torrent, as the offer names it; the direct method ignores it.
     piece_size: int = 0
+    #: Nodes that are to get it at about the same time, this one included.
+    receivers: int = 1
     progress: Progress = field(default_factory=Progress)
     #: Bring these files alone (the direct method only); None: all of them.
     only: frozenset[str] | None = None

@@ -356,3 +356,15 @@ def test_one_peer_cannot_open_connections_without_end(tmp_path, key_file, monkey
                     await asyncio.sleep(0.05)
 
     asyncio.run(scene())
+
+
+def test_how_far_a_node_is_is_known_once_it_has_called(tmp_path, key_file):
+    async def scene():
+        async with linked(tmp_path, key_file, "a", "b") as ((a, a_id), (b, b_id)):
+            b.handle("echo", echo)
+            assert b.round_trip(a_id) == 0.0
+            await a.call(b_id, "echo", {})
+            assert 0.0 < b.round_trip(a_id) < 1.0
+            assert a.round_trip(b_id) == 0.0, "b has not called"
+
+    asyncio.run(scene())

@@ -1,18 +1,12 @@
 from __future__ import annotations
 
-import pytest
-from cached.errors import UsageError
 from cached.replication import mesh
-from cached.replication.claims import ClaimDesk
 from cached.replication.partition import (
     LEASE,
     ClaimTable,
     bits_of,
     pieces_in,
     priorities,
-    queue_length,
-    source_queue,
-    window,
 )
 from cached.replication.transfer import Holder
 from hypothesis import given
@@ -107,13 +101,6 @@ def test_windows_taper_towards_the_end():
     assert len(claim(table, "b", 0.1, wanted=(1 << 12) - 1, count=100).pieces) == 2
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, "fast"])
-def test_a_claim_with_a_nonsensical_measurement_is_refused(value):
-    body = {"content": "c", "wanted": "1", "pending": "0", "count": 1, "stalled": False, "round_trip": value}
-    with pytest.raises(UsageError):
-        ClaimDesk().claim("a", body, pieces=1, now=0.0)
-
-
 def test_a_table_without_callers_is_idle():
     table = ClaimTable(3)
     claim(table, "a", 0.0, wanted=1)
@@ -137,28 +124,6 @@ def test_gating_asks_for_own_claims_and_for_what_others_have(availability, sourc
         assert bool(alone >> piece & 1) == (count <= sources and not have >> piece & 1)
     free, _ = priorities(availability=availability, sources=sources, have=have, pending=0, gated=False)
     assert set(free) == {1}
-
-
-@given(st.floats(1, 1e10), st.integers(0, 60))
-def test_queues_stay_within_their_bounds_and_grow_with_the_rate(rate, neighbours):
-    length = queue_length(rate, neighbours)
-    assert 4 <= length <= 128
-    assert queue_length(rate * 2, neighbours) >= length
-    assert 4 <= queue_length(0, neighbours) <= 128
-
-
-def test_the_source_keeps_queues_short_unless_it_is_far_away():
-    assert source_queue(0.0005, 5) == 4
-    assert source_queue(0.0005, 32) == 2
-    assert source_queue(0.05, 5) == 38
-    assert source_queue(30.0, 5) == 64
-
-
-@given(st.integers(4, 128), st.integers(14, 27), st.floats(0, 1e9))
-def test_the_window_covers_the_queue(queue, exponent, rate):
-    pieces = window(queue, 1 << exponent, rate)
-    assert pieces >= 4
-    assert pieces << exponent >= 2 * queue * 16384
 
 
 def fetchers(count: int) -> list[Holder]:

@@ -375,3 +375,22 @@ def test_a_plain_swarm_turns_to_encryption_and_a_fetch_under_way_goes_on_after_a
         await net.close()
 
     asyncio.run(run())
+
+
+def test_the_source_shows_receivers_a_short_queue_before_they_connect(tmp_path):
+    async def run() -> None:
+        net, content = Net(), make_content(tmp_path / "src", {"a": 1_500_000, "b": 70_000})
+        source = await seeding(net, tmp_path, content)
+        shown = []
+
+        async def join(receiver: str, receivers: int) -> None:
+            body = {"content": content.id, "piece_size": PIECE, "source": True, "receivers": receivers}
+            await source.rpc_handlers()["swarm.join"](Caller(receiver), body)
+            shown.append(source._session._settings["max_allowed_in_request_queue"])
+
+        for receivers in (1, 5, 32):
+            await join("receiver", receivers)
+        assert shown == [128, 4, 2]
+        await net.close()
+
+    asyncio.run(run())

@@ -54,6 +54,7 @@ def test_a_source_is_not_left_when_another_member_comes_from_its_address():
             reachable=True,
             port=1,
             call=lambda *_: asyncio.sleep(0, {}),
+            receivers=2,
         )
         await members.refresh()
         assert members.address_of_source() == ""
