@@ -14,10 +14,13 @@ The layout (docs/objects.md) is that of version 1; all numbers are little-endian
 
 from __future__ import annotations
 
+import io
 import mmap
+import operator
 import os
 import pickle
 import struct
+import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -46,13 +49,34 @@ def pickled(obj: Any) -> tuple[Parts, int]:
     Raises `UsageError` for what cannot be pickled.
     """
     found: list[pickle.PickleBuffer] = []
+    body = io.BytesIO()
     try:
-        body = pickle.dumps(obj, protocol=5, buffer_callback=found.append)
+        _Pickler(body, protocol=5, buffer_callback=found.append).dump(obj)
         buffers = [each.raw() for each in found]
     except (pickle.PicklingError, TypeError, AttributeError, BufferError, RecursionError) as error:
         raise UsageError(f"this object cannot be pickled: {error}") from error
-    parts = _laid_out(body, buffers)
+    parts = _laid_out(body.getvalue(), buffers)
     return parts, sum(map(_size, parts))
+
+
+class _Pickler(pickle.Pickler):
+    """Has numpy's arrays laid out as buffers too that numpy itself would write into the pickle.
+
+    Those are arrays that lie with gaps or backwards in memory, and times, which numpy exports no buffer of. What is
+    written needs numpy alone to be read.
+    """
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Return how an object is to be pickled; `NotImplemented`: as ever."""
+        numpy = sys.modules.get("numpy")
+        if numpy is None or type(obj) is not numpy.ndarray:
+            return NotImplemented
+        if obj.dtype.kind in "mM":
+            numbers = numpy.asarray(obj, order="K").view("i8")
+            return operator.methodcaller("view", obj.dtype.str), (numbers,)
+        if obj.dtype.kind in "biufcSUV" and not obj.dtype.hasobject and not obj.flags.forc:
+            return numpy.ascontiguousarray(obj).__reduce_ex__(5)
+        return NotImplemented
 
 
 def load_from(descriptor: int, size: int) -> Any:

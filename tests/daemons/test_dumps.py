@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from cached.client import Client
 from cached.errors import Forbidden
@@ -88,6 +89,25 @@ def test_an_array_dumped_on_one_node_is_a_view_of_shared_memory_on_another(clust
     assert len(mapped(b)) == 2
     del first
     assert len(mapped(b)) == 1
+
+
+def test_a_table_dumped_on_one_node_is_read_in_shared_memory_on_another(cluster, fake):
+    a, b = started(cluster, fake, "a"), started(cluster, fake, "b")
+    cluster.together()
+    rows = range(200_000)
+    table = pa.table({"n": rows, "kind": pa.array([f"kind {n % 7}" for n in rows]).dictionary_encode()})
+    with client_of(a) as client:
+        client.dump(table, "gs://data/table")
+    with client_of(b) as client:
+        loaded = client.load("gs://data/table")
+    assert loaded.equals(table)
+    spans = [line.split()[0].split("-") for line in mapped(b)]
+    assert len(spans) == 1
+    start, stop = (int(end, 16) for end in spans[0])
+    for column in (loaded["n"].chunk(0), loaded["kind"].chunk(0).indices, loaded["kind"].chunk(0).dictionary):
+        for buffer in (each for each in column.buffers() if each is not None):
+            assert start <= buffer.address < buffer.address + buffer.size <= stop
+            assert not buffer.is_mutable
 
 
 def test_an_object_altered_in_cloud_storage_or_moved_there_is_not_unpickled(cluster, fake):
