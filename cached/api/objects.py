@@ -25,7 +25,6 @@ from cached.api.verbs import ObjectVerbs, OpenedObject, Verbs
 from cached.errors import CachedError, Refused, UsageError
 from cached.node.caller import Caller
 from cached.node.objects import PutOptions
-from cached.undisturbed import undisturbed
 
 Body = TypeVar("Body")
 
@@ -139,7 +138,8 @@ class ObjectRoutes:
     async def _put(self, request: web.Request) -> web.StreamResponse:
         caller, token = self._caller_of(request), token_of(request)
         address, asked = _wanted(request)
-        if self._spool is None:
+        spool, announced = self._spool, request.content_length
+        if spool is None:
             raise Refused("this node takes no objects over HTTP", hint="pass a descriptor on data.sock")
         options = PutOptions(
             if_generation=asked.if_generation,
@@ -147,13 +147,9 @@ class ObjectRoutes:
             scope=asked.scope,
         )
         verbs = self._verbs
-        descriptor = await undisturbed(self._spool, os.close)
-        try:
-            await take_in(request.content, request.content_length, descriptor)
-            view = await verbs.put(caller, address, descriptor, token, options, None)
-        finally:
-            os.close(descriptor)
-        return _json(view)
+        async with spool(caller, announced or 0) as file:
+            await take_in(request.content, announced, file)
+            return _json(await verbs.put(caller, address, file.descriptor, token, options, None))
 
     async def _clear(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request, ClearBody)

@@ -1,62 +1,68 @@
-"""A request's body on its way into a file without a name; the partition is never filled by it."""
+"""A request's body on its way into a file without a name, whose space is reserved before it is written."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import Callable
-from typing import Final
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Protocol
 
 from aiohttp import StreamReader
 
 from cached.critical import to_the_end
-from cached.errors import NoSpace, UsageError
+from cached.errors import UsageError
+from cached.node.caller import Caller
 
-#: Makes an empty file for reading and writing that goes with its descriptor; may block.
-Spool = Callable[[], int]
+
+class SpoolFile(Protocol):
+    """An empty file for reading and writing, that goes with its context."""
+
+    descriptor: int
+
+    async def make_room(self, size: int) -> None:
+        """Reserve so many bytes in all. Raises `NoSpace`."""
+
+
+#: Gives a caller a file with room for so many bytes. Raises `NoSpace`, `Busy`.
+Spool = Callable[[Caller, int], AbstractAsyncContextManager[SpoolFile]]
 
 #: Bytes written at a time.
 _PIECE: Final = 4 << 20
-#: What stays free on the partition: so many bytes, or this part of it where that is less.
-_FLOOR: Final = 1 << 30
-_FLOOR_PART: Final = 50
+#: Bytes by which a file grows at least whose length nobody announced, once it is longer than a piece.
+_STEP: Final = 64 << 20
 
 
-async def take_in(body: StreamReader, announced: int | None, descriptor: int) -> int:
-    """Write a body into the file, and return its bytes. Raises `NoSpace` before the partition is full.
+async def take_in(body: StreamReader, announced: int | None, file: SpoolFile) -> int:
+    """Write a body into the file, and return its bytes. Raises `NoSpace` before they are written.
 
     No thread uses the descriptor any more when this returns, also when it is cancelled.
     """
-    await to_the_end(asyncio.to_thread(_check_room, descriptor, announced or 0))
     parts: list[bytes] = []
     size = waiting = 0
     while part := await body.readany():
         parts.append(part)
         waiting += len(part)
         if waiting >= _PIECE:
-            await to_the_end(asyncio.to_thread(_append, descriptor, parts, waiting))
+            await _write(file, parts, size, waiting, announced is None)
             size, waiting, parts = size + waiting, 0, []
-    await to_the_end(asyncio.to_thread(_append, descriptor, parts, waiting))
+    await _write(file, parts, size, waiting, False)
     size += waiting
     if announced is not None and size != announced:
         raise UsageError(f"{size} bytes came of the {announced} that were announced")
+    await to_the_end(asyncio.to_thread(os.ftruncate, file.descriptor, size))
     return size
 
 
-def _append(descriptor: int, parts: list[bytes], size: int) -> None:
-    _check_room(descriptor, size)
+async def _write(file: SpoolFile, parts: list[bytes], at: int, size: int, more: bool) -> None:
+    """Write what came; `more` of it is to be expected."""
+    end = at + size
+    await file.make_room(-(-end // _STEP) * _STEP if more else end)
+    await to_the_end(asyncio.to_thread(_put, file.descriptor, parts, at))
+
+
+def _put(descriptor: int, parts: list[bytes], at: int) -> None:
     rest = memoryview(b"".join(parts))
     while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def _check_room(descriptor: int, size: int) -> None:
-    partition = os.fstatvfs(descriptor)
-    whole, free = partition.f_blocks * partition.f_frsize, partition.f_bavail * partition.f_frsize
-    if free - size < min(_FLOOR, whole // _FLOOR_PART):
-        raise NoSpace(
-            f"the node's partition cannot take in {size} bytes",
-            hint="free space there, or try another node",
-            bytes_needed=size,
-            bytes_free=free,
-        )
+        done = os.pwrite(descriptor, rest, at)
+        at, rest = at + done, rest[done:]

@@ -14,7 +14,8 @@ from cached.leases.deadline import Deadline, Moment
 from cached.leases.lifecycle import ContentState, ReplicaState
 from cached.sets.set import Status, Tier
 
-Purpose = Literal["create", "replica", "memory"]
+#: What space is set aside for; `spool` goes with the daemon, and is written down nowhere.
+Purpose = Literal["create", "replica", "memory", "spool"]
 
 
 class SetRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -31,9 +32,10 @@ from cached.node import (
     usage,
     verify,
 )
+from cached.node.caller import Caller
 from cached.node.node import Node
+from cached.node.spool import Spooled, spooled
 from cached.peers.mdns import Mdns
-from cached.storage.files import open_spool
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -47,7 +49,10 @@ async def open_sockets(node: Node, undo: contextlib.AsyncExitStack) -> None:
     callers = Callers(admins=config.policy.admins, user_domain=config.cluster.user_domain)
     behind = verbs(node)
     given = notify.inherited()
-    spool = partial(open_spool, config.store.disk / "incoming")
+
+    def spool(caller: Caller, size: int) -> AbstractAsyncContextManager[Spooled]:
+        return spooled(node, caller.user, size, fairly=True)
+
     local = LocalServer(behind, callers, counted=counted, registry=_Figures(node, counted), spool=spool)
     handles = HandleServer(behind, callers, metrics=counted)
     listeners = {}

@@ -101,22 +101,22 @@ def quota(used: int, wanted: int, limit: int | None) -> None:
         )
 
 
-def share(others: Sequence[int], wanted: int, obtainable: int) -> None:
-    """Raise `Busy` if one user's creations under way would keep the others from creating.
+def share(others: Sequence[int], wanted: int, obtainable: int, what: str = "creations") -> None:
+    """Raise `Busy` if what one user has under way would keep the others from the same; `what`: how it is called.
 
     There are at most `MOST_OPEN` of them; and all but the largest together hold at most half of what is left for
     them, `obtainable` bytes being free or expired at present.
     """
     if len(others) >= MOST_OPEN:
-        raise Busy(f"{MOST_OPEN} creations of this user are under way", hint="seal some, or try again later")
+        raise Busy(f"{MOST_OPEN} {what} of this user are under way", hint="end some, or try again later")
     if not others:
         return
     whole = sum(others)
     largest = max(*others, wanted)
     if 2 * (whole + wanted - largest) > obtainable + whole - largest:
         raise Busy(
-            f"the {len(others)} creations that this user has under way hold {format_size(whole)} of the node's space",
-            hint="seal them first, or try again later",
+            f"the {len(others)} {what} that this user has under way hold {format_size(whole)} of the node's space",
+            hint="end them first, or try again later",
             bytes_wanted=wanted,
             bytes_held=whole,
         )

@@ -10,7 +10,6 @@ import asyncio
 import os
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import msgspec
 
@@ -341,20 +340,19 @@ class _Sending:
         crc32c = await asyncio.to_thread(checksum, data)
         if there is not None and (there.size, there.crc32c) == (len(data), crc32c):
             return there
-        fd = await undisturbed(partial(_spooled, self._store.root, data), os.close)
+        fd = await undisturbed(partial(_in_memory, data), os.close)
         try:
-            with files.translated(self._store.root):
-                over = 0 if there is None else there.generation
-                return await self._put(fd, len(data), name, crc32c, over=over)
+            over = 0 if there is None else there.generation
+            return await self._put(fd, len(data), name, crc32c, over=over)
         finally:
             os.close(fd)
 
 
-def _spooled(folder: Path, data: bytes) -> int:
-    """Return a nameless file in `folder` that holds `data`."""
-    fd = files.open_spool(folder)
+def _in_memory(data: bytes) -> int:
+    """Return a file that holds `data` and takes no space on disk: a full node ends its uploads all the same."""
+    fd = os.memfd_create("cached-persist", os.MFD_CLOEXEC)
     try:
-        with files.translated(folder):
+        with files.translated("memory"):
             files.write_all(fd, data, 0)
     except BaseException:
         os.close(fd)

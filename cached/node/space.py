@@ -29,6 +29,9 @@ from cached.storage.tree import physical_bytes
 FLOOR_BYTES = 1 << 30
 FLOOR_SHARE = 0.02
 
+#: What of one user is kept from taking the others' space, in words.
+_CALLED = {"create": "creations", "replica": "replicas", "memory": "copies in memory", "spool": "uploads"}
+
 
 class Space:
     """What this node's tiers can still take."""
@@ -130,7 +133,7 @@ class Space:
                 await self.make_room(row.tier, missing)
             self._check(row)
             await self._displace(row.tier, row.bytes)
-            await self._catalog.write(lambda tx: tx.put_reservation(row))
+            await self._write_down(row)
             self._reserved[row.txid] = row
         try:
             self._keep(row.txid, await asyncio.to_thread(self._hold, row))
@@ -153,8 +156,12 @@ class Space:
             self._check(msgspec.structs.replace(row, bytes=missing))
             await self._displace(row.tier, missing)
             larger = msgspec.structs.replace(row, bytes=size)
-            await self._catalog.write(lambda tx: tx.put_reservation(larger))
+            await self._write_down(larger)
             self._reserved[txid] = larger
+
+    def cover(self, txid: str, size: int) -> None:
+        """Note that so many bytes of what is reserved lie on the partition already."""
+        self._covered[txid] = size
 
     async def name(self, txid: str, content: str) -> None:
         """Write down which content a reservation is for, so that a crash after publishing leaves nothing
@@ -174,7 +181,8 @@ class Space:
         ballast = self._ballast.pop(txid, None)
         if ballast is not None:
             await asyncio.to_thread(ballast.drop)
-        if self.settle(txid):
+        row = self._reserved.get(txid)
+        if self.settle(txid) and row is not None and _lasts(row):
             await self._catalog.write(lambda tx: tx.delete_reservation(txid))
 
     def settle(self, txid: str) -> bool:
@@ -185,10 +193,14 @@ class Space:
             ballast.drop()
         return self._reserved.pop(txid, None) is not None
 
+    async def _write_down(self, row: ReservationRow) -> None:
+        if _lasts(row):
+            await self._catalog.write(lambda tx: tx.put_reservation(row))
+
     def _check_share(self, row: ReservationRow) -> None:
         whose = (row.tier, row.purpose, row.owner)
         others = [o.bytes for o in self._reserved.values() if (o.tier, o.purpose, o.owner) == whose]
-        policy.share(others, row.bytes, self._obtainable(row.tier) if others else 0)
+        policy.share(others, row.bytes, self._obtainable(row.tier) if others else 0, _CALLED[row.purpose])
 
     def _obtainable(self, tier: Tier) -> int:
         """Return the physical bytes that are free, or are given back as soon as they are wanted."""
@@ -210,7 +222,7 @@ class Space:
 
     def _hold(self, row: ReservationRow) -> tuple[Ballast | None, int]:
         """Take blocks for what is not written yet; return them, and what of the reservation is on the partition now."""
-        if row.tier != "disk":
+        if row.tier != "disk" or not _lasts(row):
             return None, 0
         with self._stores["disk"].stage(row.txid) as staging:
             place = staging.path / "ballast"
@@ -240,6 +252,11 @@ class Space:
             + (self.packs if tier == "disk" else 0),
             going=sum(row.physical for row in contents if row.state == "GOING"),
         )
+
+
+def _lasts(row: ReservationRow) -> bool:
+    """Whether what it is for outlives the daemon: a file without a name does not."""
+    return row.purpose != "spool"
 
 
 async def _nothing(_tier: Tier, _wanted: int) -> int:

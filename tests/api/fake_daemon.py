@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,22 @@ from cached.api.handles import HandleServer
 from cached.api.local import LocalServer
 from cached.api.metrics import ApiMetrics
 from cached.api.verbs import Verbs
+from cached.errors import NoSpace
 from cached.storage.files import open_spool
 from prometheus_client import CollectorRegistry
 from tests.api.fake_node import FakeNode
+
+
+class Spooled:
+    """A file for a body, as a node gives it."""
+
+    def __init__(self, descriptor: int, most: int) -> None:
+        self.descriptor = descriptor
+        self._most = most
+
+    async def make_room(self, size: int) -> None:
+        if size > self._most:
+            raise NoSpace(f"{size} bytes are needed, {self._most} are free")
 
 
 class Daemon:
@@ -34,6 +47,8 @@ class Daemon:
         self._admins = admins
         self._limits = limits
         self._http_connections = http_connections
+        #: Bytes of one body that there is room for.
+        self.most_spooled = 1 << 40
         self._started = threading.Event()
         self.node: FakeNode
         self.loop: asyncio.AbstractEventLoop
@@ -69,7 +84,7 @@ class Daemon:
             counted=counted,
             registry=registry,
             connections_per_user=self._http_connections,
-            spool=lambda: open_spool(self.root),
+            spool=lambda _caller, size: self.spooled(size),
         )
         self.handles.start(data)
         await local.start(api)
@@ -79,6 +94,17 @@ class Daemon:
         await local.close()
         data.close()
         api.close()
+
+    @contextlib.asynccontextmanager
+    async def spooled(self, size: int) -> AsyncIterator[Spooled]:
+        """Give a file that may have `most_spooled` bytes."""
+        fd = open_spool(self.root)
+        try:
+            made = Spooled(fd, self.most_spooled)
+            await made.make_room(size)
+            yield made
+        finally:
+            os.close(fd)
 
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self._stop.set)

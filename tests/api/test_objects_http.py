@@ -247,9 +247,8 @@ def test_a_put_that_ends_early_stores_nothing(daemon):
     assert not daemon.node.cloud.calls or daemon.node.cloud.calls[0][0] != "put"
 
 
-def test_a_put_never_fills_the_partition(daemon, http_, monkeypatch):
-    monkeypatch.setattr(spool, "_FLOOR", 1 << 60)
-    monkeypatch.setattr(spool, "_FLOOR_PART", 1)
+def test_a_put_is_refused_before_a_byte_of_it_is_written(daemon, http_):
+    daemon.most_spooled = 999
     response, data = http_.ask("PUT", "/v1/objects/results/x", b"x" * 1000)
     assert (response.status, b"no_space" in data) == (NoSpace.status, True)
     assert not daemon.node.cloud.calls
@@ -259,7 +258,7 @@ def test_a_full_partition_is_told_in_words(daemon, http_, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(spool, "_append", full)
+    monkeypatch.setattr(spool, "_put", full)
     assert code(http_, "PUT", "/v1/objects/results/x", b"x" * 1000) == "no_space"
 
 

@@ -9,18 +9,76 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import StreamReader
-from aiohttp.base_protocol import BaseProtocol
 from cached.api import spool
+from cached.errors import NoSpace, UsageError
 from cached.storage.files import open_spool
 
 
-@pytest.mark.parametrize("step", ["_append", "_check_room"])
+class File:
+    """Notes what is reserved, and refuses more than `most` bytes."""
+
+    def __init__(self, folder: Path, most: int = 1 << 40) -> None:
+        self.descriptor = open_spool(folder)
+        self.asked: list[int] = []
+        self.most = most
+
+    async def make_room(self, size: int) -> None:
+        assert os.fstat(self.descriptor).st_size <= max(self.asked, default=0)
+        if size > self.most:
+            raise NoSpace("full")
+        self.asked.append(size)
+
+
+class Body:
+    """What a client sends, a piece at a time."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self._left = list(pieces)
+
+    async def readany(self) -> bytes:
+        return self._left.pop(0) if self._left else b""
+
+
+def taken(
+    folder: Path, announced: int | None, *pieces: bytes, most: int = 1 << 40
+) -> tuple[bytes, list[int]]:
+    async def story() -> tuple[bytes, list[int]]:
+        file = File(folder, most)
+        try:
+            size = await spool.take_in(Body(*pieces), announced, file)
+            return os.pread(file.descriptor, size + 1, 0), file.asked
+        finally:
+            os.close(file.descriptor)
+
+    return asyncio.run(story())
+
+
+def test_what_comes_lies_in_the_file_and_nothing_else_does(tmp_path):
+    assert taken(tmp_path, 8, b"one ", b"two.") == (b"one two.", [8])
+    assert taken(tmp_path, None, b"one ", b"two.") == (b"one two.", [8])
+    assert taken(tmp_path, 0) == (b"", [0])
+    with pytest.raises(UsageError, match="8 bytes came of the 9"):
+        taken(tmp_path, 9, b"one ", b"two.")
+
+
+def test_a_body_of_unknown_length_is_reserved_step_by_step_and_always_before_it_is_written(tmp_path):
+    piece = os.urandom(5 << 20)
+    data, asked = taken(tmp_path, None, *[piece] * 14)
+    assert data == piece * 14
+    assert asked[:2] == [64 << 20] * 2
+    assert max(asked) == 128 << 20
+
+
+def test_a_body_that_finds_no_room_ends_there(tmp_path):
+    with pytest.raises(NoSpace):
+        taken(tmp_path, None, *[bytes(5 << 20)] * 14, most=100 << 20)
+
+
 def test_no_thread_uses_the_descriptor_once_the_caller_has_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go, used = threading.Event(), threading.Event(), threading.Event()
-    real = getattr(spool, step)
+    real = spool._put
 
     def slow(*args: Any) -> None:
         begun.set()
@@ -28,24 +86,20 @@ def test_no_thread_uses_the_descriptor_once_the_caller_has_gone(
         real(*args)
         used.set()
 
-    monkeypatch.setattr(spool, step, slow)
+    monkeypatch.setattr(spool, "_put", slow)
 
     async def story() -> None:
-        loop = asyncio.get_running_loop()
-        body = StreamReader(BaseProtocol(loop), 1 << 16, loop=loop)
-        body.feed_data(b"some bytes")
-        body.feed_eof()
-        fd = open_spool(tmp_path)
-        task = asyncio.create_task(spool.take_in(body, 10, fd))
+        file = File(tmp_path)
+        task = asyncio.create_task(spool.take_in(Body(b"some bytes"), 10, file))
         try:
             assert await asyncio.to_thread(begun.wait, 60)
             task.cancel()
-            loop.call_later(0.05, go.set)
+            asyncio.get_running_loop().call_later(0.05, go.set)
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert used.is_set()
         finally:
             go.set()
-            os.close(fd)
+            os.close(file.descriptor)
 
     asyncio.run(story())
