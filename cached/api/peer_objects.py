@@ -15,7 +15,7 @@ from cached.node.node import Node
 from cached.node.trust import domain_of
 from cached.objects import neighbours
 from cached.objects.clear import clear
-from cached.objects.write import changed
+from cached.objects.news import heard
 from cached.peers.link import Writer
 from cached.peers.records import Peer
 from cached.sets.names import check_scope
@@ -61,14 +61,18 @@ class PeerObjects:
         await self._node.objects.homes.renew(peer.node_id, convert(body, neighbours.Renewed))
         return {}
 
-    async def _changed(self, _peer: Peer, body: dict[str, Any]) -> Any:
-        await changed(self._node.objects, convert(body, neighbours.Changed))
+    async def _changed(self, peer: Peer, body: dict[str, Any]) -> Any:
+        await heard(self._node.objects, peer.node_id, convert(body, neighbours.Changed))
         return {}
 
     async def _clear(self, peer: Peer, body: dict[str, Any]) -> Any:
         wish = convert(body, neighbours.Clear)
         _speaks_for(peer, wish.user)
-        return msgspec.to_builtins(await clear(self._node.objects, wish))
+        done = await clear(self._node.objects, wish)
+        if done.entries and not wish.dry_run:
+            words = f"{done.entries} copies, as another node asks"
+            self._node.counters.note("objects.cleared_for_peer", words, user=wish.user, node=peer.node_id)
+        return msgspec.to_builtins(done)
 
     async def _scoped(self, peer: Peer, body: dict[str, Any]) -> Any:
         asked = convert(body, scopes.Scope)

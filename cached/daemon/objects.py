@@ -87,6 +87,7 @@ def assemble(
         now=time.monotonic,
         wall=time.time,
         count=counters.add,
+        note=counters.note,
     )
     undo.push_async_callback(cache.close)
     return cache

@@ -8,6 +8,7 @@ from cached.node.node import Node
 from cached.node.object_events import counted
 from cached.objects.account import HITS, PLACES, Counted, Figures, advice
 from cached.objects.admission import Tier
+from cached.units import format_size
 
 
 def objects(node: Node) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def objects(node: Node) -> dict[str, Any]:
         "refused": counts.get("objects.refused", 0),
         "gone": dict(counted(counts, "objects.gone")),
         "redis": redis(node),
+        "members": members(node),
         "origin": {
             "requests": dict(counted(asked, "origin.requests")),
             "retries": dict(counted(asked, "origin.retries")),
@@ -66,6 +68,28 @@ def redis(node: Node) -> dict[str, Any]:
         "state": "none" if shared is None else shared.state,
         "troubles": [] if shared is None else shared.troubles,
     }
+
+
+def members(node: Node) -> list[dict[str, Any]]:
+    """Return the nodes that told what was not true, or cut objects into parts of another size than this one."""
+    cache, names = node.objects, {entry.record.id: entry.record.name for entry in node.directory.nodes()}
+    false, differing = cache.credit.false, cache.homes.differing
+    return [
+        {"node": names.get(who, who[:12]), "news_false": false[who], "block_bytes": differing.get(who)}
+        for who in sorted({*false, *differing})
+    ]
+
+
+def troubles(node: Node) -> list[str]:
+    """Return what an operator should look at, in words."""
+    block = node.objects.block
+    differing = [
+        f"{one['node']} shares large objects in blocks of {format_size(one['block_bytes'])}, this node in blocks of "
+        f"{format_size(block)}, so each reads them from Cloud Storage: give all nodes the same [objects] block"
+        for one in members(node)
+        if one["block_bytes"] is not None
+    ]
+    return [*redis(node)["troubles"], *differing]
 
 
 def _served(what: Counted) -> dict[str, int]:

@@ -78,7 +78,7 @@ def _health(node: Node, caller: Caller) -> list[str]:
         words.append("no peer could dial this node: it takes part through polls")
     if node.space.free("disk") == 0:
         words.append("the disk tier is full: nothing new is accepted until leases end or sets are deleted")
-    words += object_status.redis(node)["troubles"]
+    words += object_status.troubles(node)
     return words
 
 

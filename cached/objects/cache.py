@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 from cached.critical import end
 from cached.errors import OriginUnavailable
 from cached.objects.account import Account, Place
+from cached.objects.credit import Credit
 from cached.objects.entry import Entry
 from cached.objects.freshness import Freshness
 from cached.objects.homes import Homes
@@ -100,9 +101,13 @@ class ObjectCache:
     wall: Callable[[], float]
     #: `count(event, amount)`: for everything that should not go unnoticed.
     count: Callable[..., None]
+    #: `note(event, words, **facts)`: the same, said in the log.
+    note: Callable[..., None]
     #: `charged(user, scope, parts, operations)`: what was moved for a user, in bytes by place, and how many
     #: requests to Cloud Storage that took.
     charged: Callable[[str, str, Mapping[Place, int], int], None] = lambda *_: None
+    #: What the news of other nodes may cost.
+    credit: Credit = field(default_factory=Credit)
     #: Copies on their way here, by name.
     flights: dict[str, Flight[Any]] = field(default_factory=dict)
     #: Threads that read what users hand over: one that does not end takes nothing from anybody else.

@@ -1,7 +1,8 @@
 """Who fetches which block: the home of a block lets one node at a time read it from the origin.
 
-Everybody else who asks waits for the bytes. A claim lives as long as it is renewed; the next asker gets it when its
-holder has been silent for `PATIENCE` seconds, says that it failed, or is done.
+Everybody else who asks waits for the bytes. A claim lives as long as it is renewed, but not for ever; the next asker
+gets it when its holder has been silent for `PATIENCE` seconds, has had it for `LONGEST`, says that it failed, or is
+done. No node has more than `EACH` of them, so that the others find some whatever it does.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import msgspec
 
 #: Seconds without renewal after which a claim is free for the next asker.
 PATIENCE: Final = 5.0
-#: Claims that a home keeps at a time.
+#: Seconds for which a claim may be renewed. Who does not have a part by then has lost it to the next asker.
+LONGEST: Final = 60.0
+#: Claims that a home keeps at a time, and those of one node among them.
 LIMIT: Final = 65_536
+EACH: Final = 1024
 
 #: Block `index` of the object with this digest.
 Block = tuple[str, int]
@@ -23,8 +27,8 @@ class Answer(msgspec.Struct, frozen=True):
     """What an asker is told.
 
     `fetch`: read it from the origin and hand it over under `claim`. `wait`: somebody else does; ask again in
-    `seconds` at the latest, that is when the claim would end. `alone`: the home can keep no more claims; read it
-    without handing it over.
+    `seconds` at the latest, that is when the claim would end. `alone`: the home can keep no more claims, none of this
+    asker, or has waited for it in vain; read it without handing it over.
     """
 
     what: Literal["fetch", "wait", "alone"]
@@ -36,16 +40,28 @@ class _Claim(msgspec.Struct):
     block: Block
     holder: str
     ends: float
+    #: When no renewal helps any more.
+    latest: float
 
 
 class Claims:
     """The claims that a home has given out; `now` is any clock in seconds that only goes forward."""
 
-    def __init__(self, *, patience: float = PATIENCE, limit: int = LIMIT) -> None:
+    def __init__(
+        self,
+        *,
+        patience: float = PATIENCE,
+        longest: float = LONGEST,
+        limit: int = LIMIT,
+        each: int = EACH,
+    ) -> None:
         self._patience = patience
+        self._longest = longest
         self._limit = limit
+        self._each = each
         self._by_id: dict[str, _Claim] = {}
         self._by_block: dict[Block, str] = {}
+        self._of_holder: dict[str, set[str]] = {}
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -54,17 +70,18 @@ class Claims:
         """Let `asker` (a node) fetch a block under the new id `claim`, or tell it to wait.
 
         A holder that asks again has lost its claim or its answer: it goes on under the new id, and the old one ends.
+        What it had for too long it does not get once more.
         """
         held = self._held(block, now)
         if held is not None and held.holder != asker:
             return Answer("wait", seconds=max(0.0, held.ends - now))
-        if held is None and len(self._by_id) >= self._limit:
-            self.expire(now)
-            if len(self._by_id) >= self._limit:
-                return Answer("alone")
+        latest = self._latest(block, asker, now)
+        if latest <= now or (held is None and not self._has_room(asker, now)):
+            return Answer("alone")
         self._end_block(block)
         self._by_block[block] = claim
-        self._by_id[claim] = _Claim(block, asker, now + self._patience)
+        self._by_id[claim] = _Claim(block, asker, min(now + self._patience, latest), latest)
+        self._of_holder.setdefault(asker, set()).add(claim)
         return Answer("fetch", claim, self._patience)
 
     def renew(self, claim: str, holder: str, now: float) -> bool:
@@ -72,7 +89,7 @@ class Claims:
         found = self._own(claim, holder)
         if found is None or found.ends <= now:
             return False
-        found.ends = now + self._patience
+        found.ends = min(now + self._patience, found.latest)
         return True
 
     def accepts(self, claim: str, holder: str) -> Block | None:
@@ -100,7 +117,7 @@ class Claims:
 
     def leave(self, holder: str) -> list[Block]:
         """End the claims of a node that is gone; return their blocks, for those who wait."""
-        blocks = [found.block for found in self._by_id.values() if found.holder == holder]
+        blocks = [self._by_id[claim].block for claim in self._of_holder.get(holder, ())]
         for block in blocks:
             self._end_block(block)
         return blocks
@@ -109,6 +126,22 @@ class Claims:
         """Return the node that fetches a block now."""
         held = self._held(block, now)
         return None if held is None else held.holder
+
+    def _latest(self, block: Block, asker: str, now: float) -> float:
+        """Return until when an asker may have a block: a claim under a new id lasts no longer than the old one.
+
+        Who had it to the very end has it again when it was free for others for as long.
+        """
+        claim = self._by_block.get(block)
+        mine = None if claim is None else self._by_id[claim]
+        if mine is None or mine.holder != asker or mine.ends < min(now, mine.latest):
+            return now + self._longest
+        return mine.latest if now < mine.latest + self._longest else now + self._longest
+
+    def _has_room(self, asker: str, now: float) -> bool:
+        if len(self._of_holder.get(asker, ())) >= self._each or len(self._by_id) >= self._limit:
+            self.expire(now)
+        return len(self._of_holder.get(asker, ())) < self._each and len(self._by_id) < self._limit
 
     def _own(self, claim: str, holder: str) -> _Claim | None:
         found = self._by_id.get(claim)
@@ -129,5 +162,9 @@ class Claims:
 
     def _end_block(self, block: Block) -> None:
         claim = self._by_block.pop(block, None)
-        if claim is not None:
-            del self._by_id[claim]
+        if claim is None:
+            return
+        holder = self._by_id.pop(claim).holder
+        self._of_holder[holder].discard(claim)
+        if not self._of_holder[holder]:
+            del self._of_holder[holder]

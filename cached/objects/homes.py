@@ -34,6 +34,7 @@ _MOST_ELSEWHERE: Final = 10_000
 _MOST_GIVEN: Final = 8
 #: Bytes sent at a time.
 _PIECE: Final = 1 << 20
+_ALONE: Final = Answer(what="alone")
 
 
 class Writer(Protocol):
@@ -75,6 +76,8 @@ class Homes:
         self._news: dict[tuple[str, int], asyncio.Event] = {}
         self._listening: Counter[tuple[str, int]] = Counter()
         self._elsewhere: OrderedDict[str, str] = OrderedDict()
+        #: Nodes that cut objects into parts of another size, and that size: `[objects] block` differs.
+        self.differing: dict[str, int] = {}
         #: Objects on their way to this node, by digest.
         self._coming: dict[str, Assembly] = {}
 
@@ -88,8 +91,13 @@ class Homes:
             self._coming.pop(assembly.key.digest, None)
 
     async def ask(self, asker: str, asked: Asked) -> Answer:
-        """Tell `asker` (a node id) how it gets a part; waits as long as it would wait."""
+        """Tell `asker` (a node id) how it gets a part; waits as long as it would wait.
+
+        Parts of another size than this node's are its own affair, unless the whole object is here.
+        """
         part, block = asked.part, (asked.part.key.digest, asked.part.index)
+        if not self._fits(part, asker):
+            return Answer(what="have", node=self._neighbours.me) if self._has(part.key.digest) else _ALONE
         ends = self._now() + min(asked.wait, LONGEST_WAIT)
         if asked.failed and self._elsewhere.get(part.name) == asked.failed:
             del self._elsewhere[part.name]
@@ -153,6 +161,17 @@ class Homes:
                 at += len(data)
                 yield data
 
+    def _fits(self, part: Part, asker: str) -> bool:
+        """Say whether a part is one of those that this node cuts objects into."""
+        if part.number is None and part.size <= self._block:
+            return True
+        if part.block == self._block:
+            self.differing.pop(asker, None)
+            return True
+        self._count("objects.block_differs")
+        self.differing[asker] = part.block
+        return False
+
     async def _prove(self, part: Part) -> None:
         """Compare the copy of a part with its checksum, once a boot: nothing synced it to disk."""
         entry = self._tiers.lookup(part.name)
@@ -180,14 +199,17 @@ class Homes:
 
     def _opened(self, part: Part, user: str, after: contextlib.ExitStack) -> tuple[int, int] | None:
         """Return a descriptor and where the part begins in it; what it takes to let go of it goes to `after`."""
-        for name, at in ((part.key.digest, part.start), (part.name, 0)):
+        alike = part.number is None or part.block == self._block
+        for name, at in ((part.key.digest, part.start), *([(part.name, 0)] if alike else [])):
             copy = self._tiers.open(name, user, self._wall()) if self._has(name) else None
             if copy is not None:
                 after.callback(self._tiers.release, copy.entry)
                 after.callback(os.close, copy.fd)
                 return copy.fd, at
         coming = self._coming.get(part.key.digest)
-        if coming is None or not coming.has(part.index):
+        if coming is None or coming.parts[part.index : part.index + 1] != [(part.start, part.stop)]:
+            return None
+        if not coming.has(part.index):
             return None
         fd = os.dup(coming.fd)
         after.callback(os.close, fd)
@@ -196,7 +218,7 @@ class Homes:
     async def _take(self, giver: str, given: Given) -> bool:
         """Keep a part that another node has fetched; False when there is no room, or it cannot be had."""
         part = given.part
-        if part.block != self._block or self._giving[giver] > _MOST_GIVEN:
+        if not self._fits(part, giver) or self._giving[giver] > _MOST_GIVEN:
             self._count("objects.gift_refused")
             return False
         place = await self._tiers.reserve(

@@ -64,6 +64,11 @@ class Index:
         entry.score = self._score(entry)
         self._rank(entry)
 
+    def doubt(self, entry: Entry) -> None:
+        """Let a copy be the first to go, until it is used again: it may be old."""
+        entry.score = 0.0
+        self._rank(entry)
+
     def missed(self, name: str) -> int:
         """Note a use of something that is not here; return how many are known, this one included."""
         touches = self._ghosts.touches(name) + 1

@@ -116,17 +116,18 @@ async def open_pinned(
 
 async def forget(cache: ObjectCache, address: Address, reason: Reason, *, before: int | None = None) -> None:
     """Let go of all copies of an object, or of the generations older than `before`; who has one open reads on."""
-    for entry in _old(cache, address, before):
+    for entry in old_copies(cache, address, before):
         await cache.tiers.remove(entry, reason)
 
 
 def forget_soon(cache: ObjectCache, address: Address, reason: Reason, *, before: int | None = None) -> None:
     """Do so in the background, if there is anything to let go."""
-    if _old(cache, address, before):
+    if old_copies(cache, address, before):
         cache.later(forget(cache, address, reason, before=before))
 
 
-def _old(cache: ObjectCache, address: Address, before: int | None) -> list[Entry]:
+def old_copies(cache: ObjectCache, address: Address, before: int | None) -> list[Entry]:
+    """Return all copies of an object, or of the generations older than `before`."""
     copies = cache.tiers.index.of_object(address.bucket, address.name)
     return [entry for entry in copies if before is None or entry.key.generation < before]
 

@@ -11,10 +11,8 @@ import logging
 from typing import Final
 
 from cached.addresses import Address
-from cached.errors import CachedError, NotFound
 from cached.objects.cache import ObjectCache
-from cached.objects.read import forget
-from cached.origin.values import NODE_ACCOUNT
+from cached.objects.news import confirm
 
 log = logging.getLogger("cached")
 
@@ -52,12 +50,6 @@ async def sweep(cache: ObjectCache, after: Address | None = None) -> Address | N
     there = sorted({Address(entry.key.bucket, entry.key.name) for entry in cache.tiers.index})
     batch = [address for address in there if after is None or address > after][:ROUND]
     for address in batch:
-        try:
-            pinned = await cache.origin.stat(address, token=NODE_ACCOUNT)
-        except NotFound:
-            await forget(cache, address, "deleted")
-        except CachedError:
+        if await confirm(cache, address) is None:
             cache.count("objects.sweep_unanswered")
-        else:
-            await forget(cache, address, "replaced", before=pinned.generation)
     return batch[-1] if len(batch) == ROUND else None

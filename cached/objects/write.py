@@ -15,7 +15,6 @@ from cached.critical import to_the_end
 from cached.errors import CachedError, IntegrityFailed, SourceChanged, UsageError
 from cached.objects.cache import ObjectCache, Pace, Reader, Report
 from cached.objects.copies import Filling, Wanted
-from cached.objects.eviction import Reason
 from cached.objects.neighbours import CHANGED, Changed
 from cached.objects.read import forget
 from cached.origin.crc import crc32c
@@ -86,18 +85,11 @@ async def put(
     return pinned
 
 
-async def changed(cache: ObjectCache, news: Changed) -> None:
-    """Take in that an object was written, or is gone: what was allowed before is asked anew."""
-    cache.freshness.forget(news.bucket, news.name, cache.now())
-    before = news.generation or None
-    reason: Reason = "replaced" if before else "deleted"
-    await forget(cache, Address(news.bucket, news.name), reason, before=before)
-
-
 async def _tell(cache: ObjectCache, pinned: Pinned) -> None:
     news = Changed(bucket=pinned.bucket, name=pinned.name, generation=pinned.generation)
     asked = cache.now()
-    await changed(cache, news)
+    cache.freshness.forget(news.bucket, news.name, asked)
+    await forget(cache, Address(news.bucket, news.name), "replaced", before=news.generation)
     answers = await cache.neighbours.tell(CHANGED, news, _HEARD)
     silent = [node for node, answer in answers.items() if isinstance(answer, CachedError)]
     if cache.freshness.window > 0 and (silent or cache.neighbours.missing(cache.freshness.window)):

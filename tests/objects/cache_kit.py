@@ -31,9 +31,9 @@ from cached.objects.neighbours import (
     PartWanted,
     Renewed,
 )
+from cached.objects.news import heard
 from cached.objects.read import open_object
 from cached.objects.tiers import Tiers
-from cached.objects.write import changed
 from cached.storage.objects import ObjectStore
 from tests.origin.memory_origin import MemoryOrigin
 
@@ -68,7 +68,17 @@ class Town:
         self.calls = Counter()
         self._ids = numbers()
 
-    def node(self, *, memory=8 * MB, disk=8 * MB, window=0.0, sharing="permission", shared=None, name=None):
+    def node(
+        self,
+        *,
+        memory=8 * MB,
+        disk=8 * MB,
+        window=0.0,
+        sharing="permission",
+        shared=None,
+        name=None,
+        block=None,
+    ):
         """Make one more node."""
         me = name or f"{len(self.nodes) * 0x11111111:08x}".ljust(40, "0")
         counts = Counter()
@@ -89,7 +99,7 @@ class Town:
             new_id=lambda: f"claim-{next(self._ids)}",
             now=time.monotonic,
             wall=time.time,
-            block=self.block,
+            block=block or self.block,
         )
         cache = ObjectCache(
             origin=self.origin,
@@ -100,9 +110,10 @@ class Town:
             account=Account(),
             shared=shared,
             sharing=sharing,
-            block=self.block,
+            block=block or self.block,
             now=time.monotonic,
             wall=time.time,
+            note=lambda event, text, **facts: counts.update({event: 1}),
             count=lambda event, amount=1: counts.update({event: amount}),
         )
         cache.counts = counts
@@ -132,7 +143,7 @@ class Town:
         if method == RENEW:
             return await homes.renew(caller, msgspec.convert(body, Renewed))
         if method == CHANGED:
-            return await changed(cache, msgspec.convert(body, Changed))
+            return await heard(cache, caller, msgspec.convert(body, Changed))
         assert method == CLEAR
         return await clear(cache, msgspec.convert(body, Clear))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cached.objects.claims import PATIENCE, Answer, Claims
+from cached.objects.claims import EACH, LONGEST, PATIENCE, Answer, Claims
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -81,12 +81,61 @@ def test_a_home_with_too_many_claims_lets_askers_read_alone_until_some_end():
     assert len(claims) == 1
 
 
+def test_a_node_that_claims_everything_leaves_claims_for_the_others():
+    claims = Claims()
+    for index in range(2 * EACH):
+        asked = claims.ask(("digest", index), "greedy", f"g{index}", 0.0)
+        assert asked.what == ("fetch" if index < EACH else "alone")
+    assert claims.ask(("other", 0), "honest", "h", 0.0).what == "fetch"
+    assert claims.ask(("digest", 2 * EACH - 1), "honest", "h2", 0.0).what == "fetch"
+    assert len(claims) == EACH + 2
+
+
+def test_the_claims_of_a_node_that_ended_are_claims_that_it_may_have_again():
+    claims = Claims(each=2)
+    for number in "12":
+        assert claims.ask(("digest", int(number)), "a", number, 0.0).what == "fetch"
+    assert claims.ask(BLOCK, "a", "3", 1.0).what == "alone"
+    assert claims.done("1", "a") is not None
+    assert claims.ask(BLOCK, "a", "3", 1.0).what == "fetch"
+    assert claims.ask(("digest", 4), "a", "4", PATIENCE).what == "fetch"
+
+
+def test_no_claim_is_renewed_for_ever_and_who_held_it_in_vain_reads_alone():
+    claims = Claims()
+    now = 0.0
+    claims.ask(BLOCK, "greedy", "g", now)
+    while claims.renew("g", "greedy", now):
+        assert claims.ask(BLOCK, "honest", "h", now).what == "wait"
+        now += 1.0
+    assert now == LONGEST
+    assert claims.ask(BLOCK, "greedy", "g2", now).what == "alone"
+    assert claims.ask(BLOCK, "honest", "h", now).what == "fetch"
+
+
+def test_a_claim_under_a_new_id_ends_when_the_old_one_would_have():
+    claims = Claims()
+    now, serial = 0.0, 0
+    while claims.ask(BLOCK, "greedy", str(serial), now).what == "fetch":
+        now, serial = now + 1.0, serial + 1
+    assert now == LONGEST
+    assert claims.ask(BLOCK, "greedy", "x", LONGEST * 1.5).what == "alone"
+    assert claims.ask(BLOCK, "greedy", "x", LONGEST * 2).what == "fetch"
+
+
+def test_a_node_that_was_silent_for_a_while_is_given_a_block_again():
+    claims = Claims()
+    claims.ask(BLOCK, "a", "1", 0.0)
+    assert claims.ask(BLOCK, "a", "2", 500.0).what == "fetch"
+    assert claims.renew("2", "a", 504.0)
+
+
 class ClaimsMachine(RuleBasedStateMachine):
     """Against a plain list of who holds what since when."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.claims = Claims(limit=3)
+        self.claims = Claims(limit=3, each=2, longest=1e9)
         self.now = 0.0
         self.serial = 0
         self.model: dict[tuple[str, int], tuple[str, str, float]] = {}
@@ -103,7 +152,8 @@ class ClaimsMachine(RuleBasedStateMachine):
             self.model[block] = (claim, asker, self.now + PATIENCE)
         else:
             assert answer.what == "alone"
-            assert sum(1 for one in self.model.values() if one[2] > self.now) >= 3
+            going = [one for one in self.model.values() if one[2] > self.now]
+            assert len(going) >= 3 or sum(one[1] == asker for one in going) >= 2
 
     @rule(step=st.floats(0.1, 6.0))
     def wait(self, step: float) -> None:

@@ -84,8 +84,10 @@ def test_a_home_that_always_says_wait_is_waited_for_a_few_times_only(tmp_path):
 def test_a_gift_of_other_blocks_takes_no_room(tmp_path):
     async def body(made, cache):
         pinned = made.origin.store("genomes", "chr1", bytes(1000))
-        part = msgspec.structs.replace(a_part(pinned, cache), block=1 << 30, size=1 << 30)
+        part = a_part(pinned, cache)
         answer = await cache.homes.ask("evil", Asked(part=part, user="ada"))
+        part = msgspec.structs.replace(part, block=1 << 30, size=1 << 30)
+        assert (await cache.homes.ask("evil", Asked(part=part, user="ada"))).what == "alone"
         await cache.homes.give("evil", Given(part=part, claim=answer.claim, user="ada"))
         assert cache.counts["objects.gift_refused"] == 1
         assert all(room.used == room.reserved == 0 for room in cache.tiers.index.rooms.values())
