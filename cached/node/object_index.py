@@ -67,6 +67,7 @@ async def write(node: Node) -> None:
 async def _try(node: Node) -> None:
     try:
         await write(node)
+        await node.objects.reap()
     except CachedError as error:
         node.counters.note("objects.index_failed", error.message)
     except Exception as error:  # noqa: BLE001 - what changes is written down again in five seconds, whatever it was

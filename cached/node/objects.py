@@ -47,7 +47,7 @@ def open_now(node: Node, caller: Caller, address: Address, token: str, scope: st
     """Open a copy that is here, for a user who has just been allowed it; None: Cloud Storage must be asked."""
     cache = node.objects
     opened = read.open_now(cache, _reader(caller, token, scope), address)
-    return None if opened is None else _handed(cache, opened)
+    return None if opened is None else _handed(cache, caller, opened)
 
 
 async def open_object(
@@ -65,14 +65,12 @@ async def open_object(
     opened = await read.open_object(
         cache, _reader(caller, token, scope), address, keep=keep, report=_reporting(progress)
     )
-    return _handed(cache, opened)
+    return _handed(cache, caller, opened)
 
 
 def release(node: Node, pin: str) -> None:
     """Let a copy go when room is wanted; once for each open."""
-    entry = node.objects.pins.pop(pin, None)
-    if entry is not None:
-        node.objects.tiers.release(entry)
+    node.objects.unpin(pin)
 
 
 async def stat(node: Node, caller: Caller, address: Address, token: str) -> wire.ObjectView:
@@ -190,8 +188,8 @@ def _reader(caller: Caller, token: str, scope: str = "") -> Reader:
     return Reader(user=caller.user, token=token, scope=check_scope(scope))
 
 
-def _handed(cache: ObjectCache, opened: OpenedCopy) -> OpenedObject:
-    pin = "" if opened.entry is None else cache.pin(opened.entry)
+def _handed(cache: ObjectCache, caller: Caller, opened: OpenedCopy) -> OpenedObject:
+    pin = "" if opened.entry is None else cache.pin(opened.entry, caller.user)
     return OpenedObject(view=view(opened.pinned), fd=opened.fd, tier=opened.tier, pin=pin)
 
 

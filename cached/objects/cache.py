@@ -17,7 +17,9 @@ from cached.objects.entry import Entry
 from cached.objects.freshness import Freshness
 from cached.objects.homes import Homes
 from cached.objects.key import ObjectKey
+from cached.objects.lent import Lent
 from cached.objects.neighbours import Neighbours
+from cached.objects.room import rounded
 from cached.objects.tiers import Tiers
 from cached.origin.origin import Origin
 from cached.origin.values import Pinned
@@ -116,8 +118,10 @@ class ObjectCache:
     )
     #: Work that nobody waits for.
     background: set[asyncio.Task[Any]] = field(default_factory=set)
-    #: Copies that local readers have open, by pin.
-    pins: dict[str, Entry] = field(default_factory=dict)
+    #: Copies that local readers have open, and who reads, by pin.
+    pins: dict[str, tuple[Entry, str]] = field(default_factory=dict)
+    #: What each local user has open.
+    lent: Lent = field(default_factory=Lent)
     _serial: Iterator[int] = field(default_factory=itertools.count)
 
     def key(self, user: str, pinned: Pinned) -> ObjectKey:
@@ -125,11 +129,34 @@ class ObjectCache:
         owner = user if self.sharing == "owner" else ""
         return ObjectKey(pinned.bucket, pinned.name, pinned.generation, owner)
 
-    def pin(self, entry: Entry) -> str:
-        """Return a new name for an open of a copy, which `Tiers.release` is owed."""
+    def may_hold(self, user: str, name: str, size: int) -> bool:
+        """Say whether a user may have one more copy open, and not the others' share of the tiers with it."""
+        capacity = sum(room.cap for room in self.tiers.index.rooms.values())
+        return self.lent.allows(user, name, rounded(size), capacity, self.tiers.is_open)
+
+    def pin(self, entry: Entry, user: str) -> str:
+        """Return a new name for an open of a copy by a user; `unpin` ends it."""
         name = f"object-{next(self._serial)}"
-        self.pins[name] = entry
+        self.pins[name] = entry, user
+        self.lent.lend(user, entry.name, rounded(entry.size))
         return name
+
+    async def reap(self) -> None:
+        """Give back the room of what nobody has open any more, and look what users have open without saying so."""
+        await self.tiers.reap()
+        names = self.lent.unproven()
+        still = (
+            {name for name in names if await asyncio.to_thread(self.tiers.is_open, name)} if names else set()
+        )
+        self.lent.proven(names, still)
+
+    def unpin(self, name: str) -> None:
+        """End an open; nothing happens when there is none of that name."""
+        found = self.pins.pop(name, None)
+        if found is not None:
+            entry, user = found
+            self.tiers.release(entry)
+            self.lent.close(user, entry.name)
 
     def later(self, work: Coroutine[Any, Any, Any]) -> None:
         """Have work done that nobody waits for; what fails is counted."""

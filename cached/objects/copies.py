@@ -56,6 +56,23 @@ class Filling(msgspec.Struct, frozen=True):
     writing: Writing
     touches: int
 
+    def entry(self, crc32c: int, now: float, boot: str) -> Entry:
+        """Return the entry of the new copy; whoever opens it makes the touch that it was fetched for."""
+        wanted = self.wanted
+        return Entry(
+            name=wanted.name,
+            key=wanted.key,
+            block=wanted.block,
+            size=wanted.size,
+            crc32c=crc32c,
+            scope=wanted.scope,
+            users=(wanted.user,) if wanted.user else (),
+            source=wanted.source,
+            last_used=now,
+            frequency=self.touches - 1,
+            boot=boot,
+        )
+
 
 class Copy(msgspec.Struct, frozen=True):
     """An open copy. `fd` is the caller's, who closes it; the entry stays until `Tiers.release`."""

@@ -62,6 +62,8 @@ class Entry(msgspec.Struct, kw_only=True, eq=False):
     held: dict[Tier, Held] = {}
     #: Who reads it now.
     pins: int = 0
+    #: Nobody has a pin on it, but it was found open: its room would not come back if it went.
+    borrowed: bool = False
     #: Its place among those that may go; see `eviction`.
     score: float = 0.0
     #: Its size and checksum are those that Cloud Storage gives, and not only what another node said.

@@ -115,7 +115,7 @@ class Index:
         gives = partial(self._gives, tier=tier)
         names = self._rankings[tier].victims(size, gives)
         if names is None:
-            return [entry for entry in self if tier in entry.held and not entry.pins]
+            return [entry for entry in self if tier in entry.held and not (entry.pins or entry.borrowed)]
         return [self._entries[name] for name in names]
 
     def keep(self, entry: Entry, tier: Tier, held: Held) -> None:
@@ -155,7 +155,7 @@ class Index:
 
     def _gives(self, name: str, tier: Tier) -> int:
         entry = self._entries[name]
-        return 0 if entry.pins else rounded(entry.held[tier].allocated)
+        return 0 if entry.pins or entry.borrowed else rounded(entry.held[tier].allocated)
 
     def _score(self, entry: Entry) -> float:
         return self._age + worth(entry.size, entry.frequency, entry.source)

@@ -40,6 +40,8 @@ def open_now(cache: ObjectCache, reader: Reader, address: Address) -> OpenedCopy
         return None
     key = ObjectKey(address.bucket, address.name, generation, reader.user if cache.sharing == "owner" else "")
     entry = cache.tiers.lookup(key.digest)
+    if entry is not None and not cache.may_hold(reader.user, entry.name, entry.size):
+        return None
     copy = open_verified(cache, key.digest, reader.user) if entry is not None and entry.matched else None
     return None if copy is None else _served(cache, reader, _described(copy.entry), copy)
 
@@ -105,6 +107,9 @@ async def open_pinned(
 ) -> OpenedCopy:
     """Open one generation for a user whom Cloud Storage has just allowed it."""
     key = cache.key(reader.user, pinned)
+    if not cache.may_hold(reader.user, key.digest, pinned.size):
+        cache.count("objects.held_too_much")
+        return _through(cache, pinned)
     copy = await open_copy(cache, key.digest, reader.user)
     if copy is not None and (copy := await matching(cache, copy, pinned)) is not None:
         return _served(cache, reader, pinned, copy)

@@ -20,6 +20,7 @@ from cached.objects.copies import Copy, Event, Filling, Wanted
 from cached.objects.entry import Entry, Held, Row
 from cached.objects.eviction import Reason
 from cached.objects.index import Index
+from cached.objects.leaving import Leaving
 from cached.storage.objects import Found, ObjectStore, Writing
 from cached.undisturbed import undisturbed
 
@@ -57,7 +58,7 @@ class Tiers:
         self._coming: dict[Tier, dict[str, int]] = {tier: {} for tier in stores}
         self._moving: set[str] = set()
         #: Copies that are no longer in the index, but still open: their room is taken until they are closed.
-        self._leaving: dict[int, list[tuple[Tier, Held]]] = {}
+        self._leaving = Leaving(self._stores, self.index.rooms)
 
     # Reading
 
@@ -91,8 +92,19 @@ class Tiers:
         """End what `open` began, after the descriptor is closed."""
         entry.pins -= 1
         if entry.pins == 0:
-            for tier, held in self._leaving.pop(id(entry), ()):
-                self.index.rooms[tier].drop(held.ticket)
+            self._leaving.closed(entry)
+
+    def is_open(self, name: str) -> bool:
+        """Say whether somebody has a copy open, pin or not; blocks for some microseconds."""
+        entry = self.index.get(name)
+        here = entry is not None and any(self._stores[tier].is_open(name) for tier in entry.held)
+        return here or self._leaving.is_open(name)
+
+    async def reap(self) -> None:
+        """Give back the room of what nobody has open any more."""
+        await self._leaving.reap()
+        for entry in [one for one in self.index if one.borrowed]:
+            entry.borrowed = self.is_open(entry.name)
 
     def is_verified(self, entry: Entry) -> bool:
         """Say whether the checksum was found right in this boot."""
@@ -130,7 +142,7 @@ class Tiers:
 
         Open it before the next `await`, or it may be gone. Raises `IntegrityFailed` for a file of another size.
         """
-        entry = self.index.get(filling.wanted.name) or _entry(filling, crc32c, now, self.boot)
+        entry = self.index.get(filling.wanted.name) or filling.entry(crc32c, now, self.boot)
         return self._settle(entry, filling.tier, filling.ticket, filling.writing)
 
     async def abandon(self, filling: Filling) -> None:
@@ -285,6 +297,9 @@ class Tiers:
 
     async def _evict(self, entry: Entry, tier: Tier) -> None:
         """Let a copy go from a tier; what leaves memory goes down to disk if it is worth it there."""
+        if tier in entry.held and not entry.pins and self._stores[tier].is_open(entry.name):
+            entry.borrowed = True  # its room would not come back
+            return
         if tier == "memory" and "disk" not in entry.held and "disk" in self._stores:
             await self._copy(entry, "memory", "disk")
         if not entry.pins and tier in entry.held:
@@ -343,17 +358,10 @@ class Tiers:
         store = self._stores[tier]
         doomed = store.retire(entry.name)
         held = self._detach(entry, tier, reason)
-
-        def leave(_: None) -> None:
-            if entry.pins:
-                self._leaving.setdefault(id(entry), []).append((tier, held))
-            else:
-                self.index.rooms[tier].drop(held.ticket)
-
-        if doomed is not None:
-            # A file that cannot be removed is found at the next start; its room is not lost until then.
-            await undisturbed(partial(store.erase, doomed), leave, partial(leave, None))
-        leave(None)
+        if doomed is None:
+            self.index.rooms[tier].drop(held.ticket)
+        else:
+            await self._leaving.end(doomed, entry, tier, held)
         return held.allocated
 
     def _detach(self, entry: Entry, tier: Tier, reason: Reason) -> Held:
@@ -366,24 +374,6 @@ class Tiers:
 
     def _ticket(self, name: str) -> str:
         return f"{name}#{next(self._serial)}"
-
-
-def _entry(filling: Filling, crc32c: int, now: float, boot: str) -> Entry:
-    """Return the entry of a new copy; whoever opens it makes the touch that it was fetched for."""
-    wanted = filling.wanted
-    return Entry(
-        name=wanted.name,
-        key=wanted.key,
-        block=wanted.block,
-        size=wanted.size,
-        crc32c=crc32c,
-        scope=wanted.scope,
-        users=(wanted.user,) if wanted.user else (),
-        source=wanted.source,
-        last_used=now,
-        frequency=filling.touches - 1,
-        boot=boot,
-    )
 
 
 def _copied(reader: ObjectStore, writer: ObjectStore, name: str, size: int) -> Writing:

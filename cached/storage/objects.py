@@ -7,6 +7,8 @@ compares its checksum first. Everything here blocks; call it from threads.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import itertools
 import os
 import re
@@ -148,6 +150,33 @@ class ObjectStore:
         """Remove a retired file, which may take a while when it is large."""
         with files.translated(doomed), suppress(FileNotFoundError):
             doomed.unlink()
+
+    def erase_closed(self, doomed: Path) -> bool:
+        """Remove a retired file unless somebody has it open; say whether it is gone."""
+        there = self.is_open(doomed)
+        if not there:
+            self.erase(doomed)
+        return not there
+
+    def is_open(self, name: str | Path) -> bool:
+        """Say whether any process has a file open or mapped; False too where the file system cannot tell.
+
+        The kernel gives a lease for writing only on what nobody else has open (fcntl(2)). For files that no other
+        thread is about to open.
+        """
+        path = name if isinstance(name, Path) else self._path(name)
+        try:
+            fd = os.open(path, _READ)
+        except OSError:
+            return False
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except OSError as error:
+            return error.errno == errno.EAGAIN
+        finally:
+            os.close(fd)
+        return False
 
     def remove(self, name: str) -> bool:
         """Remove a sealed file; return whether it was there."""

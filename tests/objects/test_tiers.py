@@ -98,6 +98,7 @@ async def test_a_copy_that_is_cleared_while_it_is_read_is_read_to_the_end_and_ta
     assert await shelves.fetch("b", 100 * KB) is None
     assert os.pread(copy.fd, KB, 0) == content("a", KB)
     shelves.close(copy)
+    await shelves.tiers.reap()
     assert await shelves.fetch("b", 100 * KB) is not None
     shelves.check_idle()
 
@@ -314,6 +315,7 @@ async def test_a_copy_that_is_cleared_while_it_moves_up_does_not_come_back(shelv
     go.set()
     assert not await moving
     assert not shelves.where("a")
+    await shelves.tiers.reap()
     shelves.check_idle()
     assert all(room.used == 0 for room in shelves.tiers.index.rooms.values())
 
