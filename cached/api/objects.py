@@ -74,6 +74,7 @@ class ObjectRoutes:
         """Return every route."""
         return [
             web.get("/v1/objects", self._list),
+            web.get("/v1/copies", self._copies),
             web.get("/v1/stat", self._stat),
             web.head(_ONE, self._head),
             web.get(_ONE, self._get, allow_head=False),
@@ -92,6 +93,10 @@ class ObjectRoutes:
             self._caller_of(request), prefix, token_of(request), request.query.get("delimiter", "")
         )
         return await asyncio.to_thread(_json, found)
+
+    async def _copies(self, request: web.Request) -> web.StreamResponse:
+        prefix = request.query.get("prefix", "")
+        return _json(self._verbs.copies(self._caller_of(request), parse_prefix(prefix) if prefix else None))
 
     async def _stat(self, request: web.Request) -> web.StreamResponse:
         address = parse(request.query.get("address", ""))

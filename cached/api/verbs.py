@@ -150,6 +150,8 @@ class ObjectVerbs:
     stat: Callable[[Caller, Address, str], Awaitable[wire.ObjectView]]
     #: (caller, prefix, token, delimiter)
     list: Callable[[Caller, Prefix, str, str], Awaitable[wire.ObjectList]]
+    #: (caller, prefix or None for all) -> the caller's copies on this node
+    copies: Callable[[Caller, Prefix | None], wire.CopyList]
     #: (caller, view, start, stop, token) -> the bytes of a range, from Cloud Storage.
     stream: Callable[[Caller, wire.ObjectView, int, int, str], AsyncIterator[bytes]]
     #: (caller, address, fd, token, options, progress); the caller keeps `fd`, a regular file or memory.

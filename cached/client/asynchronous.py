@@ -94,6 +94,10 @@ class AsyncClient:
         """See `Client.list_objects`."""
         return await asyncio.to_thread(self.sync.list_objects, prefix, delimiter)
 
+    async def list_copies(self, prefix: str | None = None) -> list[wire.CopyView]:
+        """See `Client.list_copies`."""
+        return await asyncio.to_thread(self.sync.list_copies, prefix)
+
     async def clear(self, prefix: str | None = None, user: str | None = None) -> wire.ClearReply:
         """See `Client.clear`."""
         return await asyncio.to_thread(self.sync.clear, prefix, user)

@@ -179,6 +179,11 @@ class Objects(Session):
         query = {"prefix": str(parse_prefix(prefix)), "delimiter": delimiter}
         return self._origin.ask("GET", "objects", wire.ObjectList, query=query, token=self._tokens.get())
 
+    def list_copies(self, prefix: str | None = None) -> list[wire.CopyView]:
+        """Return what of the object cache on this node is this user's, or lies below a prefix; asks nobody else."""
+        query = {} if prefix is None else {"prefix": str(parse_prefix(prefix))}
+        return self._origin.ask("GET", "copies", wire.CopyList, query=query).items
+
     def clear(self, prefix: str | None = None, user: str | None = None) -> wire.ClearReply:
         """Empty this user's part of the cache, or what of it lies below a prefix, on all nodes.
 

@@ -20,6 +20,7 @@ from cached.config.values import split_address
 from cached.node import (
     attest,
     begin,
+    copies,
     fetch,
     locate,
     match,
@@ -115,6 +116,7 @@ def object_verbs(node: Node) -> ObjectVerbs:
         release=partial(objects.release, node),
         stat=partial(objects.stat, node),
         list=partial(objects.list_objects, node),
+        copies=partial(copies.list_copies, node),
         stream=partial(objects.stream, node),
         put=partial(objects.put, node),
         clear=partial(objects.clear, node),

@@ -74,7 +74,9 @@ class Leaving:
         store = self._stores[file.tier]
         # A file that cannot be removed is found at the next start; its room is not lost until then.
         gone = await undisturbed(
-            partial(store.erase_closed, doomed), partial(self._over, doomed), partial(self._over, doomed, True)
+            partial(store.erase_closed, doomed),
+            partial(self._over, doomed),
+            partial(self._over, doomed, True),
         )
         self._over(doomed, gone)
         return gone

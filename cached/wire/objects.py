@@ -27,6 +27,32 @@ class ObjectView(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
 
 
+class CopyView(msgspec.Struct, frozen=True, kw_only=True):
+    """A copy of one generation of an object on this node, which the caller has read or brought here."""
+
+    #: `gs://BUCKET/NAME#GENERATION`.
+    address: str
+    bucket: str
+    name: str
+    generation: int
+    #: Of the object; of parts of it, what is here.
+    bytes: int
+    #: False: only parts of it, which this node keeps for the cluster.
+    whole: bool
+    #: `disk`, `memory`, or both.
+    tiers: list[str]
+    #: Since it was last used.
+    age_seconds: float
+    #: Empty: none, or others read it too.
+    scope: str = ""
+
+
+class CopyList(msgspec.Struct, frozen=True, kw_only=True):
+    """The caller's copies."""
+
+    items: list[CopyView]
+
+
 #: The key in an object's metadata under which a node's statement lies about who dumped it.
 DUMP_METADATA: Final = "cached-dump"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from cached.units import format_duration
 
 from cached_cli.command import ALL, CachedCommand, set_argument
 from cached_cli.output import emit_json, items, left, pairs, plain, size, table
@@ -13,9 +14,19 @@ from cached_cli.session import Session, pass_session
 
 @click.command("list", cls=CachedCommand)
 @click.option("--local", is_flag=True, help="Only sets of which this node holds a replica.")
+@click.option(
+    "--objects",
+    "prefix",
+    metavar="[gs://PREFIX]",
+    is_flag=False,
+    flag_value="",
+    help="Your copies of objects on this node instead, or those below a prefix.",
+)
 @pass_session
-def list_sets(session: Session, local: bool) -> None:
+def list_sets(session: Session, local: bool, prefix: str | None) -> None:
     """List the sets that you may see."""
+    if prefix is not None:
+        return _copies(session, prefix)
     found = items(session.client().list(local=local))
     if session.json:
         return emit_json({"items": found})
@@ -115,6 +126,24 @@ def held(found: dict[str, Any]) -> tuple[int, int]:
     """Return how many live nodes hold a whole copy of the set, and how many that are not seen."""
     alive = [entry.get("alive", True) for entry in found["replicas"] if entry["state"] == "COMMITTED"]
     return sum(alive), len(alive) - sum(alive)
+
+
+def _copies(session: Session, prefix: str) -> None:
+    found = items(session.client().list_copies(prefix or None))
+    if session.json:
+        return emit_json({"items": found})
+    rows = (
+        (
+            f"gs://{entry['bucket']}/{entry['name']}" + ("" if entry["whole"] else " (parts)"),
+            entry["generation"],
+            size(entry["bytes"]),
+            ", ".join(entry["tiers"]),
+            format_duration(entry["age_seconds"]),
+            entry["scope"] or "-",
+        )
+        for entry in found
+    )
+    return table(session, ["OBJECT", ">GENERATION", ">SIZE", "TIER", ">NOT USED FOR", "SCOPE"], rows)
 
 
 def _row(entry: dict[str, Any]) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""Progress of long work: bars on a terminal, a plain line every few seconds elsewhere, nothing with `--json`.
+"""Progress of long work: bars on a terminal. Elsewhere only why it does not move is told, once; with `--json` nothing.
 
 Reports are cumulative, so any of them may be lost or skipped. Everything goes to stderr.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from cached.units import format_duration, format_size
+from cached.units import format_size
 
 from cached_cli.output import clean, plain, talk
 from cached_cli.session import Session
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import Task, TaskID
 
-#: Seconds between two plain lines, and before the first.
-LINE_EVERY: Final = 5.0
+#: Seconds after which it is told why work does not move.
+PATIENCE: Final = 5.0
 
 
 class Meter:
@@ -33,12 +33,13 @@ class Meter:
         self.last: dict[str, Any] = {}
         self._session = session
         self._now = now
-        self._next_line = 0.0
+        self._patient_until = 0.0
+        self._told: set[str] = set()
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
-        self._next_line = self._now() + LINE_EVERY
+        self._patient_until = self._now() + PATIENCE
         if sys.stderr.isatty() and not self._session.json:
             self._bars = _bars(self._session)
             self._bars.start()
@@ -57,10 +58,11 @@ class Meter:
             return
         if self._bars is not None:
             self._draw(self._bars)
-        elif self._now() >= self._next_line:
-            self._next_line = self._now() + LINE_EVERY
-            for line in lines(self.label, self.last):
-                talk(line)
+        elif self._now() >= self._patient_until:
+            for line in reasons(self.label, self.last):
+                if line not in self._told:
+                    self._told.add(line)
+                    talk(line)
 
     def _draw(self, bars: Bars) -> None:
         for name, part in parts(self.label, self.last):
@@ -81,25 +83,13 @@ def parts(label: str, report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]
     return [(str(node["node"]), node) for node in nodes] if nodes else [(label, report)]
 
 
-def lines(label: str, report: dict[str, Any]) -> list[str]:
-    """Return a report as plain lines: bytes, share, rate, time left, and why it does not move."""
+def reasons(label: str, report: dict[str, Any]) -> list[str]:
+    """Return why it does not move, where a report says so: a line for each node, or for the whole."""
     return [
-        _line(label if name == label else f"{label} on {name}", part) for name, part in parts(label, report)
+        f"{label if name == label else f'{label} on {name}'}: {part['reason']}"
+        for name, part in parts(label, report)
+        if part.get("reason")
     ]
-
-
-def _line(label: str, part: dict[str, Any]) -> str:
-    done, wanted = part.get("bytes_present") or 0, part.get("bytes_wanted") or 0
-    said = [format_size(done)]
-    if wanted:
-        said = [f"{format_size(done)} of {format_size(wanted)} ({100 * done // wanted} %)"]
-    if rate := part.get("bytes_per_second"):
-        said.append(f"{format_size(rate)}/s")
-    if (seconds := part.get("seconds_left")) is not None:
-        said.append(f"{format_duration(seconds)} left")
-    if reason := part.get("reason"):
-        said.append(str(reason))
-    return f"{label}: {', '.join(said)}"
 
 
 def _bars(session: Session) -> Bars:

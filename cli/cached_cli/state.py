@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import click
 from cached.units import format_duration
 
+from cached_cli import standing
 from cached_cli.command import CachedCommand
-from cached_cli.output import emit_json, items, pairs, plain, size, table, yes_no
+from cached_cli.output import emit_json, items, plain, size, table, yes_no
 from cached_cli.session import Session, pass_session
 
 
@@ -27,50 +27,9 @@ def nodes(session: Session) -> None:
 @click.command("status", cls=CachedCommand)
 @pass_session
 def status(session: Session) -> None:
-    """Tell how this node is."""
-    _facts(session, plain(session.client().status()))
-
-
-def _facts(session: Session, found: Any) -> None:
-    """Print facts whose names the node chooses: plain values first, then each list as a table."""
-    if session.json:
-        return emit_json(found)
-    built = {"items": found} if isinstance(found, list) else found
-    pairs(flat(built))
-    for entries in (value for value in built.values() if is_table(value)):
-        columns = list(dict.fromkeys(key for entry in entries for key in entry))
-        rows = ([said(key, entry.get(key)) for key in columns] for entry in entries)
-        table(session, [key.replace("_", " ").upper() for key in columns], rows)
-    return None
-
-
-def is_table(value: object) -> bool:
-    """Return whether a fact is a list of objects."""
-    return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
-
-
-def flat(facts: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the plain facts, nested ones under their path, in words."""
-    for key, value in facts.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        elif not is_table(value):
-            yield prefix + key, said(key, value)
-
-
-def said(key: str, value: object) -> str:
-    """Return one fact for people, in the unit that its name tells."""
-    if isinstance(value, bool) or value is None:
-        return yes_no(value)
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    if isinstance(value, int | float) and "bytes" in key.split("_"):
-        return size(value)
-    if isinstance(value, int | float) and "seconds" in key.split("_"):
-        return format_duration(value)
-    if isinstance(value, float) and {"rate", "fits"} & set(key.split("_")):
-        return f"{value:.1%}"
-    return str(value)
+    """Tell how this node is: what matters of it, in words. All there is to know comes with --json."""
+    found = plain(session.client().status())
+    return emit_json(found) if session.json else standing.show(session, found)
 
 
 def _node(entry: dict[str, Any]) -> tuple[object, ...]:

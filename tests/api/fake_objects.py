@@ -208,6 +208,20 @@ class FakeCloud:
         )
         return self.view(address.bucket, address.name)
 
+    def copies(self, caller: Caller, prefix: Prefix | None) -> wire.CopyList:
+        self.calls.append(("copies", caller.user, prefix))
+        copy = wire.CopyView(
+            address="gs://genomes/chr1#7",
+            bucket="genomes",
+            name="chr1",
+            generation=7,
+            bytes=3,
+            whole=True,
+            tiers=["disk"],
+            age_seconds=1.5,
+        )
+        return wire.CopyList(items=[copy])
+
     async def clear(self, caller: Caller, prefix: Prefix | None, user: str | None) -> wire.ClearReply:
         self.calls.append(("clear", prefix, user))
         item = wire.ClearItem(node="n1", entries=2, bytes=20)

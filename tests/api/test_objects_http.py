@@ -262,6 +262,15 @@ def test_a_full_partition_is_told_in_words(daemon, http_, monkeypatch):
     assert code(http_, "PUT", "/v1/objects/results/x", b"x" * 1000) == "no_space"
 
 
+def test_copies_are_the_caller_s_and_below_a_prefix_if_one_is_named(daemon, http_):
+    status, found = http_.json("GET", "/v1/copies")
+    assert (status, found["items"][0]["address"]) == (200, "gs://genomes/chr1#7")
+    assert http_.json("GET", "/v1/copies?prefix=gs://genomes/chr")[0] == 200
+    (_, user, everything), (_, _, prefix) = daemon.node.cloud.calls
+    assert (bool(user), everything, str(prefix)) == (True, None, "gs://genomes/chr")
+    assert code(http_, "GET", "/v1/copies?prefix=genomes") == "usage"
+
+
 def test_clear_and_the_end_of_a_scope(daemon, http_):
     status, value = http_.json("POST", "/v1/clear", {"prefix": "gs://genomes/chr", "user": "eve"})
     assert (status, value["entries"], value["items"][1]["reason"]) == (200, 2, "it does not answer")

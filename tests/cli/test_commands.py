@@ -205,26 +205,93 @@ def test_locate_ranks_and_tells_how_old_its_knowledge_is(run, client, tmp_path):
     assert found["items"][0]["estimate_seconds"] == 0
 
 
-def test_status_prints_whatever_the_node_tells_in_its_units(run, client):
+STATUS = {
+    "name": "n1",
+    "id": "f" * 40,
+    "host": "h1",
+    "address": "10.0.0.1:7400",
+    "reachable": True,
+    "state": "running",
+    "health": ["the disk tier is full", "look at the log"],
+    "uptime_seconds": 90.2,
+    "directory_age_seconds": 1.0,
+    "nodes": {"known": 3, "alive": 2},
+    "sets": {"known": 4, "replicas": {"COMMITTED": 3}},
+    "open": 2,
+    "tiers": {
+        "disk": {
+            "capacity_bytes": 10 << 30,
+            "free_bytes": 2048,
+            "committed_bytes": 7 << 30,
+            "reserved_bytes": 0,
+            "going_bytes": 0,
+        }
+    },
+    "transfers": [{"set": "f" * 40, "name": "nr", "bytes_present": 1024, "bytes_wanted": 2048, "reason": ""}],
+    "traffic": [],
+    "objects": {
+        "advice": "memory should grow",
+        "byte_hit_rate": 0.9171,
+        "hit_rate": 0.5,
+        "working_set_bytes": 4096,
+        "working_set_fits": 1.0,
+        "working_set_fits_memory": None,
+        "copies": 5,
+        "open": 1,
+        "tiers": {"disk": {"capacity_bytes": 1 << 30, "used_bytes": 1 << 20}},
+        "hits": {"memory": {"reads": 3, "bytes": 3072}, "disk": {"reads": 0, "bytes": 0}},
+        "misses": {"reads": 3, "bytes": 1024},
+        "gone": {"room": 7, "twin": 0},
+        "redis": {"state": "none", "troubles": []},
+        "origin": {
+            "requests": {"stat": 9, "list": 0},
+            "retries": {"503": 2},
+            "bytes_in": 1024,
+            "bytes_out": 0,
+        },
+    },
+    "counters": {"objects.read_through": 4, "objects.gone.room": 7, "scrubbed": 0, "odd.event": 1},
+}
+
+
+def test_status_says_what_matters_in_sections_and_words(run, client):
+    client.answers["status"] = STATUS
+    out = run("status").out
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in out.splitlines() if line}
+    assert lines["node"] == "n1, running for 1m 30s"
+    assert lines["cluster"] == "2 of 3 known nodes alive, heard of them 1s ago"
+    assert lines["sets"] == "4 known; here 3 COMMITTED; 2 opens pin them"
+    assert lines["health"] == "the disk tier is full"
+    assert "look at the log" in out
+    assert lines["disk"] == "10.0 GiB 2.0 KiB 7.0 GiB 0 B 0 B 1.0 MiB 1.0 GiB"
+    assert lines["objects"] == "memory should grow"
+    assert "3 (3.0 KiB) from memory, 3 (1.0 KiB) from Cloud Storage" in out
+    assert "50.0% of the reads, 91.7% of the bytes" in out
+    assert "4.0 KiB; 100.0% of it fit, - in memory" in out
+    assert "Cloud Storage 9 stat, 2 of them again; 1.0 KiB received, 0 B sent" in out
+    assert "7 room" in out
+    assert "Redis" not in out
+    assert " ".join(next(line for line in out.splitlines() if "read_through" in line).split()) == (
+        "4 opens read from Cloud Storage and not kept objects.read_through"
+    )
+    assert lines["1"] == "odd.event"
+    assert "scrubbed" not in out
+    assert "objects.gone" not in out
+    assert run("status", "--json").json == STATUS
+
+
+def test_the_status_of_a_node_that_did_nothing_yet_is_short(run, client):
     client.answers["status"] = {
         "name": "n1",
-        "uptime_seconds": 90,
-        "space": {"free_bytes": 2048},
-        "ready": True,
-        "tiers": [{"tier": "disk", "used_bytes": 1024}],
-        "warnings": [],
-        "objects": {"advice": "memory should grow", "byte_hit_rate": 0.9171, "working_set_fits": None},
+        "nodes": {"known": 1, "alive": 1},
+        "sets": {"known": 0, "replicas": {}},
+        "objects": {"advice": "no objects were read lately", "hits": {"disk": {"reads": 0, "bytes": 0}}},
+        "counters": {"origin.bytes_in": 0},
     }
     out = run("status").out
-    assert "space.free_bytes          2.0 KiB" in out
-    assert "uptime_seconds            1m 30s" in out
-    assert "USED BYTES" in out
-    words = dict(line.split(None, 1) for line in out.splitlines() if line.startswith("objects."))
-    assert words == {
-        "objects.advice": "memory should grow",
-        "objects.byte_hit_rate": "91.7%",
-        "objects.working_set_fits": "-",
-    }
+    assert "nothing to look at" in out
+    assert "no objects were read lately" in out
+    assert len(out.splitlines()) < 10
 
 
 def test_nodes_are_listed_with_the_space_that_they_have(run, client):

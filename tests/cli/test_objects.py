@@ -26,6 +26,32 @@ VIEW = wire.ObjectView(bucket="b", name="o", generation=17, size=3, crc32c="0000
 CACHED = [sys.executable, "-c", "from cached_cli.main import main; main()"]
 
 
+def test_copies_are_listed_with_where_they_lie_and_since_when_nobody_used_them(run, client):
+    facts = {"bucket": "b", "generation": 17, "age_seconds": 90.0}
+    client.answers["list_copies"] = [
+        wire.CopyView(
+            address="gs://b/x#17",
+            name="x",
+            bytes=2048,
+            whole=True,
+            tiers=["disk", "memory"],
+            scope="b7",
+            **facts,
+        ),
+        wire.CopyView(address="gs://b/y#17", name="y", bytes=1024, whole=False, tiers=["disk"], **facts),
+    ]
+    ran = run("list", "--objects", "gs://b/")
+    assert client.last == ("list_copies", ("gs://b/",), {})
+    rows = [line.split("  ") for line in ran.out.splitlines()]
+    assert [" ".join(cell.strip() for cell in row if cell.strip()) for row in rows[1:]] == [
+        "gs://b/x 17 2.0 KiB disk, memory 1m 30s b7",
+        "gs://b/y (parts) 17 1.0 KiB disk 1m 30s -",
+    ]
+    found = run("list", "--json", "--objects").json
+    assert client.last == ("list_copies", (None,), {})
+    assert found["items"][0]["address"] == "gs://b/x#17"
+
+
 def test_put_prints_the_address_with_its_generation(run, client, tmp_path):
     (tmp_path / "f").write_bytes(b"abc")
     client.answers["put"] = VIEW

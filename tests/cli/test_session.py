@@ -7,7 +7,7 @@ from pathlib import Path
 from cached import wire
 
 from cached_cli.output import left
-from cached_cli.progress import LINE_EVERY, Meter, lines
+from cached_cli.progress import PATIENCE, Meter, reasons
 from cached_cli.session import Session, instance_dirs
 
 
@@ -28,15 +28,25 @@ def test_the_instance_that_is_there_is_chosen(tmp_path, monkeypatch):
     assert Session().sockets() is None
 
 
-def test_off_a_terminal_a_plain_line_comes_every_few_seconds(capsys):
+def test_off_a_terminal_only_why_it_does_not_move_is_told_and_once(capsys):
     now = [0.0]
     with Meter("nr", Session(), now=lambda: now[0]) as meter:
         for present in range(10):
-            now[0] += LINE_EVERY / 4
+            now[0] += PATIENCE / 4
             meter(wire.Progress(bytes_present=present << 20, bytes_wanted=10 << 20))
+        assert capsys.readouterr() == ("", "")
+        for reason in ("no source", "no source", "all peers unreachable", "no source"):
+            now[0] += 1
+            meter(wire.Progress(bytes_present=1, bytes_wanted=10 << 20, reason=reason))
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.splitlines() == ["nr: 3.0 MiB of 10.0 MiB (30 %)", "nr: 7.0 MiB of 10.0 MiB (70 %)"]
+    assert said.err.splitlines() == ["nr: no source", "nr: all peers unreachable"]
+
+
+def test_a_reason_that_passes_within_seconds_is_not_worth_a_line(capsys):
+    with Meter("nr", Session(), now=lambda: 0.0) as meter:
+        meter(wire.Progress(reason="no source"))
+    assert capsys.readouterr() == ("", "")
 
 
 def test_with_json_progress_is_silent(capsys):
@@ -45,21 +55,9 @@ def test_with_json_progress_is_silent(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_progress_of_several_nodes_is_told_node_by_node_with_rate_and_reason():
-    nodes = [
-        {
-            "node": "n1",
-            "bytes_present": 1 << 20,
-            "bytes_wanted": 2 << 20,
-            "bytes_per_second": 1024,
-            "seconds_left": 61,
-        },
-        {"node": "n2", "reason": "no source"},
-    ]
-    assert lines("nr", {"nodes": nodes}) == [
-        "nr on n1: 1.0 MiB of 2.0 MiB (50 %), 1.0 KiB/s, 1m 1s left",
-        "nr on n2: 0 B, no source",
-    ]
+def test_of_several_nodes_each_has_its_own_reason():
+    nodes = [{"node": "n1", "bytes_present": 1}, {"node": "n2", "reason": "no source"}]
+    assert reasons("nr", {"nodes": nodes}) == ["nr on n2: no source"]
 
 
 def test_a_lease_just_granted_reads_as_granted():
