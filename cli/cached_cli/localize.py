@@ -13,13 +13,13 @@ import click
 from cached.errors import CachedError
 
 from cached_cli.command import CachedCommand
-from cached_cli.output import emit_json, report, size, table, talk
+from cached_cli.output import emit_json, report, size, table, talk, yes_no
 from cached_cli.progress import Meter
 from cached_cli.session import Session, pass_session
 
 if TYPE_CHECKING:
+    from cached.client.foresight import Foreseen
     from cached.client.localize import Failed, Outcome
-    from cached.client.transfers import Copy
 
 #: The file that stands for stdin.
 _STDIN = Path("-")
@@ -28,7 +28,11 @@ _MOST_AT_ONCE = 64
 
 @click.command("localize", cls=CachedCommand)
 @click.argument("transfers", metavar="TRANSFERS|-", type=click.Path(path_type=Path))
-@click.option("--dry-run", is_flag=True, help="Say what would be moved, and move nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Ask what there is, say what would be done, and move nothing.",
+)
 @click.option("--scope", metavar="S", help="Batch that it is done for (default: $CACHED_SCOPE).")
 @click.option(
     "--at-once",
@@ -61,8 +65,11 @@ def localize(session: Session, transfers: Path, dry_run: bool, scope: str | None
     client = session.client()
     copies, failed = plan(client, wanted)
     if dry_run:
-        _show_plan(session, copies, failed)
-        return _told(session, failed)
+        from cached.client.foresight import foresee
+
+        foreseen, more = foresee(client, copies)
+        _show_plan(session, foreseen, [*failed, *more])
+        return _told(session, [*failed, *more])
     with _ended_in_order(), Meter("localize", session) as meter:
         outcome = move(client, copies, failed, scope=scope, at_once=at_once, watcher=meter)
     if session.json:
@@ -131,16 +138,33 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _show_plan(session: Session, copies: list[Copy], failed: list[Failed]) -> None:
+def _show_plan(session: Session, foreseen: list[Foreseen], failed: list[Failed]) -> None:
     if session.json:
         rows = [
-            {"from": each.source, "to": each.to, "bytes": each.size, "kind": each.kind, "cache": each.cache}
-            for each in copies
+            {
+                "from": each.copy.source,
+                "to": each.copy.to,
+                "bytes": each.copy.size,
+                "kind": each.copy.kind,
+                "cache": each.copy.cache,
+                "place": each.place or None,
+                "replaces": each.replaces,
+            }
+            for each in foreseen
         ]
         emit_json({"items": rows, "failed": [_failure(each) for each in failed]})
         return
     table(
         session,
-        ["FROM", "TO", ">SIZE"],
-        ((each.source, each.to, size(each.size or None)) for each in copies),
+        ["FROM", "TO", ">SIZE", "HERE", "REPLACES"],
+        (
+            (
+                each.copy.source,
+                each.copy.to,
+                size(each.copy.size),
+                each.place or "-",
+                yes_no(each.replaces),
+            )
+            for each in foreseen
+        ),
     )

@@ -210,12 +210,15 @@ class FakeCloud:
 
     def copies(self, caller: Caller, prefix: Prefix | None) -> wire.CopyList:
         self.calls.append(("copies", caller.user, prefix))
+        found = self.objects.get(("genomes", "chr1"))
+        if found is None:
+            return wire.CopyList(items=[])
         copy = wire.CopyView(
-            address="gs://genomes/chr1#7",
+            address=f"gs://genomes/chr1#{found.generation}",
             bucket="genomes",
             name="chr1",
-            generation=7,
-            bytes=3,
+            generation=found.generation,
+            bytes=len(found.data),
             whole=True,
             tiers=["disk"],
             age_seconds=1.5,

@@ -263,8 +263,9 @@ def test_a_full_partition_is_told_in_words(daemon, http_, monkeypatch):
 
 
 def test_copies_are_the_caller_s_and_below_a_prefix_if_one_is_named(daemon, http_):
+    generation = daemon.node.cloud.plant("gs://genomes/chr1", b"abc")
     status, found = http_.json("GET", "/v1/copies")
-    assert (status, found["items"][0]["address"]) == (200, "gs://genomes/chr1#7")
+    assert (status, found["items"][0]["address"]) == (200, f"gs://genomes/chr1#{generation}")
     assert http_.json("GET", "/v1/copies?prefix=gs://genomes/chr")[0] == 200
     (_, user, everything), (_, _, prefix) = daemon.node.cloud.calls
     assert (bool(user), everything, str(prefix)) == (True, None, "gs://genomes/chr")

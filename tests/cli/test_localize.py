@@ -77,13 +77,48 @@ def test_a_dry_run_says_what_would_move_and_moves_nothing(localize, daemon):
     ran = localize(WISHES, "--dry-run")
     assert ran.code == 0
     assert [line.split() for line in ran.out.splitlines()[1:]] == [
-        ["gs://bkt/in/a", "w/a", "2.9", "KiB"],
-        ["gs://bkt/in/b", "w/b", "1000", "B"],
-        ["result", "gs://res/run7/result", "6", "B"],
+        ["gs://bkt/in/a", "w/a", "2.9", "KiB", "-", "no"],
+        ["gs://bkt/in/b", "w/b", "1000", "B", "-", "no"],
+        ["result", "gs://res/run7/result", "6", "B", "-", "no"],
     ]
     assert not Path("w").exists()
     assert ("res", "run7/result") not in daemon.node.cloud.objects
     assert localize(WISHES, "--dry-run", "--json").json["items"][0]["bytes"] == 3000
+
+
+def test_a_dry_run_asks_what_there_is_and_what_would_be_replaced(localize, daemon):
+    Path("w").mkdir()
+    Path("w/a").write_bytes(b"old")
+    daemon.node.cloud.plant("gs://genomes/chr1", b"abc")
+    daemon.node.cloud.plant("gs://res/run7/result", b"old")
+    wishes = [*WISHES, {"from": "gs://genomes/chr1", "to": "w/"}, {"from": "gs://bkt/none", "to": "x"}]
+    ran = localize(wishes, "--dry-run", "--json")
+    assert ran.code == 3
+    found = {item["from"].partition("#")[0]: item for item in ran.json["items"]}
+    assert found["gs://genomes/chr1"]["bytes"] == 3
+    assert found["gs://genomes/chr1"]["place"] == "disk"
+    assert found["gs://bkt/in/a"]["place"] is None
+    assert {name: item["replaces"] for name, item in found.items()} == {
+        "gs://bkt/in/a": True,
+        "gs://bkt/in/b": False,
+        "gs://genomes/chr1": False,
+        "result": True,
+    }
+    assert [item["from"] for item in ran.json["failed"]] == ["gs://bkt/none"]
+    assert Path("w/a").read_bytes() == b"old"
+    assert not Path("x").exists()
+
+
+def test_a_dry_run_knows_the_sets(localize, run, daemon):
+    plant(Path("tree"))
+    assert run("create", "nr", "tree", "--runtime-dir", str(daemon.runtime)).code == 0
+    ran = localize([{"from": "nr", "to": "db"}, {"from": "nr/none", "to": "x"}], "--dry-run", "--json")
+    assert ran.code == 3
+    (item,) = ran.json["items"]
+    assert (item["kind"], item["place"], item["replaces"]) == ("set", "here", False)
+    assert item["bytes"] > 0
+    assert "nr/none" in ran.json["failed"][0]["error"]["message"]
+    assert not Path("db").exists()
 
 
 def test_all_errors_are_told_the_line_comes_last_and_the_code_is_the_highest(localize, daemon):

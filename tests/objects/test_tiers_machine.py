@@ -99,6 +99,7 @@ class TiersMachine(RuleBasedStateMachine):
 
     @invariant()
     def caps_hold_and_everybody_agrees(self) -> None:
+        self.runner.run(self.shelves.tiers.reap())
         self.heard()
         self.shelves.check_idle()
         assert self.here == {
