@@ -73,7 +73,7 @@ class Leaving:
             return True
         store = self._stores[file.tier]
         # A file that cannot be removed is found at the next start; its room is not lost until then.
-        gone = await undisturbed(
+        gone: bool = await undisturbed(
             partial(store.erase_closed, doomed),
             partial(self._over, doomed),
             partial(self._over, doomed, True),
