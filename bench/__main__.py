@@ -36,6 +36,7 @@ PARTS = {
     "small_files": Part("bench.small_files"),
     "swarm": Part("bench.swarm", ("--receivers", "5", "--rate", "20", "--runs", "3"), root=True),
     "rivals": Part("bench.rivals", seconds=900, root=True),
+    "growth": Part("bench.growth", ("--plots", "docs/plots"), seconds=900),
     "origin_sets": Part("bench.origin_sets"),
     "objects": Part("bench.objects", seconds=1800),
     "object_traces": Part("bench.object_traces"),
