@@ -7,7 +7,8 @@ import contextlib
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -22,6 +23,8 @@ from cached.critical import to_the_end
 from cached.errors import IntegrityFailed, OriginChanged, Refused, SourceChanged
 from cached.node.caller import Caller
 
+#: Runs what blocks, and returns what that returned.
+Reading = Callable[[Callable[[], int]], Awaitable[int]]
 #: Bytes hashed by one call.
 _PIECE: Final = 8 << 20
 #: Hashes remembered, by file: device, inode, and when it came to be.
@@ -98,11 +101,18 @@ def attests_of(verbs: Verbs) -> AttestVerbs:
     return verbs.attests
 
 
-async def hash_of_file(descriptor: int, size: int, report: Report) -> str:
-    """Return the SHA-256, in hex, of all bytes of a file; the descriptor stays the caller's."""
+async def _own(call: Callable[[], int]) -> int:
+    return await to_the_end(asyncio.to_thread(call))
+
+
+async def hash_of_file(descriptor: int, size: int, report: Report, reading: Reading = _own) -> str:
+    """Return the SHA-256, in hex, of all bytes of a file; the descriptor stays the caller's.
+
+    `reading` runs what reads from it, which blocks.
+    """
     found, done = hashlib.sha256(), 0
     while done < size:
-        count = await to_the_end(asyncio.to_thread(_add, found, descriptor, done))
+        count = await reading(partial(_add, found, descriptor, done))
         if not count:
             raise SourceChanged("the file changed while it was read", hint="write it again")
         done += count

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from cached import wire
 from cached.addresses import Address, Prefix
+from cached.hands import Hold
 from cached.node.caller import Caller
 from cached.node.objects import PutOptions
 from cached.sets.names import SetRef
@@ -170,6 +171,8 @@ class AttestVerbs:
     sign: Callable[[Caller, str, Address], str]
     #: (statement, SHA-256, address) -> the user; raises `Forbidden`.
     check: Callable[[str, str, Address], str]
+    #: (user, work) -> what it returns: run in a thread of that user's, for it reads what the user handed over.
+    read: Callable[[str, Callable[[Hold], int]], Awaitable[int]]
 
 
 @dataclass(frozen=True, kw_only=True)

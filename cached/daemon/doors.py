@@ -104,7 +104,11 @@ def verbs(node: Node) -> Verbs:
         usage=partial(usage.usage, node),
         locate=partial(locate.locate, node),
         objects=object_verbs(node),
-        attests=AttestVerbs(sign=partial(attest.attest, node), check=partial(attest.check, node)),
+        attests=AttestVerbs(
+            sign=partial(attest.attest, node),
+            check=partial(attest.check, node),
+            read=node.objects.hands.read,
+        ),
     )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from cached.critical import end
 from cached.errors import OriginUnavailable
+from cached.hands import Hands
 from cached.objects.account import Account, Place
 from cached.objects.credit import Credit
 from cached.objects.entry import Entry
@@ -112,10 +112,8 @@ class ObjectCache:
     credit: Credit = field(default_factory=Credit)
     #: Copies on their way here, by name.
     flights: dict[str, Flight[Any]] = field(default_factory=dict)
-    #: Threads that read what users hand over: one that does not end takes nothing from anybody else.
-    readers: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="object-put")
-    )
+    #: Threads that read what users hand over.
+    hands: Hands = field(default_factory=Hands)
     #: Work that nobody waits for.
     background: set[asyncio.Task[Any]] = field(default_factory=set)
     #: Copies that local readers have open, and who reads, by pin.
@@ -170,7 +168,6 @@ class ObjectCache:
             await end(flight.task)
         for task in list(self.background):
             await end(task)
-        self.readers.shutdown(wait=False, cancel_futures=True)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self.background.discard(task)

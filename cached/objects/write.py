@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from cached.addresses import Address
 from cached.critical import to_the_end
 from cached.errors import CachedError, IntegrityFailed, SourceChanged, UsageError
+from cached.hands import Hold
 from cached.objects.cache import ObjectCache, Pace, Reader, Report
 from cached.objects.copies import Filling, Wanted
 from cached.objects.neighbours import CHANGED, Changed
@@ -23,7 +23,6 @@ from cached.origin.values import Pinned
 _PIECE: Final = 1 << 20
 #: Largest object that Cloud Storage takes, in bytes ("Quotas & limits").
 MOST_BYTES: Final = 5 << 40
-T = TypeVar("T")
 #: Seconds that a node gets to say that it has heard of a change.
 _HEARD: Final = 2.0
 
@@ -53,7 +52,7 @@ async def put(
     Raises `OriginChanged` when the condition does not hold, `SourceChanged` when the file changes meanwhile, and what
     Cloud Storage says to this user.
     """
-    size, crc = await _read_by(cache, _measured, fd, os.fstat(fd).st_size)
+    size, crc = await cache.hands.read(reader.user, partial(_measured, fd, os.fstat(fd).st_size))
     if report is not None:
         report(Pace(0, size))
     try:
@@ -66,6 +65,7 @@ async def put(
             if_generation=wish.if_generation,
             content_type=wish.content_type,
             metadata=wish.metadata,
+            reading=partial(_by_hand, cache, reader.user),
         )
     except IntegrityFailed as error:
         raise SourceChanged(
@@ -105,7 +105,7 @@ async def _keep(cache: ObjectCache, reader: Reader, pinned: Pinned, fd: int) -> 
     if filling is None:
         return
     try:
-        if await _read_by(cache, _copied, fd, filling) != pinned.crc32c:
+        if await cache.hands.read(reader.user, partial(_copied, fd, filling)) != pinned.crc32c:
             raise SourceChanged("the file changed after it was stored")
     except BaseException as error:
         await to_the_end(cache.tiers.abandon(filling))
@@ -117,34 +117,26 @@ async def _keep(cache: ObjectCache, reader: Reader, pinned: Pinned, fd: int) -> 
     entry.matched = (entry.size, entry.crc32c) == (pinned.size, pinned.crc32c)
 
 
-async def _read_by(cache: ObjectCache, work: Callable[..., T], *what: Any) -> T:
-    """Read a user's file in a thread apart; when the caller is cancelled, the thread ends with its next piece."""
-    over = threading.Event()
-    running = asyncio.get_running_loop().run_in_executor(cache.readers, partial(work, *what, over=over))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        over.set()
-        running.cancel()
-        await asyncio.wait({running})
-        raise
+async def _by_hand(cache: ObjectCache, user: str, call: Callable[[], bytes]) -> bytes:
+    return await cache.hands.read(user, lambda _: call())
 
 
-def _measured(fd: int, size: int, *, over: threading.Event) -> tuple[int, int]:
+def _measured(fd: int, size: int, hold: Hold) -> tuple[int, int]:
     """Return size and checksum of a file."""
     if size > MOST_BYTES:
         raise UsageError(f"an object has {MOST_BYTES} bytes at most, not {size}")
     crc = at = 0
-    while at < size and not over.is_set() and (data := os.pread(fd, min(_PIECE, size - at), at)):
+    while at < size and hold.go_on() and (data := os.pread(fd, min(_PIECE, size - at), at)):
         crc, at = crc32c(data, crc), at + len(data)
     if at != os.fstat(fd).st_size:
         raise SourceChanged("the file changed while it was read", hint="write it again")
     return at, crc
 
 
-def _copied(fd: int, filling: Filling, *, over: threading.Event) -> int:
+def _copied(fd: int, filling: Filling, hold: Hold) -> int:
     crc, at, size = 0, 0, filling.wanted.size
-    while at < size and not over.is_set() and (data := os.pread(fd, min(_PIECE, size - at), at)):
-        filling.writing.write(data, at)
+    while at < size and hold.go_on() and (data := os.pread(fd, min(_PIECE, size - at), at)):
+        with hold.with_others():
+            filling.writing.write(data, at)
         crc, at = crc32c(data, crc), at + len(data)
     return crc if at == size else -1

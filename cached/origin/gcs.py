@@ -14,7 +14,7 @@ from cached.errors import NotFound, OriginChanged
 from cached.origin import calls, download, upload
 from cached.origin.accounts import Accounts
 from cached.origin.lanes import Lanes
-from cached.origin.origin import PART, Progress
+from cached.origin.origin import PART, Progress, Reading
 from cached.origin.retry import FIRST
 from cached.origin.values import OriginStats, Pinned
 
@@ -112,6 +112,7 @@ class Gcs:
         metadata: Mapping[str, str] | None = None,
         on_session: Callable[[str], None] | None = None,
         resume: str = "",
+        reading: Reading | None = None,
     ) -> Pinned:
         """Store an object."""
         wanted = upload.Upload(
@@ -124,6 +125,7 @@ class Gcs:
             content_type=content_type,
             metadata=dict(metadata or {}),
             id=secrets.token_hex(16),
+            reading=reading or self._lanes.work,
         )
         return await upload.put(self._lanes, wanted, on_session=on_session, resume=resume)
 

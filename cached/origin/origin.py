@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
 from cached.addresses import Address
 from cached.origin.values import OriginStats, Pinned
+
+#: Runs what blocks, and returns what that returned.
+Reading = Callable[[Callable[[], bytes]], Awaitable[bytes]]
 
 #: Bytes that one `read` may ask for, at most: they are held in memory.
 MOST_AT_ONCE: Final = 16 * 1024 * 1024
@@ -78,11 +81,13 @@ class Origin(Protocol):
         metadata: Mapping[str, str] | None = None,
         on_session: Callable[[str], None] | None = None,
         resume: str = "",
+        reading: Reading | None = None,
     ) -> Pinned:
         """Store the first `size` bytes of the descriptor as an object whose crc32c is known.
 
         `if_generation`: 0 for only if there is none yet, a number for only over that one, None for always.
         `on_session` hears the secret address under which a large upload can be gone on with, which `resume` takes.
+        `reading` runs what reads from the descriptor, which blocks; None: it is the node's own, and answers.
         Raises `OriginChanged` when the condition does not hold, `IntegrityFailed` when the bytes are not those.
         """
         ...

@@ -22,7 +22,7 @@ from cached.origin import calls
 from cached.origin.crc import crc32c as checksum
 from cached.origin.failures import Failed
 from cached.origin.lanes import Lanes
-from cached.origin.origin import UPLOAD_ID
+from cached.origin.origin import UPLOAD_ID, Reading
 from cached.origin.values import Pinned
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Mapping[str, str]
     #: Under which the object is known again.
     id: str
+    #: Runs what reads from the descriptor, which blocks.
+    reading: Reading
 
     def labelled(self) -> dict[str, str]:
         """Return the metadata with the id."""
@@ -85,7 +87,7 @@ async def put(
 
 async def _small(lanes: Lanes, upload: Upload) -> Pinned | None:
     async with lanes.bulk:
-        data = await lanes.work(functools.partial(_read, upload, 0, upload.size))
+        data = await upload.reading(functools.partial(_read, upload, 0, upload.size))
         if checksum(data) != upload.crc32c:
             raise IntegrityFailed(
                 f"{upload.address}: the bytes to store do not have the crc32c that was announced"
@@ -170,7 +172,7 @@ class _Session:
     async def _send(self, start: int) -> tuple[bool, Pinned | None]:
         upload = self._upload
         async with self._lanes.bulk:
-            data = await self._lanes.work(
+            data = await upload.reading(
                 functools.partial(_read, upload, start, min(start + CHUNK, upload.size))
             )
             self._lanes.stats.moved(sent=len(data))

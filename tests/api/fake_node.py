@@ -17,6 +17,7 @@ from cached import packets, wire
 from cached.addresses import Address
 from cached.api.verbs import AttestVerbs, Verbs
 from cached.errors import Forbidden, NotFound
+from cached.hands import Hands
 from cached.node.caller import Caller
 from cached.sets.names import SetRef
 from cached.units import rfc3339
@@ -147,7 +148,7 @@ class FakeNode:
         self.origin_gate = asyncio.Event()
         self.origin_gate.set()
         self.cloud = FakeCloud(root)
-        self.attests = AttestVerbs(sign=attest, check=check_attested)
+        self.attests = AttestVerbs(sign=attest, check=check_attested, read=Hands().read)
         #: Closed: creations, fetches and long work wait.
         self.gate = asyncio.Event()
         self.gate.set()

@@ -4,10 +4,14 @@ import asyncio
 import contextlib
 import os
 import random
+import threading
 
 import pytest
 from cached.addresses import parse
-from cached.errors import Forbidden, OriginChanged
+from cached.errors import Busy, Forbidden, OriginChanged, TimedOut
+from cached.hands import Hands
+from cached.objects import write as write_module
+from cached.objects.cache import Reader
 from cached.objects.clear import clear_everywhere
 from cached.objects.neighbours import Clear
 from cached.objects.read import open_object
@@ -213,5 +217,33 @@ def test_a_scope_left_behind_ends_with_its_lease(tmp_path):
         cache.wall = lambda: later
         await end_left_behind(cache, 3600)
         assert [entry.key.name for entry in cache.tiers.index] == ["chr2"]
+
+    scene(tmp_path, body)
+
+
+def test_one_user_s_hanging_file_stops_neither_the_puts_of_others_nor_the_node(tmp_path, monkeypatch):
+    hung, real = threading.Event(), write_module._measured
+    mallory = Reader(user="mallory", token="tok-mallory")
+
+    def measured(fd, size, hold):
+        if os.pread(fd, 4, 0) == b"hang":
+            hung.wait()
+        return real(fd, size, hold)
+
+    monkeypatch.setattr(write_module, "_measured", measured)
+
+    async def body(made, cache):
+        cache.hands = Hands(silence=0.5)
+        made.origin.bucket("genomes")
+        stuck = [
+            asyncio.create_task(written(cache, mallory, parse(f"gs://genomes/m{number}"), b"hang"))
+            for number in range(12)
+        ]
+        for number in range(8):
+            await written(cache, ada(), parse(f"gs://genomes/a{number}"), b"bytes")
+        answers = await asyncio.gather(*stuck, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {TimedOut, Busy}
+        assert (await content(cache, bob(), parse("gs://genomes/a1")))[0] == b"bytes"
+        hung.set()
 
     scene(tmp_path, body)

@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
 
 import google_crc32c
 import msgspec
@@ -147,13 +148,14 @@ class MemoryOrigin:
         metadata: Mapping[str, str] | None = None,
         on_session: Callable[[str], None] | None = None,
         resume: str = "",
+        reading: Callable[..., Any] | None = None,
     ) -> Pinned:
         """Store what the descriptor holds."""
         await self._enter("upload", address, token, write=True)
         there = self._in(address.bucket).get(address.name)
         if if_generation is not None and if_generation != (there[0].generation if there else 0):
             raise OriginChanged(f"{address}: not of generation {if_generation}")
-        data = os.pread(fd, size, 0)
+        data = await reading(lambda: os.pread(fd, size, 0)) if reading else os.pread(fd, size, 0)
         if len(data) != size or google_crc32c.value(data) != crc32c:
             raise IntegrityFailed(f"{address}: crc32c differs from the one announced")
         self.stats.moved(sent=size)
