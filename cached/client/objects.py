@@ -201,6 +201,8 @@ class Objects(Session):
         progress: Watcher | None = None,
     ) -> wire.ScopeReply:
         """Remove a batch's sets and copies from all nodes; `delete_origin`: from Cloud Storage what it wrote there."""
+        if not scope:
+            raise UsageError("a scope has a name", hint="cached usage --since 1d shows those that are in use")
         body = {"delete_origin": delete_origin, "dry_run": dry_run}
         return self._origin.watch(
             f"scopes/{quoted(scope)}/end", wire.ScopeReply, progress, body=body, token=self._tokens.get()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cached.node import views
 from cached.node.node import Node
 from cached.node.object_events import counted
 from cached.objects.account import HITS, PLACES, Counted, Figures, advice
@@ -72,11 +73,11 @@ def redis(node: Node) -> dict[str, Any]:
 
 def members(node: Node) -> list[dict[str, Any]]:
     """Return the nodes that told what was not true, or cut objects into parts of another size than this one."""
-    cache, names = node.objects, {entry.record.id: entry.record.name for entry in node.directory.nodes()}
-    false, differing = cache.credit.false, cache.homes.differing
+    false, differing = node.objects.credit.false, node.objects.homes.differing
+    names = views.node_names(node, {*false, *differing})
     return [
-        {"node": names.get(who, who[:12]), "news_false": false[who], "block_bytes": differing.get(who)}
-        for who in sorted({*false, *differing})
+        {"node": names[who], "news_false": false[who], "block_bytes": differing.get(who)}
+        for who in sorted(names)
     ]
 
 

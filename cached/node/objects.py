@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from cached import wire
 from cached.addresses import Address, Prefix
 from cached.errors import CachedError, Forbidden, NotFound, OriginChanged, SourceChanged, UsageError
-from cached.node import scopes
+from cached.node import scopes, views
 from cached.node.caller import Caller
 from cached.node.node import Node
 from cached.objects import clear as clearing
@@ -144,11 +144,11 @@ async def clear(node: Node, caller: Caller, prefix: Prefix | None, user: str | N
         prefix=prefix.name if prefix else "",
     )
     done = await clearing.clear_everywhere(node.objects, wish)
-    names = {entry.record.id: entry.record.name for entry in node.directory.nodes()}
+    names = views.node_names(node, done)
     items = [
-        wire.ClearItem(node=names.get(who, who[:12]), reason=one.message)
+        wire.ClearItem(node=names[who], reason=one.message)
         if isinstance(one, CachedError)
-        else wire.ClearItem(node=names.get(who, who[:12]), entries=one.entries, bytes=one.bytes)
+        else wire.ClearItem(node=names[who], entries=one.entries, bytes=one.bytes)
         for who, one in done.items()
     ]
     return wire.ClearReply(

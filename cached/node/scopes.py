@@ -17,7 +17,7 @@ from cached import wire
 from cached.addresses import Address
 from cached.catalog.rows import ScopedRow
 from cached.errors import CachedError, NotFound, OriginChanged, UsageError
-from cached.node import revise
+from cached.node import revise, views
 from cached.node.caller import Caller
 from cached.node.node import Node
 from cached.objects import clear as clearing
@@ -157,10 +157,13 @@ async def _end_sets(
 async def _end_copies(node: Node, caller: Caller, scope: str, dry_run: bool) -> list[wire.ScopeItem]:
     wish = Clear(user=caller.user, scope=scope, dry_run=dry_run)
     done = await clearing.clear_everywhere(node.objects, wish)
+    names = views.node_names(node, done)
     return [
-        wire.ScopeItem(kind="object", name="0", node=who, action="clear", reason=one.message)
+        wire.ScopeItem(kind="object", name="0", node=names[who], action="clear", reason=one.message)
         if isinstance(one, CachedError)
-        else wire.ScopeItem(kind="object", name=str(one.entries), node=who, bytes=one.bytes, action="clear")
+        else wire.ScopeItem(
+            kind="object", name=str(one.entries), node=names[who], bytes=one.bytes, action="clear"
+        )
         for who, one in done.items()
     ]
 
@@ -171,8 +174,9 @@ async def _end_origin(
     found: dict[tuple[str, str], Written] = {}
     asked = Scope(user=caller.user, scope=scope)
     answers = await node.objects.neighbours.tell(SCOPED, asked, _PATIENCE, caller.user)
+    names = views.node_names(node, answers)
     items = [
-        wire.ScopeItem(kind="origin", name="", node=who, action="ask", reason=answer.message)
+        wire.ScopeItem(kind="origin", name="", node=names[who], action="ask", reason=answer.message)
         for who, answer in answers.items()
         if isinstance(answer, CachedError)
     ]

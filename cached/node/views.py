@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from cached import wire
@@ -15,6 +16,12 @@ from cached.node.shelf import Known
 from cached.peers.records import HolderEntry, NodeEntry
 from cached.sets.set import SetRecord
 from cached.units import rfc3339
+
+
+def node_names(node: Node, ids: Iterable[str]) -> dict[str, str]:
+    """Return what nodes are called, by id; of one that is not known, the beginning of its id."""
+    names = {entry.record.id: entry.record.name for entry in node.directory.nodes()}
+    return {one: names.get(one, one[:12]) for one in ids}
 
 
 def set_view(node: Node, known: Known) -> wire.SetView:

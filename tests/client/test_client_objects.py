@@ -225,6 +225,8 @@ def test_stat_list_clear_and_the_end_of_a_scope(client, daemon):
     assert [each.name for each in client.list_objects("gs://genomes/chr/").items] == ["chr/1.fa"]
     assert client.clear("gs://genomes/chr/", user="eve").entries == 2
     assert client.clear().bytes == 20
+    with pytest.raises(UsageError, match="has a name"):
+        client.end_scope("")
     reply = client.end_scope("b7", delete_origin=True, dry_run=True)
     assert (reply.scope, reply.dry_run) == ("b7", True)
     assert set(daemon.node.cloud.seen) == {"tok-ada"}

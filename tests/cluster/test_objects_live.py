@@ -114,6 +114,7 @@ def test_the_end_of_a_scope_removes_what_a_batch_left_on_all_nodes_and_in_cloud_
     a.cli("create", "s", cluster.tree("s", {"g": "x"}), "--scope", "run7")
     told = a.cli("scope", "end", "run7", "--delete-origin", "--dry-run").json()
     assert (told["sets"], told["origin_objects"]) == (1, 2)
+    assert {item["node"] for item in told["items"] if item["kind"] == "object"} == {"a", "b"}
     assert storage.names("scratch") == ["a", "b", "kept"]
     a.cli("scope", "end", "run7", "--delete-origin")
     assert storage.names("scratch") == ["kept"]
