@@ -151,6 +151,7 @@ async def clear(node: Node, caller: Caller, prefix: Prefix | None, user: str | N
         else wire.ClearItem(node=names[who], entries=one.entries, bytes=one.bytes)
         for who, one in done.items()
     ]
+    items += [wire.ClearItem(node=name, reason=why) for name, why in views.nodes_away(node).items()]
     return wire.ClearReply(
         entries=sum(item.entries for item in items), bytes=sum(item.bytes for item in items), items=items
     )

@@ -158,7 +158,11 @@ async def _end_copies(node: Node, caller: Caller, scope: str, dry_run: bool) -> 
     wish = Clear(user=caller.user, scope=scope, dry_run=dry_run)
     done = await clearing.clear_everywhere(node.objects, wish)
     names = views.node_names(node, done)
-    return [
+    away = [
+        wire.ScopeItem(kind="object", name="0", node=name, action="clear", reason=why)
+        for name, why in views.nodes_away(node).items()
+    ]
+    return away + [
         wire.ScopeItem(kind="object", name="0", node=names[who], action="clear", reason=one.message)
         if isinstance(one, CachedError)
         else wire.ScopeItem(

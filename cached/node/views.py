@@ -15,13 +15,22 @@ from cached.node.node import Node
 from cached.node.shelf import Known
 from cached.peers.records import HolderEntry, NodeEntry
 from cached.sets.set import SetRecord
-from cached.units import rfc3339
+from cached.units import format_duration, rfc3339
 
 
 def node_names(node: Node, ids: Iterable[str]) -> dict[str, str]:
     """Return what nodes are called, by id; of one that is not known, the beginning of its id."""
     names = {entry.record.id: entry.record.name for entry in node.directory.nodes()}
     return {one: names.get(one, one[:12]) for one in ids}
+
+
+def nodes_away(node: Node) -> dict[str, str]:
+    """Return the nodes that are known and not seen, by name, with words for whoever wanted something of all nodes."""
+    away = [entry for entry in node.directory.nodes() if not entry.alive]
+    return {
+        entry.record.name: f"not seen for {format_duration(entry.age)}: do it once more when it is back"
+        for entry in away
+    }
 
 
 def set_view(node: Node, known: Known) -> wire.SetView:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 from cached.errors import UsageError
 
 from cached_cli.command import CachedCommand, CachedGroup
-from cached_cli.output import emit_json, plain, size, table, talk
+from cached_cli.output import emit_json, plain, size, table, talk, warn
 from cached_cli.progress import Meter
 from cached_cli.session import Session, pass_session
 
@@ -67,7 +68,8 @@ def clear(session: Session, prefix: str | None, user: str | None) -> None:
     if session.json:
         return emit_json(done)
     rows = ((item["node"], item["entries"], size(item["bytes"]), item["reason"]) for item in done["items"])
-    return table(session, ["NODE", ">COPIES", ">SIZE", "WHY"], rows)
+    table(session, ["NODE", ">COPIES", ">SIZE", "WHY"], rows)
+    return _warn(done["items"])
 
 
 @click.group("scope", cls=CachedGroup)
@@ -92,4 +94,11 @@ def end(session: Session, name: str, delete_origin: bool, dry_run: bool) -> None
         for item in done["items"]
     )
     table(session, ["KIND", "NAME", "NODE", ">BYTES", "ACTION", "WHY"], rows)
+    _warn([item for item in done["items"] if item["action"] != "keep"])
     return talk("nothing was changed: this was a dry run") if dry_run else None
+
+
+def _warn(items: list[dict[str, Any]]) -> None:
+    left = sum(bool(item["reason"]) for item in items)
+    if left:
+        warn(f"not all is done: {left} of the lines above say why")

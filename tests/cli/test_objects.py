@@ -90,6 +90,7 @@ def test_clear_lists_what_went_from_each_node(run, client):
     assert ran.code == 0
     assert "2.0 MiB" in ran.out
     assert "does not answer" in ran.out
+    assert "not all is done: 1 of the lines above" in ran.err
     assert client.last[1] == ("gs://b/p", "eve")
     assert run("clear", "--json").json["entries"] == 2
     assert client.last[1] == (None, None)

@@ -123,6 +123,21 @@ def test_the_end_of_a_scope_removes_what_a_batch_left_on_all_nodes_and_in_cloud_
     assert (again["sets"], again["objects"], again["origin_objects"]) == (0, 0, 0)
 
 
+def test_nodes_that_are_away_are_named_when_something_was_wanted_of_all_of_them(cluster, storage):
+    storage.put("genomes", "chr1", b"bytes")
+    a, b = start(cluster, storage)
+    b.cli("cat", "gs://genomes/chr1")
+    b.kill()
+    cluster.wait_for(lambda: not all(item["alive"] for item in a.nodes()), what="b to be missed")
+    ran = a.cli("clear")
+    assert "not seen for" in ran.stdout
+    assert "not all is done" in ran.stderr
+    (away,) = [item for item in a.cli("clear").json()["items"] if item["reason"]]
+    assert away["node"] == "b"
+    ended = a.cli("scope", "end", "run7").json()
+    assert [item["node"] for item in ended["items"] if item["reason"]] == ["b"]
+
+
 def test_clear_makes_the_next_read_come_from_cloud_storage(cluster, storage):
     data = os.urandom(500_000)
     storage.put("genomes", "chr1", data)
