@@ -36,6 +36,8 @@ from cached.sets.names import SetRef
 Body = TypeVar("Body")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+_Rate = Annotated[int, msgspec.Meta(ge=1)] | None | msgspec.UnsetType
+
 #: Largest request body, in bytes.
 MOST_BODY: Final = 1 << 20
 #: Bytes of a request line: a job's ad travels in one, percent-encoded.
@@ -76,6 +78,13 @@ class VerifyBody(msgspec.Struct, kw_only=True):
     """Body of POST verify."""
 
     repair: bool = False
+
+
+class LimitsBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Body of PATCH limits: bytes per second, null for no limit."""
+
+    upload_bytes_per_second: _Rate = msgspec.UNSET
+    download_bytes_per_second: _Rate = msgspec.UNSET
 
 
 class LocalServer:
@@ -147,6 +156,8 @@ class LocalServer:
             web.get("/v1/nodes", self._nodes),
             web.get("/v1/status", self._status),
             web.get("/v1/usage", self._usage),
+            web.get("/v1/limits", self._get_limits),
+            web.patch("/v1/limits", self._change_limits),
             web.get("/v1/locate", self._locate),
             web.get("/v1/metrics", self._metrics),
             *self._objects.routes(),
@@ -265,6 +276,15 @@ class LocalServer:
     async def _usage(self, request: web.Request) -> web.StreamResponse:
         user, since, scope = (request.query.get(name) for name in ("user", "since", "scope"))
         return _json(await self._verbs.usage(self._caller_of(request), user, since, scope))
+
+    async def _get_limits(self, request: web.Request) -> web.StreamResponse:
+        return _json(await self._verbs.limits(self._caller_of(request)))
+
+    async def _change_limits(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request, LimitsBody)
+        both = {"upload": body.upload_bytes_per_second, "download": body.download_bytes_per_second}
+        given = {name: rate for name, rate in both.items() if not isinstance(rate, msgspec.UnsetType)}
+        return _json(await self._verbs.limit(self._caller_of(request), given))
 
     async def _locate(self, request: web.Request) -> web.StreamResponse:
         names = request.query.getall("name", [])

@@ -6,7 +6,7 @@ a fake node. Every verb raises `CachedError`s for what the caller is to be told.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -217,6 +217,10 @@ class Verbs:
     #: (caller) -> JSON value
     #: (caller, user, since, scope): each of them None for all that the caller may see.
     usage: Callable[[Caller, str | None, str | None, str | None], Awaitable[Any]]
+    #: (caller)
+    limits: Callable[[Caller], Awaitable[wire.LimitsView]]
+    #: (caller, changes): `upload`, `download`, in bytes per second or None for no limit.
+    limit: Callable[[Caller, Mapping[str, int | None]], Awaitable[wire.LimitsView]]
     #: (caller, names as given, job ad or None)
     locate: Callable[[Caller, Sequence[str], str | None], Awaitable[wire.LocateReply]]
     #: On objects of Cloud Storage; None: this node knows none.

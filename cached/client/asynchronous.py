@@ -192,6 +192,10 @@ class AsyncClient:
         """See `Client.status`."""
         return await asyncio.to_thread(self.sync.status)
 
+    async def limits(self, **changes: int | None) -> wire.LimitsView:
+        """See `Client.limits`."""
+        return await asyncio.to_thread(self.sync.limits, **changes)
+
     async def usage(
         self, user: str | None = None, since: str | None = None, scope: str | None = None
     ) -> dict[str, Any]:

@@ -216,6 +216,17 @@ class Client(Objects):
         """Return how this node is."""
         return self._rest.ask("GET", "status", dict[str, Any])
 
+    def limits(self, **changes: int | None) -> wire.LimitsView:
+        """Return what the node's links may take; change `upload` or `download` first, where one is given.
+
+        In bytes per second, None for no limit; a change holds until the daemon starts again. Raises `Forbidden` when
+        somebody other than an administrator of the node would change something.
+        """
+        if not changes:
+            return self._rest.ask("GET", "limits", wire.LimitsView)
+        body = {f"{name}_bytes_per_second": rate for name, rate in changes.items()}
+        return self._rest.ask("PATCH", "limits", wire.LimitsView, body=body)
+
     def usage(
         self, user: str | None = None, since: str | None = None, scope: str | None = None
     ) -> dict[str, Any]:

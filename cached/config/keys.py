@@ -36,6 +36,7 @@ KEYS: Final[dict[str, dict[str, Reader]]] = {
         "methods": values.methods,
         "encryption": values.one_of("tls", "off"),
         "upload_limit": values.rate,
+        "download_limit": values.rate,
     },
     "policy": {
         "requirements": values.expression,

@@ -76,6 +76,7 @@ def _defaults(env: Mapping[str, str], uid: int, instance: str) -> _Layer:
         "replication.methods": ["bittorrent", "direct"],
         "replication.encryption": "tls",
         "replication.upload_limit": "",
+        "replication.download_limit": "",
         "policy.requirements": "",
         "policy.max_lease": "30d",
         "policy.default_lease": "1d",

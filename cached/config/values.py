@@ -78,6 +78,7 @@ class ReplicationConfig(msgspec.Struct, frozen=True, kw_only=True):
     encryption: Literal["tls", "off"]
     #: Bytes per second; None: no limit.
     upload_limit: int | None
+    download_limit: int | None
 
 
 class PolicyConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,8 +184,8 @@ def optional_size(value: Any) -> int | None:
 
 
 def rate(value: Any) -> int | None:
-    """Read bytes per second, `10MB` or `10MB/s`; empty: None."""
-    return optional_size(value.removesuffix("/s") if isinstance(value, str) else value)
+    """Read bytes per second, `10MB` or `10MB/s`; empty, or nothing at all: None."""
+    return optional_size(value.removesuffix("/s") if isinstance(value, str) else value) or None
 
 
 def duration(value: Any) -> int:

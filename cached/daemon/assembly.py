@@ -16,6 +16,7 @@ from cached.matchmaker.pool import Matchmaker
 from cached.node import acquaintances, announce, book, retire, seeding, sweep
 from cached.node.consents import Consents
 from cached.node.counters import Counters
+from cached.node.jobs import Jobs
 from cached.node.node import Node
 from cached.node.scrubber import Scrubber
 from cached.node.space import Space
@@ -45,11 +46,11 @@ def assemble(
         damaged=lambda content, reason: scrubber.suspect(content, reason, event="seed.damaged"),
         tls=seeding.material(identity),
         encrypted=config.replication.encryption == "tls",
-        upload_limit=config.replication.upload_limit,
         reachable=lambda: directory.reachable,
         host_of=directory.host_of,
         round_trip=link.round_trip,
     )
+    _limit(config, link, swarm)
     node = Node(
         config=config,
         identity=identity,
@@ -68,7 +69,6 @@ def assemble(
         direct_server=DirectServer(
             lookup=lambda content: seeding.served(node, content),
             allowed=consents.allowed,
-            upload_limit=config.replication.upload_limit,
         ),
         counters=counters,
         facts=_facts(config, identity),
@@ -78,6 +78,7 @@ def assemble(
         origin=origin,
         objects=objects.assemble(ground, link, directory, origin, space, counters, undo),
         groups_of=machine.groups_of,
+        jobs=Jobs(link.upload, link.download),
     )
     scrubber = Scrubber(node)
     undo.callback(node.roots.close)
@@ -85,6 +86,14 @@ def assemble(
     records.bind(node)
     _bind(node)
     return node, scrubber
+
+
+def _limit(config: Config, link: Link, swarm: Swarm) -> None:
+    """Have nothing exceed the configured limits before they are looked after; see `cached.node.limits`."""
+    limits = config.replication
+    link.upload.limit(limits.upload_limit)
+    link.download.limit(limits.download_limit)
+    swarm.throttle.limit(limits.upload_limit, limits.download_limit)
 
 
 def _origin(config: Config, undo: contextlib.AsyncExitStack) -> Gcs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from cached.node import drive, ledger, memory, object_index, recover, seeding, sweep
+from cached.node import drive, ledger, limits, memory, object_index, recover, seeding, sweep
 from cached.node.node import Node
 from cached.node.scrubber import Scrubber
 from cached.objects import sweep as objects_sweep
@@ -17,6 +17,7 @@ def start(node: Node, scrubber: Scrubber, findings: recover.Findings) -> list[as
         "sweep": sweep.run(node),
         "scrubber": scrubber.run(),
         "ledger": ledger.run(node),
+        "limits": limits.run(node),
         "object index": object_index.run(node),
         "object sweep": objects_sweep.run(node.objects, node.config.policy.default_lease),
     }

@@ -22,6 +22,7 @@ from cached.node import (
     begin,
     copies,
     fetch,
+    limits,
     locate,
     match,
     objects,
@@ -102,6 +103,8 @@ def verbs(node: Node) -> Verbs:
         nodes=partial(status.nodes, node),
         status=partial(status.status, node),
         usage=partial(usage.usage, node),
+        limits=partial(limits.show, node),
+        limit=partial(limits.change, node),
         locate=partial(locate.locate, node),
         objects=object_verbs(node),
         attests=AttestVerbs(

@@ -113,7 +113,7 @@ def _fetch(
 ) -> AsyncIterator[bytes]:
     if node == me:
         return here.parts(msgspec.convert(query, PartWanted))
-    return link.fetch(node, stream, query, silence)
+    return link.fetch(node, stream, {**query, "first": True}, silence)
 
 
 class _Here:

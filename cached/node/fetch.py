@@ -49,7 +49,8 @@ async def bring(node: Node, known: Known, progress: Report | None) -> None:
             await _request(node, known)
         flight = node.transfers.get(set_id)
         if flight is not None:
-            await _watch(node, flight, progress)
+            with node.jobs.wait(set_id):
+                await _watch(node, flight, progress)
             failure = flight.error
             if failure is not None and failure.exit_code != 1:
                 raise failure

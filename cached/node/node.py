@@ -22,6 +22,7 @@ from cached.matchmaker.pool import Matchmaker
 from cached.node.consents import Consents
 from cached.node.counters import Counters
 from cached.node.flight import Flight
+from cached.node.jobs import Jobs
 from cached.node.locks import Locks
 from cached.node.manifests import Manifests
 from cached.node.pins import Pins
@@ -99,6 +100,8 @@ class Node:
     origin: Origin | None = None
     #: Returns the groups of a user of this machine, by name.
     groups_of: Callable[[str], frozenset[str]] = lambda _user: frozenset()
+    #: Local jobs that wait for bytes.
+    jobs: Jobs = field(default_factory=Jobs)
     locks: Locks = field(default_factory=Locks)
     #: Threads that copy what users hand over, apart from those that everything else waits for.
     copiers: ThreadPoolExecutor = field(

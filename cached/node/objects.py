@@ -62,9 +62,10 @@ async def open_object(
 ) -> OpenedObject:
     """Open an object as Cloud Storage has it now, for whom Cloud Storage lets read it."""
     cache = node.objects
-    opened = await read.open_object(
-        cache, _reader(caller, token, scope), address, keep=keep, report=_reporting(progress)
-    )
+    with node.jobs.wait(str(address)):
+        opened = await read.open_object(
+            cache, _reader(caller, token, scope), address, keep=keep, report=_reporting(progress)
+        )
     return _handed(cache, caller, opened)
 
 

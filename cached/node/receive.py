@@ -209,6 +209,7 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata) -> None:
         piece_size=flight.piece_size or layout.piece_size(metadata.manifest.total_bytes, flight.receivers),
         receivers=flight.receivers,
         progress=flight.progress,
+        first=lambda: node.jobs.want(flight.set_id),
     )
     failure: CachedError = NoSource("no node that has the set can be reached")
     async with sources.introduced(node, flight.set_id) as holders, _giving_way(node, flight):

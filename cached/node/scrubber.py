@@ -154,7 +154,7 @@ class Scrubber:
         return scrub.verify(store, content, rate=rate, fresh=True, progress=go_on)
 
     def _is_busy(self) -> bool:
-        return bool(self._node.transfers or self._node.creations)
+        return bool(self._node.transfers or self._node.creations or self._node.jobs.waiting)
 
     # What others noticed
 

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from cached import wire
-from cached.node import damage, object_status, views
+from cached.node import damage, limits, object_status, views
 from cached.node.access import may_manage, may_see
 from cached.node.caller import Caller
 from cached.node.node import Node, Trouble
@@ -52,6 +52,7 @@ async def status(node: Node, caller: Caller) -> dict[str, Any]:
             for flight in node.transfers.values()
             if may_manage(caller, node.shelf.known[flight.set_id].record)
         ],
+        "limits": limits.view(node),
         "objects": object_status.objects(node),
         "traffic": await traffic(node, caller),
         "counters": node.counts(),

@@ -11,18 +11,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import msgspec
 
+from cached.budget import Budget, Writer, goes_first
 from cached.errors import BadConfig, PeerUnreachable
 from cached.peers.client import Client, NotConnected
 from cached.peers.identity import Identity
 from cached.peers.poll import Mailboxes, Poller
 from cached.peers.records import Peer
 from cached.peers.route import Route
-from cached.peers.server import CallHandler, Handlers, Server, StreamHandler, Writer
+from cached.peers.server import CallHandler, Handlers, Server, StreamHandler
 
 __all__ = ["Link", "Writer"]
 
@@ -32,9 +33,11 @@ class Link:
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
+        #: What streams may take of this node's links, either way.
+        self.upload, self.download = Budget(), Budget()
         self._routes: dict[str, Route] = {}
         self._seen: dict[str, Peer] = {}
-        self._handlers = Handlers(identity.revoked)
+        self._handlers = Handlers(identity.revoked, self.upload)
         self._server = Server(identity.server_context(), self._handlers, self._heard)
         self._mailboxes = Mailboxes(self._server)
         self._client = Client(self._client_context(), self._address_of, self._silent)
@@ -100,10 +103,21 @@ class Link:
     ) -> AsyncIterator[bytes]:
         """Yield the bytes of a node's stream; `timeout` is the longest wait for the next ones, in seconds.
 
+        With `first` in the query, because a job waits for them, they go before those of other streams at both ends.
+
         Raises:
             PeerUnreachable: the node cannot be reached, stalls, or breaks off: what came before may be used.
             CachedError: whatever the stream raised before its first byte.
         """
+        first = goes_first(query)
+        async with contextlib.aclosing(self._stream(node_id, stream, query, timeout)) as chunks:
+            async for chunk in chunks:
+                async for piece in self.download.pieces(chunk, first=first):
+                    yield piece
+
+    async def _stream(
+        self, node_id: str, stream: str, query: dict[str, Any], timeout: float | None
+    ) -> AsyncGenerator[bytes]:
         if self._through_poll(node_id):
             source = self._mailboxes.fetch(node_id, stream, query, timeout)
             async with contextlib.aclosing(source) as chunks:  # type: ignore[type-var]

@@ -17,12 +17,13 @@ import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakSet
 
 import msgspec
 from aiohttp import web
 
+from cached.budget import Budget, PacedWriter, Writer, goes_first
 from cached.errors import Busy, CachedError, Forbidden, NotFound, UsageError
 from cached.peers import tls
 from cached.peers.distance import least_round_trip
@@ -49,20 +50,6 @@ READ_BUFFER = 1 << 20
 _NAME = re.compile(r"[a-z0-9._-]{1,64}")
 
 
-class Writer(Protocol):
-    """Where a stream's handler puts its bytes."""
-
-    def length(self, total: int) -> None:
-        """Say before the first write how many bytes will come in all; optional."""
-        ...
-
-    async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send bytes; returns when there is room for more, raises `ConnectionError` when the reader has
-        gone.
-        """
-        ...
-
-
 CallHandler = Callable[[Peer, dict[str, Any]], Awaitable[Any]]
 StreamHandler = Callable[[Peer, dict[str, Any], Writer], Awaitable[None]]
 
@@ -78,8 +65,9 @@ async def _read(body: Body) -> dict[str, Any]:
 class Handlers:
     """The named calls and streams that a node answers, however they arrive."""
 
-    def __init__(self, revoked: Callable[[str], bool]) -> None:
+    def __init__(self, revoked: Callable[[str], bool], upload: Budget) -> None:
         self._revoked = revoked
+        self._upload = upload
         self._calls: dict[str, CallHandler] = {}
         self._streams: dict[str, StreamHandler] = {}
         self._running: Counter[tuple[str, str]] = Counter()
@@ -115,7 +103,8 @@ class Handlers:
         if handler is None:
             raise NotFound(f"this node has no stream {name!r}", hint="do all nodes run the same version?")
         async with self._admit(peer, "streams", MAX_STREAMS, name):
-            await handler(peer, await _read(query), writer)
+            asked = await _read(query)
+            await handler(peer, asked, PacedWriter(writer, self._upload, first=goes_first(asked)))
 
     @contextlib.asynccontextmanager
     async def _admit(self, peer: Peer, kind: str, limit: int, name: str) -> Any:

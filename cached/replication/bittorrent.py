@@ -34,6 +34,7 @@ from cached.replication.membership import (
     receivers_of,
 )
 from cached.replication.session import Session, check_port
+from cached.replication.throttle import Throttle
 from cached.replication.torrent import Torrent
 from cached.replication.transfer import Allowed, Call, FetchJob, Holders, Peer, TlsMaterial, Traffic
 from cached.sets.manifest import Manifest
@@ -56,7 +57,6 @@ class Swarm:
         damaged: Damaged | None = None,
         tls: TlsMaterial | None = None,
         encrypted: bool = True,
-        upload_limit: int | None = None,
         reachable: Callable[[], bool] = lambda: True,
         host_of: Callable[[str], str] = lambda _peer: "",
         round_trip: Callable[[str], float] = lambda _peer: 0.0,
@@ -78,7 +78,8 @@ class Swarm:
         self._tls = tls
         #: Whether members meet over TLS; see `encrypt`.
         self.encrypted = encrypted and tls is not None
-        self._upload_limit = upload_limit
+        #: How fast it may be, and how fast it was.
+        self.throttle = Throttle()
         self._session = self._new_session(listen)
         self._opened = False
         self._opening = asyncio.Lock()
@@ -120,12 +121,9 @@ class Swarm:
                 self._opened = True
 
     def _new_session(self, listen: str) -> Session:
-        return Session(
-            listen=listen,
-            node_id=self._node_id,
-            tls=self._tls if self.encrypted else None,
-            upload_limit=self._upload_limit,
-        )
+        session = Session(listen=listen, node_id=self._node_id, tls=self._tls if self.encrypted else None)
+        self.throttle.bind(session)
+        return session
 
     async def encrypt(self) -> None:
         """Meet over TLS from now on: a member that insists on it has come. Nothing happens when it is so already.
@@ -379,10 +377,6 @@ class Swarm:
         past, member = self._ledger.past.get(content, Traffic()), self._members.get(content)
         torrent = member.torrent if member is not None else None
         return past if torrent is None else past + await torrent.traffic()
-
-    def set_upload_limit(self, limit: int | None) -> None:
-        """Limit what leaves this node through BitTorrent, in bytes per second; `None` lifts the limit."""
-        self._session.set_upload_limit(limit)
 
     def _lock(self, content: str) -> asyncio.Lock:
         return self._locks.setdefault(content, asyncio.Lock())

@@ -33,6 +33,8 @@ MOST_RANGES = 1000
 
 _BLOCK = 2 * 1024 * 1024
 _TRY_AGAIN = 0.5
+#: Seconds after which what a slow link brought is written, though it is less than a block.
+_SETTLE = 0.5
 
 #: `fetch_stream(node_id, stream, query)`: the bytes of a peer's stream.
 FetchStream = Callable[[str, str, dict[str, Any]], AsyncIterator[bytes]]
@@ -121,26 +123,31 @@ class Direct:
     async def _pull(self, work: _Work, source: str) -> None:
         """Read one stream to its end, writing behind."""
         ranges = work.missing[:MOST_RANGES]
-        query = {"content": work.job.content, "ranges": [list(part) for part in ranges]}
+        query: dict[str, Any] = {"content": work.job.content, "ranges": [list(part) for part in ranges]}
+        if first := work.job.first():
+            query["first"] = True
         segments = _Segments(work.line, ranges)
         writing: asyncio.Task[int] | None = None
         parts: list[bytes] = []
-        held = 0
+        loop = asyncio.get_running_loop()
+        held, again, cut_at = 0, False, loop.time()
         stream = self._fetch_stream(source, STREAM, query)
         try:
             async for data in _lively(stream):
                 parts.append(data)
                 held += len(data)
-                if held >= _BLOCK:
+                if held >= _BLOCK or loop.time() - cut_at > _SETTLE:
                     await _settle(writing)
                     block, rest = segments.cut(b"".join(parts))
-                    parts, held = [rest], len(rest)
+                    parts, held, cut_at = [rest], len(rest), loop.time()
                     writing = asyncio.create_task(self._write(work, source, block))
+                if again := work.job.first() and not first:
+                    break  # asked for anew, these bytes go before others
             await _settle(writing)
             block, rest = segments.cut(b"".join(parts))
             writing = asyncio.create_task(self._write(work, source, block))
             await _settle(writing)
-            if rest or segments.left:
+            if (rest or segments.left) and not again:
                 raise _BrokenStreamError("the stream ended early")
         finally:
             if writing is not None:
@@ -277,16 +284,9 @@ class DirectServer:
         *,
         lookup: Callable[[str], Awaitable[Served | None]],
         allowed: Allowed = lambda _peer, _content: True,
-        upload_limit: int | None = None,
     ) -> None:
-        """`upload_limit` is in bytes per second, for all streams together; None: no limit."""
         self._lookup = lookup
         self._allowed = allowed
-        self._limit = upload_limit
-        #: A receiver takes two silent seconds for a stall: a slow stream goes in small blocks.
-        self._block = min(_BLOCK, max(LEAF, upload_limit // 8)) if upload_limit else _BLOCK
-        #: When what was sent so far will have been paid for, by the loop's clock.
-        self._paid_at = 0.0
         #: Payload bytes sent, by content.
         self.sent: dict[str, int] = {}
 
@@ -299,28 +299,19 @@ class DirectServer:
         segments = await asyncio.to_thread(_segments, served.manifest, ranges)
         if served.withheld and any(segment.path in served.withheld for segment in segments):
             raise NotFound("these bytes are damaged here")
-        blocks = read_blocks(served.open_dir, segments, self._block)
+        blocks = read_blocks(served.open_dir, segments, _BLOCK)
         reading: asyncio.Task[bytes] | None = None
         try:
             while True:
                 reading = asyncio.create_task(asyncio.to_thread(next, blocks, b""))
                 if not (block := await asyncio.shield(reading)):
                     break
-                await self._wait_turn(len(block))
                 await writer.write(block)
                 self.sent[content] = self.sent.get(content, 0) + len(block)
         finally:
             if reading is not None:
                 await asyncio.wait([reading])
             blocks.close()
-
-    async def _wait_turn(self, size: int) -> None:
-        """Wait until `size` more bytes keep within the limit."""
-        if self._limit:
-            now = asyncio.get_running_loop().time()
-            begin = max(now, self._paid_at)
-            self._paid_at = begin + size / self._limit
-            await asyncio.sleep(begin - now)
 
 
 def _segments(manifest: Manifest, ranges: list[Range]) -> list[Segment]:

@@ -12,9 +12,10 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Collection
 from typing import Any, cast
 
-from cached.errors import CachedError
+from cached.errors import CachedError, TimedOut
 from cached.replication.mesh import peer_id
 from cached.replication.queues import Queues
 from cached.replication.torrent import Torrent
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
 _OPEN_SECONDS = 30.0
+#: Milliseconds between two turns of libtorrent's own work; limits deal out their shares then, so these want more turns.
+_TICK = 500
+_LIMITED_TICK = 100
 #: Requests that a member may keep here before anything is known of its swarm.
 _QUEUE = 16
 #: Far above what the largest sets need; the torrents are our own work, not a stranger's.
@@ -35,7 +39,7 @@ LOAD_LIMITS = {
 }
 
 
-def settings(*, listen: str, node_id: str, tls: bool, upload_limit: int | None) -> dict[str, Any]:
+def settings(*, listen: str, node_id: str, tls: bool) -> dict[str, Any]:
     """Return libtorrent's settings for a node; `listen` is `address:port`.
 
     Measured: without whole-piece picking and with short queues pieces leave the source about once; uTP is
@@ -90,13 +94,13 @@ def settings(*, listen: str, node_id: str, tls: bool, upload_limit: int | None) 
         "active_limit": -1,
         "alert_queue_size": 200_000,
         "rate_limit_ip_overhead": False,
-        **limits(upload_limit),
+        "tick_interval": _TICK,
     }
 
 
-def limits(upload_limit: int | None) -> dict[str, Any]:
-    """Return the settings that limit uploads; a limiter with libtorrent's usual tick delays every message by 0.5 s."""
-    return {"upload_rate_limit": upload_limit or 0, "tick_interval": 100 if upload_limit else 500}
+def _limit(rate: int | None) -> int:
+    """Return what libtorrent is told, 0 for no limit: it counts in 32 bits, and comes nowhere near the largest."""
+    return 0 if rate is None or rate >= 2**31 else rate
 
 
 def check_port(host: str, port: int) -> None:
@@ -116,12 +120,11 @@ def check_port(host: str, port: int) -> None:
 class Session:
     """A running libtorrent session and the torrents in it, by content id."""
 
-    def __init__(
-        self, *, listen: str, node_id: str, tls: TlsMaterial | None, upload_limit: int | None
-    ) -> None:
-        self._settings = settings(
-            listen=listen, node_id=node_id, tls=tls is not None, upload_limit=upload_limit
-        )
+    def __init__(self, *, listen: str, node_id: str, tls: TlsMaterial | None) -> None:
+        self._settings = settings(listen=listen, node_id=node_id, tls=tls is not None)
+        #: Bytes per second, out and in; None: no limit.
+        self._limits: tuple[int | None, int | None] = (None, None)
+        self._moved: asyncio.Future[tuple[int, int]] | None = None
         self.tls = tls
         self.torrents: dict[str, Torrent] = {}
         self.port = 0
@@ -169,8 +172,8 @@ class Session:
         parameters.settings = cast("Any", self._settings)
         parameters.disk_io_constructor = "posix_disk_io_constructor"
         self._session = lt.session(parameters)
-        # Addresses of local networks would escape the limits otherwise: they are in a class of their own.
-        self._limit_local_class(self._settings["upload_rate_limit"])
+        self._gather_in_one_class()
+        self._apply_limits()
 
     async def close(self) -> None:
         """Stop libtorrent; torrents are gone without a word to their users."""
@@ -202,17 +205,57 @@ class Session:
             self._settings["max_allowed_in_request_queue"] = shown
             self.apply(max_allowed_in_request_queue=shown)
 
-    def set_upload_limit(self, limit: int | None) -> None:
-        """Limit what leaves this node through BitTorrent, in bytes per second; `None` lifts the limit."""
-        self._settings |= limits(limit)
+    def limit(self, upload: int | None, download: int | None) -> None:
+        """Limit what all torrents together send and receive, in bytes per second; None: no limit."""
+        if (upload, download) == self._limits:
+            return
+        self._limits = (upload, download)
         if self._session is not None:
-            self.apply(**limits(limit))
-            self._limit_local_class(limit or 0)
+            self._apply_limits()
 
-    def _limit_local_class(self, limit: int) -> None:
-        local = self._session.get_peer_class(self._lt.session.local_peer_class_id)
-        local["upload_limit"] = limit
-        self._session.set_peer_class(self._lt.session.local_peer_class_id, local)
+    def hold(self, held: Collection[str], rate: int) -> None:
+        """Limit what the torrents of these contents receive to `rate` bytes per second each, and no others."""
+        for content, torrent in self.torrents.items():
+            wanted = rate if content in held else None
+            if wanted != torrent.held_to and torrent.handle is not None:
+                torrent.held_to = wanted
+                torrent.handle.set_download_limit(wanted or -1)
+        self._tick()
+
+    async def moved(self) -> tuple[int, int]:
+        """Return the payload bytes sent and received so far; raise `TimedOut` when libtorrent does not answer."""
+        if self._session is None:
+            return 0, 0
+        if self._moved is None or self._moved.done():
+            self._moved = asyncio.get_running_loop().create_future()
+            self._session.post_session_stats()
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._moved), _OPEN_SECONDS)
+        except TimeoutError:
+            raise TimedOut("libtorrent does not answer", hint="see the log") from None
+
+    def _gather_in_one_class(self) -> None:
+        """Put all members into the class of local networks: limits are kept by class, and each would have its own."""
+        everybody = self._lt.ip_filter()
+        local = self._lt.session.local_peer_class_id
+        everybody.add_rule("0.0.0.0", "255.255.255.255", 1 << local)  # noqa: S104 - a range, nothing binds
+        everybody.add_rule("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 1 << local)
+        self._session.set_peer_class_filter(everybody)
+
+    def _apply_limits(self) -> None:
+        local = self._lt.session.local_peer_class_id
+        facts = self._session.get_peer_class(local)
+        facts["upload_limit"], facts["download_limit"] = (_limit(rate) for rate in self._limits)
+        self._session.set_peer_class(local, facts)
+        self._tick()
+
+    def _tick(self) -> None:
+        """Deal out shares often while anything is limited: at the usual pace each message would wait for its share."""
+        limited = any(self._limits) or any(one.held_to for one in self.torrents.values())
+        tick = _LIMITED_TICK if limited else _TICK
+        if self._session is not None and tick != self._settings["tick_interval"]:
+            self._settings["tick_interval"] = tick
+            self.apply(tick_interval=tick)
 
     async def add(
         self, torrent: Torrent, *, metadata: bytes, save_path: str, files: dict[int, str], seed: bool
@@ -303,6 +346,8 @@ class Session:
                 torrent.receive(kind, alert)
             elif kind == "state_update_alert":
                 self._receive_status(alert)
+            elif kind == "session_stats_alert":
+                self._receive_stats(alert.values)
             else:
                 self._receive(kind, alert)
 
@@ -312,6 +357,10 @@ class Session:
             for torrent in self.torrents.values():
                 if torrent.layout.info_hash == info_hash:
                     torrent.receive_status(status)
+
+    def _receive_stats(self, values: dict[str, int]) -> None:
+        if self._moved is not None and not self._moved.done():
+            self._moved.set_result((values["net.sent_payload_bytes"], values["net.recv_payload_bytes"]))
 
     def _receive(self, kind: str, alert: Any) -> None:
         listening = self._listening

@@ -60,6 +60,8 @@ class Torrent:
         self.have = 0
         self.bytes_have = 0
         self.hash_failures = 0
+        #: Bytes per second that it may receive; None: no limit. See `Session.hold`.
+        self.held_to: int | None = None
         #: Set when the torrent cannot go on.
         self.error: CachedError | None = None
         #: Set whenever pieces arrive or the torrent fails.

@@ -63,6 +63,8 @@ class FetchJob:
     progress: Progress = field(default_factory=Progress)
     #: Bring these files alone (the direct method only); None: all of them.
     only: frozenset[str] | None = None
+    #: Whether a job waits for it now.
+    first: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

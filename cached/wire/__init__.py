@@ -42,6 +42,7 @@ from cached.wire.verbs import (
 from cached.wire.views import (
     FileView,
     LeaseView,
+    LimitsView,
     LocateReply,
     LocateView,
     MatchView,
@@ -70,6 +71,7 @@ __all__ = [
     "GrantView",
     "Kind",
     "LeaseView",
+    "LimitsView",
     "LocateReply",
     "LocateView",
     "MatchView",

@@ -86,6 +86,15 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     age_seconds: Seconds = 0
 
 
+class LimitsView(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node's links may take, for all payload that it exchanges with other nodes; null: no limit."""
+
+    upload_bytes_per_second: int | None
+    download_bytes_per_second: int | None
+    #: As configured; otherwise they were changed since the start, and hold until the next one.
+    configured: bool
+
+
 class MatchView(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a set and a node agree, and if not, who refused and why."""
 

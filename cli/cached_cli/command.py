@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import click
 from cached.errors import CachedError
-from cached.units import parse_duration
+from cached.units import parse_duration, parse_size
 from click.shell_completion import CompletionItem
 
 from cached_cli.session import Session
@@ -102,6 +102,21 @@ class Duration(click.ParamType[int]):
         """Return the seconds; a broken duration is a usage error."""
         try:
             return parse_duration(value)
+        except CachedError as error:
+            self.fail(f"{error.message}: {error.hint}" if error.hint else error.message, param, ctx)
+
+
+class Rate(click.ParamType[int]):
+    """`10MB` or `10MB/s`, as whole bytes per second; `none` for no limit is 0."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the rate; a broken one is a usage error."""
+        if value == "none":
+            return 0
+        try:
+            return parse_size(value.removesuffix("/s") if isinstance(value, str) else value)
         except CachedError as error:
             self.fail(f"{error.message}: {error.hint}" if error.hint else error.message, param, ctx)
 

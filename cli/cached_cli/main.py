@@ -43,6 +43,7 @@ _COMMANDS: Final = {
     "verify": "cached_cli.verify:verify",
     "nodes": "cached_cli.state:nodes",
     "status": "cached_cli.state:status",
+    "limits": "cached_cli.limits:limits",
     "usage": "cached_cli.usage:usage",
     "daemon": "cached_cli.node:daemon",
     "cluster": "cached_cli.node:cluster",

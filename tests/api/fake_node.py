@@ -8,7 +8,7 @@ import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -346,6 +346,13 @@ class FakeNode:
     ) -> dict[str, Any]:
         self.calls.append(("usage", user, since, scope))
         return {"items": []}
+
+    async def limits(self, caller: Caller) -> wire.LimitsView:
+        return wire.LimitsView(upload_bytes_per_second=None, download_bytes_per_second=7, configured=True)
+
+    async def limit(self, caller: Caller, changes: Mapping[str, int | None]) -> wire.LimitsView:
+        self.calls.append(("limit", dict(changes)))
+        return await self.limits(caller)
 
     async def locate(self, caller: Caller, names: Sequence[str], job_ad: str | None) -> wire.LocateReply:
         self.calls.append(("locate", tuple(names), job_ad))

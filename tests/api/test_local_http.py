@@ -113,6 +113,17 @@ def test_the_ad_of_a_real_job_fits_into_a_request(http_, daemon):
     assert daemon.node.calls[-1] == ("locate", ("nr",), ad)
 
 
+def test_limits_are_shown_and_changed_as_far_as_they_are_named(http_, daemon):
+    shown = {"upload_bytes_per_second": None, "download_bytes_per_second": 7, "configured": True}
+    assert http_.json("GET", "/v1/limits") == (200, shown)
+    assert http_.json("PATCH", "/v1/limits", {"upload_bytes_per_second": None}) == (200, shown)
+    assert daemon.node.calls[-1] == ("limit", {"upload": None})
+    assert http_.json("PATCH", "/v1/limits", {"download_bytes_per_second": 9})[0] == 200
+    assert daemon.node.calls[-1] == ("limit", {"download": 9})
+    for wrong in ({"upload_bytes_per_second": 0}, {"upload": 1}, {"download_bytes_per_second": "fast"}):
+        assert http_.json("PATCH", "/v1/limits", wrong)[0] == 400
+
+
 def test_extend_delete_match_nodes_status_usage_locate_answer(http_, daemon):
     status, value = http_.json("POST", "/v1/sets/nr/extend", {"lease_seconds": 60, "everywhere": True})
     assert status == 200

@@ -71,7 +71,18 @@ class FakeNode:
     def verbs(self) -> Verbs:
         """Return what the sockets call."""
         unasked = dict.fromkeys(
-            ("update", "extend", "delete", "replicate", "verify", "match", "usage", "locate")
+            (
+                "update",
+                "extend",
+                "delete",
+                "replicate",
+                "verify",
+                "match",
+                "usage",
+                "limits",
+                "limit",
+                "locate",
+            )
         )
         return Verbs(
             open_now=lambda _caller, _ref, _path: None,

@@ -53,6 +53,7 @@ replicas = 3
 methods = ["direct"]
 encryption = "off"
 upload_limit = "10MB"
+download_limit = "20MB/s"
 [policy]
 requirements = "TARGET.Owner != \"mallory\""
 max_lease = "30d"
@@ -94,6 +95,7 @@ def test_every_key_of_the_contract_is_read_into_its_unit(read):
     assert read_config.replication.methods == ("direct",)
     assert read_config.replication.encryption == "off"
     assert read_config.replication.upload_limit == 10_000_000
+    assert read_config.replication.download_limit == 20_000_000
     assert read_config.policy.requirements == 'TARGET.Owner != "mallory"'
     assert (read_config.policy.max_lease, read_config.policy.default_lease) == (30 * 86_400, 86_400)
     assert read_config.policy.quota == 200 * 10**9

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from cached.budget import Budget
 from cached.errors import CachedError, NoSource, PeerUnreachable
 from cached.leases.deadline import Moment
 from cached.matching.verdict import AGREED, Verdict
 from cached.peers.records import HolderEntry, NodeContents, NodeEntry, NodeRecord, Peer
+from cached.replication.throttle import Throttle
 from cached.replication.transfer import Traffic
 
 BOOT = "00000000-0000-0000-0000-000000000001"
@@ -55,6 +57,7 @@ class FakeSwarm:
         self.encrypted = True
         #: Content -> bytes sent, of what is in the swarm.
         self.seeded: dict[str, int] = {}
+        self.throttle = Throttle()
 
     def given(self) -> list[str]:
         return sorted(self.seeded)
@@ -97,6 +100,7 @@ class FakeLink:
     """Calls go straight to the other node's handlers, through the JSON that would travel."""
 
     def __init__(self, world: Any, name: str) -> None:
+        self.upload, self.download = Budget(), Budget()
         self.world = world
         self.name = name
         self.methods: dict[str, Any] = {}

@@ -252,7 +252,7 @@ def configured(
         ),
         cluster=ClusterConfig(key_file=None, peers=(), mdns=False, user_domain=""),
         replication=ReplicationConfig(
-            replicas=replicas, methods=methods, encryption=encryption, upload_limit=None
+            replicas=replicas, methods=methods, encryption=encryption, upload_limit=None, download_limit=None
         ),
         policy=PolicyConfig(
             requirements="",

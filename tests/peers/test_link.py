@@ -36,6 +36,24 @@ async def collect(source) -> bytes:
     return b"".join([chunk async for chunk in source])
 
 
+def test_streams_keep_within_the_budgets_of_both_ends_in_pieces_that_come_steadily(tmp_path, key_file):
+    async def scene():
+        async with linked(tmp_path, key_file, "a", "b") as ((a, _), (b, b_id)):
+            b.stream("gush", gush)
+            for limited in (b.upload, a.download):
+                limited.limit(1_000_000)
+                begun = asyncio.get_running_loop().time()
+                sizes = [len(chunk) async for chunk in a.fetch(b_id, "gush", {"blocks": 6})]
+                # A limit is a lower bound of the time; the last piece is not waited out, a little is caught up with.
+                assert asyncio.get_running_loop().time() - begun > 1.2
+                assert sum(sizes) == 6 << 18
+                assert limited is b.upload or max(sizes) <= 125_000
+                limited.limit(None)
+            assert b.upload.taken == a.download.taken == 12 << 18
+
+    asyncio.run(scene())
+
+
 def test_calls_carry_who_asks_and_errors_keep_their_type(tmp_path, key_file):
     async def scene():
         async with linked(tmp_path, key_file, "a", "b") as ((a, a_id), (b, b_id)):

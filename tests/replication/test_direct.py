@@ -112,19 +112,22 @@ def test_a_fetch_of_some_files_alone_asks_for_no_others(tmp_path):
     assert one.sent[content.id] == job.progress.bytes_present == job.progress.bytes_wanted == MIXED["exact"]
 
 
-def test_a_limited_holder_sends_small_blocks_in_their_time(tmp_path):
-    content = make_content(tmp_path / "src", {"f": 1_500_000})
-    limited = server(content, upload_limit=1_000_000)
-    job = job_for(content, tmp_path / "dst", 0)
+def test_bytes_that_a_job_begins_to_wait_for_are_asked_for_anew_to_go_before_others(tmp_path):
+    content = make_content(tmp_path / "src", {"f": 9_000_000})
+    pipe, waiting = Pipe({"one": server(content)}), asyncio.Event()
+    job = dataclasses.replace(job_for(content, tmp_path / "dst", 0), first=waiting.is_set)
 
-    async def run() -> float:
-        begin = asyncio.get_running_loop().time()
-        await Direct(fetch_stream=Pipe({"one": limited}).fetch).fetch(job, holders("one"))
-        return asyncio.get_running_loop().time() - begin
+    async def run() -> None:
+        fetching = asyncio.create_task(Direct(fetch_stream=pipe.fetch).fetch(job, holders("one")))
+        while not job.progress.bytes_present:
+            await asyncio.sleep(0)
+        waiting.set()
+        await fetching
 
-    # A limit is a lower bound of the time, whatever the machine does; the last block is not waited out.
-    assert asyncio.run(run()) >= 1.3
+    asyncio.run(run())
     assert same(content, job.data)
+    assert [query.get("first") for _, query in pipe.queries] == [None, True]
+    assert pipe.queries[1][1]["ranges"][0][0] > 0
 
 
 def test_another_holder_takes_over_when_one_breaks_off(tmp_path):

@@ -139,7 +139,7 @@ def test_when_the_source_dies_the_others_finish_from_each_other_and_another_hold
     async def run() -> None:
         net, content = Net(), make_content(tmp_path / "src", {"a": 4_000_000, "b": 2_000_000})
         source = await seeding(net, tmp_path, content)
-        source.set_upload_limit(400_000)
+        source.throttle.limit(400_000, None)
         for name in ("one", "two", "three"):
             await net.add(tmp_path, name)
         jobs = {name: job_for(content, tmp_path / name, PIECE) for name in ("one", "two", "three")}
@@ -164,7 +164,7 @@ def test_a_fetch_goes_on_with_what_is_on_disk(tmp_path):
     async def run() -> None:
         net, content = Net(), make_content(tmp_path / "src", {"a/b": 3_000_000, "c": 500_000})
         source = await seeding(net, tmp_path, content)
-        source.set_upload_limit(1_000_000)
+        source.throttle.limit(1_000_000, None)
         swarm = await net.add(tmp_path, "one")
         job = job_for(content, tmp_path / "dst", PIECE)
         task = asyncio.create_task(swarm.fetch(job, net.holders, "source"))
@@ -173,7 +173,7 @@ def test_a_fetch_goes_on_with_what_is_on_disk(tmp_path):
         await asyncio.gather(task, return_exceptions=True)
         before = (await swarm.stats(content.id)).downloaded
         assert before >= 1_000_000
-        source.set_upload_limit(None)
+        source.throttle.limit(None, None)
         with (job.data / "c").open("ab") as file:
             file.truncate(600_000)
         again = job_for(content, job.data, PIECE)
@@ -348,13 +348,36 @@ def test_a_port_that_is_taken_is_an_error_at_the_start(tmp_path):
     asyncio.run(run())
 
 
+def test_a_fetch_that_is_held_gets_its_trickle_and_all_of_it_once_released(tmp_path):
+    async def run() -> None:
+        net, content = Net(), make_content(tmp_path / "src", {"a": 6_000_000})
+        await seeding(net, tmp_path, content)
+        one = await net.add(tmp_path, "one")
+        job = job_for(content, tmp_path / "dst", PIECE)
+        fetching = asyncio.create_task(one.fetch(job, net.holders, "source"))
+        begun = asyncio.get_running_loop().time()
+        while content.id not in one._session.torrents:
+            await asyncio.sleep(0)
+        while one._session.torrents[content.id].handle is None:
+            await asyncio.sleep(0)
+        one.throttle.hold({content.id}, 500_000)
+        await until(lambda: job.progress.bytes_present > 1_000_000)
+        assert asyncio.get_running_loop().time() - begun > 1.0
+        assert not fetching.done()
+        one.throttle.hold(set(), 500_000)
+        await fetching
+        assert (await one.throttle.moved())[1] >= 6_000_000
+        await net.close()
+
+    asyncio.run(run())
+
+
 def test_a_plain_swarm_turns_to_encryption_and_a_fetch_under_way_goes_on_after_another_try(tmp_path):
     async def run() -> None:
         authority = Authority()
         net, content = Net(), make_content(tmp_path / "src", {"a": 3_000_000})
-        source = await net.add(
-            tmp_path, "source", tls=authority.issue(), encrypted=False, upload_limit=1_000_000
-        )
+        source = await net.add(tmp_path, "source", tls=authority.issue(), encrypted=False)
+        source.throttle.limit(1_000_000, None)
         await source.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
         net.complete.add("source")
         one = await net.add(tmp_path, "one", tls=authority.issue(), encrypted=False)
@@ -367,7 +390,7 @@ def test_a_plain_swarm_turns_to_encryption_and_a_fetch_under_way_goes_on_after_a
         with pytest.raises(NoSource, match="encrypted"):
             await fetching
         assert job.progress.bytes_present < 3_000_000
-        source.set_upload_limit(None)
+        source.throttle.limit(None, None)
         await source.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
         await one.fetch(job, net.holders, "source")
         assert same(content, job.data)

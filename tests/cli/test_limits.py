@@ -1,0 +1,26 @@
+"""`cached limits`: rates as people write them, and how long they hold."""
+
+from __future__ import annotations
+
+ANSWER = {"upload_bytes_per_second": 10 << 20, "download_bytes_per_second": None, "configured": False}
+
+
+def test_limits_are_asked_for_changed_and_shown_with_how_long_they_hold(run, client):
+    client.answers["limits"] = ANSWER
+    ran = run("limits")
+    assert client.last == ("limits", (), {})
+    assert [line.split() for line in ran.out.splitlines()] == [
+        ["upload", "10.0", "MiB/s"],
+        ["download", "no", "limit"],
+    ]
+    assert "until the daemon starts again" in ran.err
+    run("limits", "--upload", "10MB/s", "--download", "none")
+    assert client.last == ("limits", (), {"upload": 10_000_000, "download": None})
+    client.answers["limits"] = ANSWER | {"configured": True}
+    assert run("limits", "--json").json["configured"] is True
+    assert "until" not in run("limits").err
+
+
+def test_a_rate_that_is_none_is_a_usage_error(run, client):
+    assert run("limits", "--upload", "fast").code == 2
+    assert client.calls == []
