@@ -17,6 +17,7 @@ from cached.node.caller import Caller
 from cached.node.flight import Flight
 from cached.node.node import Node
 from cached.node.shelf import Known
+from cached.node.speed import seconds_left
 from cached.node.views import replica_views
 from cached.peers.records import Peer
 from cached.sets.names import SetRef
@@ -136,7 +137,7 @@ async def _watch(node: Node, flight: Flight, progress: Report | None) -> None:
 
 def report(node: Node, flight: Flight) -> wire.Progress:
     """Return how far a transfer to this node is."""
-    now = flight.progress
+    now, rate = flight.progress, flight.rate()
     return wire.Progress(
         bytes_present=now.bytes_present,
         bytes_wanted=now.bytes_wanted,
@@ -150,6 +151,8 @@ def report(node: Node, flight: Flight) -> wire.Progress:
                 bytes_present=now.bytes_present,
                 bytes_wanted=now.bytes_wanted,
                 reason=now.reason,
+                bytes_per_second=rate or None,
+                seconds_left=seconds_left(now.bytes_present, now.bytes_wanted, rate),
             )
         ],
     )

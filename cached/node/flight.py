@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from cached.errors import CachedError
+from cached.node.speed import Speed
 from cached.replication.transfer import Progress
 from cached.sets.manifest import Manifest
 
@@ -27,3 +28,9 @@ class Flight:
     manifest: Manifest | None = None
     #: Name of the method at work.
     method: str = ""
+    speed: Speed = field(default_factory=Speed)
+
+    def rate(self) -> float:
+        """Return the bytes per second that it receives of late."""
+        now = asyncio.get_running_loop().time()
+        return round(self.speed.look(now, sum(self.progress.by_source.values())), 1)

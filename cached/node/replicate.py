@@ -126,12 +126,11 @@ async def serve_push(node: Node, peer: Peer, set_id: str, to: str) -> None:
 async def _wait(
     node: Node, known: Known, named: frozenset[str], until: float, progress: Report | None
 ) -> wire.ReplicateReply:
-    rates = _Rates()
     while True:
         known = node.shelf.known.get(known.record.id, known)
         reply = await _reply(node, known, named)
         if progress is not None:
-            progress(rates.report(known, reply))
+            progress(_report(known, reply))
         settled = all(item.state not in ("REQUESTED", "TRANSFERRING") for item in reply.items)
         refused = sum(item.state == "REJECTED" for item in reply.items)
         if reply.complete or (settled and reply.have + refused >= reply.wanted) or time.monotonic() > until:
@@ -199,38 +198,25 @@ async def _refusals(node: Node, known: Known) -> dict[str, str]:
     return {str(key): str(value) for key, value in answer.get("refusals", {}).items()}
 
 
-class _Rates:
-    """Speed and time left per node, from what each look shows."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, tuple[float, int, float]] = {}
-
-    def report(self, known: Known, reply: wire.ReplicateReply) -> wire.Progress:
-        """Return the progress of all nodes together, and of each."""
-        nodes = [self._one(known, item) for item in reply.items if item.node_id != known.record.originator]
-        return wire.Progress(
-            bytes_present=sum(one.bytes_present for one in nodes if one.state != "REJECTED"),
-            bytes_wanted=known.record.bytes * max(reply.wanted, 1),
-            state="done" if reply.complete else "replicating",
-            nodes=nodes,
-        )
-
-    def _one(self, known: Known, item: wire.ReplicaView) -> wire.NodeProgress:
-        now, wanted = time.monotonic(), known.record.bytes
-        when, before, rate = self._seen.get(item.node_id, (now, item.bytes_present, 0.0))
-        if now - when >= 0.5:
-            rate = max(0.0, (item.bytes_present - before) / (now - when))
-            self._seen[item.node_id] = (now, item.bytes_present, rate)
-        elif item.node_id not in self._seen:
-            self._seen[item.node_id] = (now, item.bytes_present, 0.0)
-        left = (wanted - item.bytes_present) / rate if rate > 0 else None
-        return wire.NodeProgress(
+def _report(known: Known, reply: wire.ReplicateReply) -> wire.Progress:
+    """Return the progress of all nodes together, and of each."""
+    nodes = [
+        wire.NodeProgress(
             node=item.node,
             host=item.host,
             state=item.state,
             bytes_present=item.bytes_present,
-            bytes_wanted=wanted,
+            bytes_wanted=known.record.bytes,
             reason=item.reason,
-            bytes_per_second=round(rate, 1) if rate else None,
-            seconds_left=round(left, 1) if left is not None and item.state == "TRANSFERRING" else None,
+            bytes_per_second=item.bytes_per_second,
+            seconds_left=item.seconds_left,
         )
+        for item in reply.items
+        if item.node_id != known.record.originator
+    ]
+    return wire.Progress(
+        bytes_present=sum(one.bytes_present for one in nodes if one.state != "REJECTED"),
+        bytes_wanted=known.record.bytes * max(reply.wanted, 1),
+        state="done" if reply.complete else "replicating",
+        nodes=nodes,
+    )

@@ -47,6 +47,7 @@ async def status(node: Node, caller: Caller) -> dict[str, Any]:
                 "bytes_present": flight.progress.bytes_present,
                 "bytes_wanted": flight.progress.bytes_wanted,
                 "reason": flight.progress.reason,
+                "bytes_per_second": flight.rate() or None,
                 "by_source": dict(flight.progress.by_source),
             }
             for flight in node.transfers.values()

@@ -13,6 +13,7 @@ from cached.node.access import may_see, offered
 from cached.node.caller import Caller
 from cached.node.node import Node
 from cached.node.shelf import Known
+from cached.node.speed import seconds_left
 from cached.peers.records import HolderEntry, NodeEntry
 from cached.sets.set import SetRecord
 from cached.units import format_duration, rfc3339
@@ -80,19 +81,23 @@ def as_lease(node: Node, end: Deadline) -> wire.LeaseView:
 def replica_views(node: Node, known: Known) -> list[wire.ReplicaView]:
     """Return every replica of a set that is known here, this node's own first."""
     others = [
-        replica_view(entry) for entry in node.holders(known.record.id) if entry.node.record.id != node.id
+        replica_view(entry, known.record)
+        for entry in node.holders(known.record.id)
+        if entry.node.record.id != node.id
     ]
     row = node.shelf.replicas.get(known.record.id)
     if row is None:
         return others
     here = node.directory.nodes()[0]
-    return [replica_view(HolderEntry(node=here, holding=announce.holding(node, row))), *others]
+    mine = HolderEntry(node=here, holding=announce.holding(node, row))
+    return [replica_view(mine, known.record), *others]
 
 
-def replica_view(entry: HolderEntry) -> wire.ReplicaView:
+def replica_view(entry: HolderEntry, record: SetRecord) -> wire.ReplicaView:
     """Return one holder's copy; a holder that does not answer any more says so."""
     holding, there = entry.holding, entry.node
     left = max(0.0, holding.lease_seconds_left)
+    rate = holding.bytes_per_second if there.alive and holding.state == "TRANSFERRING" else 0.0
     expired = holding.state == "COMMITTED" and left <= 0
     return wire.ReplicaView(
         node=there.record.name,
@@ -105,6 +110,8 @@ def replica_view(entry: HolderEntry) -> wire.ReplicaView:
         volatile=holding.volatile,
         node_id=there.record.id,
         alive=there.alive,
+        bytes_per_second=rate or None,
+        seconds_left=seconds_left(holding.bytes_present, record.bytes, rate),
     )
 
 

@@ -48,6 +48,8 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
     #: A memory copy that ends with the boot and never counts as durable.
     volatile: bool = False
+    #: Of a replica on its way: bytes per second of late.
+    bytes_per_second: Duration = 0.0
 
 
 class NodeContents(msgspec.Struct, frozen=True, kw_only=True):

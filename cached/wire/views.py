@@ -36,6 +36,10 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     node_id: str = ""
     #: Whether the node was heard of lately; what a dead node held may be gone.
     alive: bool = True
+    #: Of a replica on its way; null when nothing moves, or when it is not on its way.
+    bytes_per_second: Seconds | None = None
+    #: Until it is whole at that rate.
+    seconds_left: Seconds | None = None
 
 
 class SetView(msgspec.Struct, frozen=True, kw_only=True):

@@ -67,13 +67,15 @@ class Meter:
     def _draw(self, bars: Bars) -> None:
         for name, part in parts(self.label, self.last):
             if name not in self._tasks:
-                self._tasks[name] = bars.add_task(clean(name), total=None, note="")
+                self._tasks[name] = bars.add_task(clean(name), total=None, note="", rate=None, left=None)
             note = clean(part.get("reason") or part.get("state") or "")
             bars.update(
                 self._tasks[name],
                 completed=part.get("bytes_present") or 0,
                 total=part.get("bytes_wanted") or None,
                 note=note.lower() if note.isupper() else note,
+                rate=part.get("bytes_per_second"),
+                left=part.get("seconds_left"),
             )
 
 
@@ -100,7 +102,6 @@ def _bars(session: Session) -> Bars:
         Progress,
         ProgressColumn,
         TextColumn,
-        TimeRemainingColumn,
     )
     from rich.text import Text
 
@@ -108,15 +109,23 @@ def _bars(session: Session) -> Bars:
         """Bytes a second, in the units of the sizes beside it."""
 
         def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
+            speed = task.fields["rate"] or task.finished_speed or task.speed
             return Text(f"{format_size(speed)}/s" if speed else "", style="progress.data.speed")
+
+    class Left(ProgressColumn):
+        """The time until it is done: as the node reckons, else from what was seen here."""
+
+        def render(self, task: Task) -> Text:
+            left = task.fields["left"] if task.fields["left"] is not None else task.time_remaining
+            said = "" if left is None or task.finished else f"{format_duration(left)} left"
+            return Text(said, style="progress.remaining")
 
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),
         Rate(),
-        TimeRemainingColumn(),
+        Left(),
         TextColumn("{task.fields[note]}", markup=False),
         console=Console(stderr=True, no_color=None if session.color else True),
         transient=True,

@@ -46,6 +46,13 @@ def has(node: Node, ref: str) -> bool:
     return states(node, ref).get(node.name) == "COMMITTED"
 
 
+def present(node: Node, ref: str) -> int:
+    """Return how many bytes of a set the node itself has received."""
+    return sum(
+        item["bytes_present"] for item in node.show(ref).get("replicas", []) if item["node"] == node.name
+    )
+
+
 def alive(node: Node, other: Node) -> bool:
     """Tell whether `node` takes `other` for alive."""
     return any(seen["id"] == other.id and seen["alive"] for seen in node.nodes())

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import time
 
-from tests.cluster.kit import has, noise, start
+import pytest
+from tests.cluster.kit import has, noise, present, start
+
+pytestmark = pytest.mark.daemon
 
 MB = 1_000_000
-
-
-def present(node, name: str) -> int:
-    """Return how many bytes of a set the node has received."""
-    return next(
-        (one["bytes_present"] for one in node.show(name).get("replicas", []) if one["node"] == node.name), 0
-    )
 
 
 def test_direct_streams_and_a_swarm_share_one_upload_limit(cluster):

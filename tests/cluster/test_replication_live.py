@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.cluster.kit import alive, contents, has, holders, noise, start, states, trees
+from tests.cluster.kit import alive, contents, has, holders, noise, present, start, states, trees
 
 pytestmark = pytest.mark.daemon
 
@@ -188,12 +188,6 @@ def test_a_receiver_killed_in_the_middle_goes_on_where_it_was(cluster, method):
     (found,) = [one for one in b.status()["traffic"] if one["name"] == "s"]
     assert found["bytes_received"] < size * 0.9, "what had arrived before the kill came once more"
     cluster.wait_for(lambda: not trees(b), what="nothing to be left in staging")
-
-
-def present(node, ref: str) -> int:
-    return sum(
-        item["bytes_present"] for item in node.show(ref).get("replicas", []) if item["node"] == node.name
-    )
 
 
 def test_when_the_originator_is_gone_another_holder_goes_on(cluster):
