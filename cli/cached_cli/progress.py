@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from cached.units import format_size
+from cached.units import format_duration, format_size
 
 from cached_cli.output import clean, plain, talk
 from cached_cli.session import Session
