@@ -12,6 +12,7 @@ import fcntl
 import itertools
 import os
 import re
+import signal
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -161,8 +162,9 @@ class ObjectStore:
     def is_open(self, name: str | Path) -> bool:
         """Say whether any process has a file open or mapped; False too where the file system cannot tell.
 
-        The kernel gives a lease for writing only on what nobody else has open (fcntl(2)). For files that no other
-        thread is about to open.
+        The kernel gives a lease for writing only on what nobody else has open (fcntl(2)). Who opens it at that very
+        moment waits for some microseconds, and the kernel tells this process so by a signal: one that is ignored, in
+        place of SIGIO, which would end it.
         """
         path = name if isinstance(name, Path) else self._path(name)
         try:
@@ -170,6 +172,7 @@ class ObjectStore:
         except OSError:
             return False
         try:
+            fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         except OSError as error:

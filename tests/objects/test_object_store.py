@@ -157,3 +157,33 @@ def test_after_a_kill_nothing_unfinished_has_a_name_or_stays(store, point):
     assert len(os.listdir(store.path)) == 1
     assert store.survey() == {}
     assert os.listdir(store.path) == []
+
+
+RACING = """
+import os, sys, threading
+from pathlib import Path
+from cached.storage.objects import ObjectStore
+store, name = ObjectStore(Path(sys.argv[1])), "a" * 64
+store.seal(store.create(name, 100))
+over = threading.Event()
+def look():
+    while not over.is_set():
+        store.is_open(name)
+looking = threading.Thread(target=look)
+looking.start()
+for _ in range(20_000):
+    os.close(store.open(name))
+over.set()
+looking.join()
+assert not store.is_open(name)
+fd = store.open(name)
+assert store.is_open(name)
+print("well")
+"""
+
+
+def test_looking_whether_a_file_is_open_harms_nobody_who_opens_it_at_that_moment(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-c", RACING, str(tmp_path)], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert ended.stdout == "well\n"
