@@ -59,8 +59,7 @@ class Lent:
             return True
         idle = list(islice((other for other, copy in copies.items() if not copy.pins), AT_ONCE))
         for other in idle:
-            if not is_open(other):
-                self._forget(user, other)
+            self._looked_at(user, other, open_still=is_open(other))
         sizes = [size, *(copy.size for copy in copies.values())]
         return sum(sizes) - max(sizes) <= most
 
@@ -74,15 +73,20 @@ class Lent:
         for user in list(self._copies):
             for name in names:
                 copy = self._copies.get(user, {}).get(name)
-                if copy is not None and not copy.pins and name not in still:
-                    self._forget(user, name)
+                if copy is not None and not copy.pins:
+                    self._looked_at(user, name, open_still=name in still)
 
     def held(self, user: str) -> int:
         """Return the bytes that a user is taken to have open."""
         return self._bytes.get(user, 0)
 
-    def _forget(self, user: str, name: str) -> None:
+    def _looked_at(self, user: str, name: str, *, open_still: bool) -> None:
+        """Forget a copy that is closed; one that is not is looked at again after all others."""
         copies = self._copies[user]
-        self._bytes[user] -= copies.pop(name).size
+        copy = copies.pop(name)
+        if open_still:
+            copies[name] = copy
+            return
+        self._bytes[user] -= copy.size
         if not copies:
             del self._copies[user], self._bytes[user]

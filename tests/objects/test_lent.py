@@ -7,7 +7,7 @@ import os
 
 import pytest
 from cached.addresses import parse
-from cached.objects.lent import LEAST, Lent
+from cached.objects.lent import AT_ONCE, LEAST, Lent
 from cached.objects.read import open_now, open_object
 from tests.objects.cache_kit import MB, ada, bob
 from tests.objects.shelves import KB, Shelves, content, waited
@@ -57,6 +57,19 @@ def test_looking_in_the_background_forgets_what_is_closed_and_keeps_what_is_open
     lent.proven(["open", "closed"], {"open"})
     assert lent.held("ada") == 2 * SIZE
     assert lent.unproven() == ["open"]
+
+
+def test_what_stays_open_does_not_hide_what_is_closed():
+    lent, capacity = Lent(), 2 * AT_ONCE * SIZE
+    kept = {f"kept{number}" for number in range(AT_ONCE)}
+    for name in (*sorted(kept), "closed1", "closed2"):
+        lent.lend("ada", name, SIZE)
+        lent.close("ada", name)
+    assert not lent.allows("ada", "new", SIZE, capacity, kept.__contains__)
+    assert lent.allows("ada", "new", SIZE, capacity, kept.__contains__)
+    assert lent.held("ada") == AT_ONCE * SIZE
+    lent.proven(lent.unproven(), kept)
+    assert lent.held("ada") == AT_ONCE * SIZE
 
 
 def names(count: int) -> list[str]:
