@@ -32,5 +32,12 @@ def neighbours_changed(node: Node, node_ids: frozenset[str]) -> None:
     for gone in node_ids - alive:
         node.objects.homes.gone(gone)
     node.stirred.set()
+    if alive - {node.id} and node.matchmaker.pid is None:
+        node.fly("get ready", lambda: get_ready(node))
     if not node.swarm.encrypted:
         node.fly("encrypt", lambda: seeding.encrypt_with(node))
+
+
+async def get_ready(node: Node) -> None:
+    """Start what the first offer needs before it comes: half a second, where processors are busy."""
+    await asyncio.gather(node.matchmaker.start(), node.swarm.get_ready())

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -46,6 +47,8 @@ PAUSE = 2.0
 #: Blocks set aside are given back this many bytes before they are needed, and looked after this often, in seconds.
 AHEAD = 512 << 20
 GIVE_WAY = 0.1
+#: What has come is written to the device this often, in seconds.
+WRITE_AHEAD = 1.0
 
 
 def start(node: Node, set_id: str, *, receivers: int = 1, piece_size: int = 0) -> Flight:
@@ -212,7 +215,11 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata) -> None:
         first=lambda: node.jobs.want(flight.set_id),
     )
     failure: CachedError = NoSource("no node that has the set can be reached")
-    async with sources.introduced(node, flight.set_id) as holders, _giving_way(node, flight):
+    async with (
+        sources.introduced(node, flight.set_id) as holders,
+        _giving_way(node, flight),
+        _writing(node, flight),
+    ):
         for attempt in range(ROUNDS):
             places = await ways.places_of(node, flight, metadata, holders)
             for name in ways.ordered(node, flight, holders, places):
@@ -246,12 +253,39 @@ async def _giving_way(node: Node, flight: Flight) -> AsyncIterator[None]:
                 given = due
             await asyncio.sleep(GIVE_WAY)
 
-    task = asyncio.create_task(give_way())
+    async with _beside(node, "give way", give_way()):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _writing(node: Node, flight: Flight) -> AsyncIterator[None]:
+    """Have what has come written to the device while the rest comes, so that the sync before the commit is short."""
+    store = node.stores[node.shelf.replicas[flight.set_id].tier]
+
+    def write_ahead(manifest: Manifest) -> None:
+        with store.stage(flight.txid) as staging:
+            staging.write_ahead(manifest)
+
+    async def write() -> None:
+        while flight.manifest is not None and store.tier != "memory":
+            await asyncio.sleep(WRITE_AHEAD)
+            await asyncio.to_thread(write_ahead, flight.manifest)
+
+    async with _beside(node, "write ahead", write()):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _beside(node: Node, name: str, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Let work go on while the block runs; it ends with the block, which goes on when the work fails."""
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
         task.cancel()
-        await asyncio.wait({task})
+        [ended] = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(ended, Exception):
+            node.counters.background_failed(name, ended)
 
 
 async def _commit(node: Node, flight: Flight, manifest: Manifest | None) -> None:

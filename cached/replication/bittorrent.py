@@ -98,7 +98,7 @@ class Swarm:
         packs.tidy(self._scratch, resuming)
         host, _, port = self._listen.rpartition(":")
         if int(port) == 0:
-            await self._open()
+            await self.get_ready()
             return self._session.port
         check_port(host.strip("[]"), int(port))
         return int(port)
@@ -114,7 +114,8 @@ class Swarm:
             member.release()
         self._members.clear()
 
-    async def _open(self) -> None:
+    async def get_ready(self) -> None:
+        """Start libtorrent, unless it runs."""
         async with self._opening:
             if not self._opened:
                 await self._session.open()
@@ -180,7 +181,7 @@ class Swarm:
     async def _add_seed(
         self, content: str, manifest: Manifest, leaves: bytes, data: Path, piece_size: int
     ) -> Member:
-        await self._open()
+        await self.get_ready()
         pack = None
         if layouts.pack_bytes(manifest):
             pack = await asyncio.to_thread(packs.make, data, manifest, self._pack(content), piece_size)
@@ -249,7 +250,7 @@ class Swarm:
         async with self._lock(job.content):
             if job.content in self._members:
                 raise Busy("the content is in this node's swarm already", content=job.content)
-            await self._open()
+            await self.get_ready()
             member = Member(
                 layout=Layout(content=job.content, piece_size=job.piece_size, files=()),
                 torrent=None,

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 LEASE = 3.0
 #: Seconds without a byte after which a node counts as stalled.
 STALL = 2.0
+#: Pieces that a node which has waited too long gets, though another has had them.
+_TAKEN_OVER = 2
 
 
 def pieces_in(bits: int) -> Iterator[int]:
@@ -83,10 +85,10 @@ class ClaimTable:
             claimed |= other.claimed
             done |= other.done
         free = self._all & ~claimed & ~done
-        count = min(count, max(2, free.bit_count() // len(self._members)))
-        granted = _lowest(wanted & free, count)
+        share = max(1, free.bit_count() // len(self._members))
+        granted = _lowest(wanted & free, min(count, share))
         if stalled and not granted:
-            granted = _lowest(wanted & ~claimed, count)
+            granted = _lowest(wanted & ~claimed, min(count, _TAKEN_OVER))
         member.claimed |= granted
         return Grant(
             pieces=tuple(pieces_in(granted)),

@@ -26,6 +26,10 @@ class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
+#: linux/fs.h
+_SYNC_FILE_RANGE_WRITE = 2
+
+
 @functools.cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
@@ -160,5 +164,13 @@ def _check_link(target: str, followed: int, path: str, *, links: bool) -> None:
 def sync_filesystem(fd: int) -> None:
     """Write everything unsynced of the file system that holds `fd` to its device (`syncfs`)."""
     if _libc().syncfs(fd) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def start_writing(fd: int) -> None:
+    """Have the kernel begin to write a file's changes to its device (`sync_file_range`); nothing is durable by that."""
+    whole = ctypes.c_int64(0)
+    if _libc().sync_file_range(fd, whole, whole, ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

@@ -13,7 +13,7 @@ from typing import Self
 from cached import faults
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.set import SignedRecord, Tier
-from cached.storage import files, records, tree
+from cached.storage import durability, files, records, tree
 from cached.storage.ballast import Ballast
 
 STAGE_PREPARED = faults.declare("stage.prepared")
@@ -56,6 +56,11 @@ class Staging:
                 (entry for entry in manifest.entries if not (entry.kind == "file" and entry.size)),
             )
         faults.point(STAGE_PREPARED)
+
+    def write_ahead(self, manifest: Manifest) -> None:
+        """Have the kernel write what has come while the rest comes: the sync at the end is short then."""
+        with files.translated(self.path):
+            durability.write_ahead(self.data_fd, manifest)
 
     def open_writer(self, entry: Entry) -> int:
         """Open a file for reading and writing, made when absent, its space allocated on the memory tier.

@@ -417,3 +417,17 @@ def test_the_source_shows_receivers_a_short_queue_before_they_connect(tmp_path):
         await net.close()
 
     asyncio.run(run())
+
+
+def test_libtorrent_can_be_started_before_it_is_needed_and_only_once(tmp_path):
+    async def run() -> None:
+        net = Net()
+        swarm = await net.add(tmp_path, "one")
+        await asyncio.gather(swarm.get_ready(), swarm.get_ready())
+        session = swarm._session._session
+        assert session is not None
+        await swarm.get_ready()
+        assert swarm._session._session is session
+        await net.close()
+
+    asyncio.run(run())
