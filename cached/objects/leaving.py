@@ -53,6 +53,10 @@ class Leaving:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 
+    def files(self) -> list[Path]:
+        """Return what is on its way out."""
+        return list(self._files)
+
     async def reap(self) -> None:
         """Remove the files that nobody has open any more."""
         pinned = {doomed for files in self._pinned.values() for doomed in files}

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 
 from cached.errors import IntegrityFailed, NoSpace, NotFound
 from cached.objects.admission import Tier
@@ -99,6 +100,10 @@ class Tiers:
         entry = self.index.get(name)
         here = entry is not None and any(self._stores[tier].is_open(name) for tier in entry.held)
         return here or self._leaving.is_open(name)
+
+    def leaving(self) -> list[Path]:
+        """Return the files of copies that are gone, but open."""
+        return self._leaving.files()
 
     async def reap(self) -> None:
         """Give back the room of what nobody has open any more."""

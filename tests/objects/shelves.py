@@ -111,5 +111,8 @@ class Shelves:
         self.check()
         for tier, store in self.stores.items():
             held = {entry.name: entry.size for entry in self.tiers.index if tier in entry.held}
-            assert {one.name: one.stat().st_size for one in store.path.iterdir()} == held
+            leaving = {path.name for path in self.tiers.leaving() if path.parent == store.path}
+            there = {one.name: one.stat().st_size for one in store.path.iterdir()}
+            assert {name: size for name, size in there.items() if name not in leaving} == held
+            assert leaving <= set(there)
             assert self.tiers.index.rooms[tier].reserved == 0

@@ -36,9 +36,12 @@ class TiersMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for _, copy in self.open:
-            self.shelves.close(copy)
+            self.runner.run(self.close(copy))
         self.runner.close()
         shutil.rmtree(self.root)
+
+    async def close(self, copy: Copy) -> None:
+        self.shelves.close(copy)
 
     def heard(self) -> None:
         for event in self.shelves.events:
@@ -81,7 +84,7 @@ class TiersMachine(RuleBasedStateMachine):
     def end(self, which: int) -> None:
         name, copy = self.open.pop(which % len(self.open))
         assert os.pread(copy.fd, DISK, 0) == content(name, size(name))
-        self.shelves.close(copy)
+        self.runner.run(self.close(copy))
 
     @rule(name=NAMES, user=st.none() | st.sampled_from(["ada", "bob"]))
     def clear(self, name: str, user: str | None) -> None:
@@ -111,6 +114,12 @@ class TiersMachine(RuleBasedStateMachine):
         for name, copy in self.open:
             assert os.pread(copy.fd, 64, 0) == content(name, 64)
             assert copy.entry.pins > 0
+
+    @precondition(lambda self: not self.open)
+    @invariant()
+    def nothing_is_left_of_what_nobody_reads(self) -> None:
+        self.runner.run(self.shelves.tiers.reap())
+        assert not self.shelves.tiers.leaving()
 
 
 TestTiersMachine = TiersMachine.TestCase
