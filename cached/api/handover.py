@@ -92,6 +92,7 @@ class Handover:
     async def seal(self) -> dict[str, Any]:
         """Commit; returns the reply with the set once the origin has it too, where that was asked for."""
         creation = self._current()
+        await self._run(creation.ahead())
         self._sealing = asyncio.create_task(creation.seal())
         await watch(self._sealing, self._report, every=REPORT_EVERY, cancel=False)
         self._sealing = None  # from here on leaving changes nothing

@@ -61,7 +61,7 @@ class Creation(Protocol):
 
     @property
     def upload(self) -> wire.Progress | None:
-        """After `seal`: how far the origin has it; None when nothing is on its way there."""
+        """From `ahead` on: how far the origin has it; None when nothing is on its way there."""
 
     async def draw(self) -> None:
         """Bring what the set is to be made of from the origin. May be cancelled; `abort` follows."""
@@ -69,6 +69,12 @@ class Creation(Protocol):
     async def add(self, entries: Sequence[wire.NewEntry], fds: Sequence[int]) -> None:
         """Copy entries; owns `fds` (one a file, in order) from the call on. May be cancelled; `abort`
         follows.
+        """
+
+    async def ahead(self) -> None:
+        """Compare with the origin, where it is to keep the set, and send first what takes another set's place.
+
+        May be cancelled; `abort` follows.
         """
 
     async def seal(self) -> wire.SetView:

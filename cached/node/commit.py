@@ -47,7 +47,7 @@ def check_early(node: Node, order: Order, total_bytes: int, total_files: int) ->
     if existing is None or order.terms.replace:
         return total_bytes
     if (existing.record.bytes, existing.record.files) != (total_bytes, total_files):
-        raise _taken(existing)
+        raise _taken(node, existing)
     held = node.shelf.replicas.get(existing.record.id)
     return total_bytes if held is None or node.left(held.grant) <= 0 else 0
 
@@ -59,8 +59,11 @@ async def commit(
     manifest: Manifest,
     content: str,
     linked: Linked = NOTHING,
+    *,
+    kept: bool = False,
 ) -> Known:
-    """Publish a sealed staging area under the name ordered; `linked` is what of it other contents have, too.
+    """Publish a sealed staging area under the name ordered; `linked` is what of it other contents have, too;
+    `kept`: the origin has all of it already.
 
     Raises `NameTaken`, `NoSpace`, `Busy`, `IntegrityFailed`.
     """
@@ -73,7 +76,7 @@ async def commit(
         known = chosen(node, order, existing, manifest, content)
         replaced = existing if existing is not None and existing.record.id != known.record.id else None
         await asyncio.to_thread(staging.put_record, known.aged(node.now()))
-        upload = _upload(order, known)
+        upload = None if kept else _upload(order, known)
         await _publish(node, order, known, replaced, manifest, staging, upload, linked)
         if upload is not None:
             persist.start(node, upload)
@@ -100,7 +103,7 @@ def chosen(node: Node, order: Order, existing: Known | None, manifest: Manifest,
             changes["origin"] = order.terms.origin
         return book.revise(node, existing, **changes) if changes else existing
     if not order.terms.replace:
-        raise _taken(existing)
+        raise _taken(node, existing)
     return _new(node, order, manifest, content)
 
 
@@ -257,10 +260,15 @@ def _row(node: Node, order: Order, known: Known) -> ReplicaRow:
     )
 
 
-def _taken(existing: Known) -> NameTaken:
+def _taken(node: Node, existing: Known) -> NameTaken:
+    record = existing.record
+    coming = f", which is still on its way to {record.origin}" if record.id in node.uploads else ""
+    hint = "--replace moves the name to the new content; cached update changes options"
+    if coming:
+        hint = "the same command as before waits for it, cached show tells how far it is; " + hint
     return NameTaken(
-        f"you already have a set {existing.record.name} with other content or options",
-        hint="--replace moves the name to the new content; cached update changes options",
-        id=existing.record.id,
-        content=existing.record.content,
+        f"you already have a set {record.name} with other content or options{coming}",
+        hint=hint,
+        id=record.id,
+        content=record.content,
     )

@@ -19,6 +19,7 @@ from cached.critical import to_the_end
 from cached.errors import Busy, CachedError, SourceChanged, UsageError
 from cached.leases import capacity, policy
 from cached.node import commit, consent, memory, origins, persist, sharing, views
+from cached.node.ahead import Ahead
 from cached.node.caller import Caller
 from cached.node.commit import Order
 from cached.node.node import Node
@@ -133,6 +134,8 @@ class Creation:
         self._adding = 0
         self._moved = time.monotonic()
         self._work: set[asyncio.Future[None]] = set()
+        self._sealed_as: tuple[Manifest, str] | None = None
+        self._ahead: Ahead | None = None
 
     @property
     def files_done(self) -> int:
@@ -259,6 +262,28 @@ class Creation:
         if cancelled:
             raise asyncio.CancelledError
 
+    async def ahead(self) -> None:
+        """Compare with the origin, where it is to keep the set, before anything is committed (`cached.node.ahead`).
+
+        Raises what keeps it out of there. May be cancelled: `abort` follows, and nothing is left behind.
+        """
+        if not self.order.terms.origin:
+            return
+        ingest = self.begin_work()
+        try:
+            manifest, content = await self._sealed(ingest)
+            self._ahead = Ahead(self.node, self.order, ingest.staging)
+            await self._ahead.run(manifest, content)
+        finally:
+            self.end_work()
+
+    async def _sealed(self, ingest: Ingest) -> tuple[Manifest, str]:
+        """Return the manifest of all that was added, and its content id. Nothing can be added any more then."""
+        if self._sealed_as is None:
+            self._sealed_as = await to_the_end(asyncio.to_thread(ingest.seal))
+            await self.complete(ingest, self._sealed_as[0])
+        return self._sealed_as
+
     async def seal(self) -> wire.SetView:
         """Commit what was added. Raises `NameTaken`, `NoSpace` or `IntegrityFailed`; then nothing is left behind."""
         if self._ended or self._sealing or self._ingest is None:
@@ -274,8 +299,7 @@ class Creation:
 
     async def _seal(self, ingest: Ingest) -> Known:
         faults.point(CREATE_COPIED)
-        manifest, content = await asyncio.to_thread(ingest.seal)
-        await self.complete(ingest, manifest)
+        manifest, content = await self._sealed(ingest)
         node, order, staging = self.node, self.order, ingest.staging
         linked = await sharing.link(
             node, node.stores["disk"], order.owner, self.txid, content, staging, manifest
@@ -284,7 +308,8 @@ class Creation:
         await node.space.grow(self.txid, needed)
         await node.space.name(self.txid, content)
         faults.point(CREATE_SEALED)
-        known = await commit.commit(node, order, staging, manifest, content, linked)
+        kept = self._ahead is not None and self._ahead.sent
+        known = await commit.commit(node, order, staging, manifest, content, linked, kept=kept)
         if self.order.terms.tier == "memory":
             await self._fill_memory(content)
         return known
@@ -306,6 +331,8 @@ class Creation:
     @property
     def upload(self) -> wire.Progress | None:
         """How far the origin has it; None when nothing is on its way there."""
+        if self._ahead is not None and self._ahead.upload is not None:
+            return persist.progress(self._ahead.upload, "SENDING")
         known = self.node.shelf.current(self.order.owner, self.order.name)
         return None if known is None else persist.report(self.node, known.record.id)
 

@@ -70,6 +70,9 @@ class Recreation(create.Creation):
             self.end_work()
         faults.point(RECREATE_DESCRIBED)
 
+    async def ahead(self) -> None:
+        """Nothing: it is kept where it comes from."""
+
     async def seal(self) -> wire.SetView:
         """Commit the record. Raises `NameTaken` or `Busy`; then nothing is left behind."""
         if self._metadata is None:

@@ -17,13 +17,14 @@ from cached import wire
 from cached.addresses import Address
 from cached.catalog.rows import ScopedRow
 from cached.errors import CachedError, NotFound, OriginChanged, UsageError
-from cached.node import revise, views
+from cached.node import persist, revise, unkeep, views
 from cached.node.caller import Caller
 from cached.node.node import Node
 from cached.objects import clear as clearing
 from cached.objects.neighbours import Clear, understood
 from cached.origin.values import Pinned
 from cached.sets.names import SetRef, check_scope
+from cached.sets.set import SetRecord
 
 #: The calls on the link between nodes.
 SCOPED: Final = "object.scoped"
@@ -110,13 +111,17 @@ async def end(
 ) -> wire.ScopeReply:
     """End a scope of the caller: its sets everywhere, its copies on all nodes, and if wanted its objects in the origin.
 
-    Objects are deleted as the user, and only in the generation that was written: what was overwritten since stays. What
-    could not be removed is in the answer with the reason, and is found again when the scope is ended once more.
+    Objects are deleted as the user, what its sets put there with the node's account (`unkeep`), and both only in the
+    generation that was written: what was overwritten since stays. What could not be removed is in the answer with the
+    reason, and is found again when the scope is ended once more.
     """
     check_scope(scope)
     if not scope:
         raise UsageError("a scope has a name")
-    items = await _end_sets(node, caller, scope, delete_origin, dry_run)
+    sets = _sets(node, caller, scope)
+    items = await _end_sets(node, caller, sets, dry_run)
+    if delete_origin:
+        items += await unkeep.unkeep(node, caller, scope, sets, dry_run)
     origin_items = await _end_origin(node, caller, scope, token, dry_run) if delete_origin else []
     items += await _end_copies(node, caller, scope, dry_run)
     items += origin_items
@@ -132,25 +137,29 @@ async def end(
     )
 
 
+def _sets(node: Node, caller: Caller, scope: str) -> list[SetRecord]:
+    """Return the caller's sets of a scope; those that are deleted may still have something in the origin."""
+    records = [one.record for one in node.shelf.known.values()]
+    return [record for record in records if record.scope == scope and record.owner == caller.user]
+
+
 async def _end_sets(
-    node: Node, caller: Caller, scope: str, delete_origin: bool, dry_run: bool
+    node: Node, caller: Caller, sets: Iterable[SetRecord], dry_run: bool
 ) -> list[wire.ScopeItem]:
     items = []
-    for one in list(node.shelf.known.values()):
-        record = one.record
-        if record.scope != scope or record.owner != caller.user or record.status == "deleted":
+    for record in sets:
+        if record.status == "deleted":
             continue
         reason = ""
         try:
             await revise.delete(node, caller, SetRef(id_prefix=record.id), True, dry_run)
+            if not dry_run:
+                await persist.stop(node, record.id)
         except CachedError as error:
             reason = error.message
         items.append(
             wire.ScopeItem(kind="set", name=record.name, bytes=record.bytes, action="delete", reason=reason)
         )
-        if delete_origin and record.origin:
-            why = "the node's account keeps the set there: delete it by hand if nobody is to make it again"
-            items.append(wire.ScopeItem(kind="origin", name=record.origin, action="keep", reason=why))
     return items
 
 

@@ -26,14 +26,23 @@ class Upload:
 
     row: UploadRow
     done: Done
+    #: Bytes of the files that are there, and of each that is just being sent, by path.
     bytes_done: int = 0
+    going: dict[str, int] = field(default_factory=dict)
     bytes_wanted: int = 0
     #: Why the last attempt failed.
     error: CachedError | None = None
+    #: When the next one begins, on the monotonic clock; None while one goes on.
+    retry_at: float | None = None
     #: Set when an attempt has ended, well or not; and to begin the next one at once.
     attempted: asyncio.Event = field(default_factory=asyncio.Event)
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
     noted: float = 0.0
+
+    @property
+    def bytes_present(self) -> int:
+        """Bytes that are there, as far as the origin has said."""
+        return self.bytes_done + sum(tuple(self.going.values()))
 
     @property
     def reason(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Literal
 
@@ -56,6 +57,23 @@ def set_view(node: Node, known: Known) -> wire.SetView:
         replicas=replica_views(node, known),
         scope=record.scope,
         origin=record.origin,
+        upload=upload_view(node, known),
+    )
+
+
+def upload_view(node: Node, known: Known) -> wire.UploadView | None:
+    """Return how far this node has brought a set to the origin; None when it does not bring it there."""
+    upload = node.uploads.get(known.record.id)
+    if upload is None or known.record.status != "live":
+        return None
+    return wire.UploadView(
+        bytes_present=upload.bytes_present,
+        bytes_wanted=known.record.bytes,
+        files_done=len(upload.done.objects),
+        reason="" if upload.error is None else upload.error.message,
+        retry_in_seconds=None
+        if upload.retry_at is None
+        else round(max(0.0, upload.retry_at - time.monotonic()), 1),
     )
 
 

@@ -87,7 +87,11 @@ def refusal(failed: Failed, about: Address | Prefix) -> CachedError:
 
 def _absent(failed: Failed, about: Address | Prefix) -> CachedError:
     if isinstance(about, Prefix) or "bucket does not exist" in failed.text.lower():
-        return NotFound(f"no such bucket: gs://{about.bucket} ({failed.text})", hint="look for a misspelling")
+        return NotFound(
+            f"no such bucket: gs://{about.bucket} ({failed.text})",
+            hint="look for a misspelling",
+            bucket=about.bucket,
+        )
     if about.generation is not None:
         return OriginChanged(
             f"{about} was replaced or deleted: {failed.text}", hint="open it again for what is there now"

@@ -113,6 +113,7 @@ class Gcs:
         on_session: Callable[[str], None] | None = None,
         resume: str = "",
         reading: Reading | None = None,
+        progress: Progress | None = None,
     ) -> Pinned:
         """Store an object."""
         wanted = upload.Upload(
@@ -127,7 +128,7 @@ class Gcs:
             id=secrets.token_hex(16),
             reading=reading or self._lanes.work,
         )
-        return await upload.put(self._lanes, wanted, on_session=on_session, resume=resume)
+        return await upload.put(self._lanes, wanted, on_session=on_session, resume=resume, progress=progress)
 
     async def delete(self, address: Address, *, token: str | None) -> None:
         """Delete an object; one that is not there, or of that generation no more, is fine."""

@@ -82,11 +82,13 @@ class Origin(Protocol):
         on_session: Callable[[str], None] | None = None,
         resume: str = "",
         reading: Reading | None = None,
+        progress: Progress | None = None,
     ) -> Pinned:
         """Store the first `size` bytes of the descriptor as an object whose crc32c is known.
 
         `if_generation`: 0 for only if there is none yet, a number for only over that one, None for always.
-        `on_session` hears the secret address under which a large upload can be gone on with, which `resume` takes.
+        `on_session` hears the secret address under which a large upload can be gone on with, which `resume` takes;
+        `progress` how many bytes of it are there.
         `reading` runs what reads from the descriptor, which blocks; None: it is the node's own, and answers.
         Raises `OriginChanged` when the condition does not hold, `IntegrityFailed` when the bytes are not those.
         """

@@ -22,7 +22,7 @@ from cached.origin import calls
 from cached.origin.crc import crc32c as checksum
 from cached.origin.failures import Failed
 from cached.origin.lanes import Lanes
-from cached.origin.origin import UPLOAD_ID, Reading
+from cached.origin.origin import UPLOAD_ID, Progress, Reading
 from cached.origin.values import Pinned
 
 if TYPE_CHECKING:
@@ -62,7 +62,12 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def put(
-    lanes: Lanes, upload: Upload, *, on_session: Callable[[str], None] | None, resume: str
+    lanes: Lanes,
+    upload: Upload,
+    *,
+    on_session: Callable[[str], None] | None,
+    resume: str,
+    progress: Progress | None = None,
 ) -> Pinned:
     """Store an object; what the service says to have stored is compared with what was meant."""
     if resume:
@@ -70,9 +75,9 @@ async def put(
         if not session:
             raise UsageError("the upload to resume is none", hint="give what `on_session` was told")
         upload = msgspec.structs.replace(upload, id=own)
-        stored = await _Session(lanes, upload, on_session, session).run()
+        stored = await _Session(lanes, upload, on_session, progress, session).run()
     elif upload.size > SMALL:
-        stored = await _Session(lanes, upload, on_session, "").run()
+        stored = await _Session(lanes, upload, on_session, progress, "").run()
     else:
         stored = await _small(lanes, upload)
     if stored is None:  # the answer did not say: whatever is there now
@@ -118,11 +123,17 @@ class _Session:
     """One resumable upload (Cloud Storage, "Resumable uploads"). `_offset` None: the service must be asked."""
 
     def __init__(
-        self, lanes: Lanes, upload: Upload, on_session: Callable[[str], None] | None, session: str
+        self,
+        lanes: Lanes,
+        upload: Upload,
+        on_session: Callable[[str], None] | None,
+        progress: Progress | None,
+        session: str,
     ) -> None:
         self._lanes = lanes
         self._upload = upload
         self._on_session = on_session
+        self._progress = progress
         self._session = session
         self._offset: int | None = None
         self._fresh = not session
@@ -199,6 +210,8 @@ class _Session:
         if response.status_code == 308:
             found = re.fullmatch(r"bytes=0-(\d+)", response.headers.get("Range", ""))
             self._offset = int(found[1]) + 1 if found else 0
+            if self._progress is not None:
+                self._progress(self._offset)
             return False, None
         return True, calls.pinned_of_resource(msgspec.json.decode(response.content))
 

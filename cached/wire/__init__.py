@@ -49,6 +49,7 @@ from cached.wire.views import (
     NodeView,
     ReplicaView,
     SetView,
+    UploadView,
 )
 
 __all__ = [
@@ -94,6 +95,7 @@ __all__ = [
     "SetHead",
     "SetState",
     "SetView",
+    "UploadView",
     "VerifyReply",
     "checked_token",
     "convert",

@@ -42,6 +42,19 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     seconds_left: Seconds | None = None
 
 
+class UploadView(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a set is on its way to where the origin keeps it."""
+
+    #: Bytes and files that are there.
+    bytes_present: int
+    bytes_wanted: int
+    files_done: int
+    #: Why the last attempt failed; empty while one goes on.
+    reason: str = ""
+    #: Until the next attempt; null while one goes on.
+    retry_in_seconds: Seconds | None = None
+
+
 class SetView(msgspec.Struct, frozen=True, kw_only=True):
     """A cache set as its reader sees it on one node."""
 
@@ -69,6 +82,8 @@ class SetView(msgspec.Struct, frozen=True, kw_only=True):
     scope: str = ""
     #: Where the origin keeps it, `gs://BUCKET/PREFIX`; empty without one.
     origin: str = ""
+    #: How far it is on its way there, while this node brings it there; else null.
+    upload: UploadView | None = None
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True):

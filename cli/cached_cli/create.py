@@ -105,6 +105,10 @@ def aftermath(name: str, last: dict[str, Any]) -> str:
     """Say what an interrupted create left, by its last report: nothing, unless all had been handed over."""
     if last.get("state") == "UPLOADING":
         return f"it is committed on this node, which goes on to bring it to Cloud Storage: cached show {name}"
+    if last.get("state") == "SENDING":
+        return (
+            "nothing was stored on this node; what Cloud Storage has already counts when it is created again"
+        )
     if last.get("state") == "SEALING":
         return f"all files had been handed over, so the node may still commit them: cached show {name}"
     return "nothing was stored"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
@@ -79,11 +80,25 @@ def describe(session: Session, found: dict[str, Any]) -> None:
             ("methods", ", ".join(found["methods"])),
             ("replicas", wanted(found)),
             ("originator", found["originator"]),
+            *origin(found),
         )
     )
     if found["replicas"]:
         click.echo()
         replica_table(session, found["replicas"])
+
+
+def origin(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return where the origin keeps a set, and how far it is on its way there; nothing without one."""
+    rows = [("origin", found["origin"])] if found.get("origin") else []
+    if upload := found.get("upload"):
+        said = f"{size(upload['bytes_present'])} of {size(upload['bytes_wanted'])} there"
+        if upload["reason"]:
+            said += f"; {upload['reason']}"
+        if (seconds := upload.get("retry_in_seconds")) is not None:
+            said += f"; tried again in {format_duration(math.ceil(seconds))}"
+        rows.append(("upload", said))
+    return rows
 
 
 def replica_table(session: Session, replicas: list[dict[str, Any]]) -> None:

@@ -106,6 +106,9 @@ class FakeCreation:
             (self.data / path).write_bytes(data)
             self.bytes_done += len(data)
 
+    async def ahead(self) -> None:
+        """Nothing of it is in an origin."""
+
     async def seal(self) -> wire.SetView:
         await self.node.gate.wait()
         self.state = "sealed"

@@ -199,6 +199,9 @@ class Creation:
             self.bytes_done += entry.size
             self.files_done += 1
 
+    async def ahead(self) -> None:
+        """Nothing of it is in an origin."""
+
     async def seal(self) -> wire.SetView:
         view = set_view(name=self._name, id=self._id, bytes=self.bytes_done, files=self.files_done)
         self._node.sets[self._name] = view

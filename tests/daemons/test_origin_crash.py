@@ -13,6 +13,14 @@ pytestmark = [pytest.mark.daemon, pytest.mark.crash]
 
 GATHERING = ("gather.listed", "gather.read")
 KEEPING = ("persist.stored", "persist.document", "persist.mapped", "persist.done")
+REPLACING = (
+    "ahead.begun",
+    "persist.stored",
+    "persist.document",
+    "ahead.sent",
+    "create.published",
+    "create.committed",
+)
 RECREATING = ("recreate.described", "recreate.committed", "pool.claimed", "pool.read")
 
 
@@ -72,6 +80,28 @@ def test_killed_while_it_uploads_a_node_goes_on_and_the_origin_gets_all_of_it(wa
         assert found["content"] == walk.show("subject").content
         for path, data in files_of(source).items():
             assert fake.get("data", f"{base}/{path}") == data
+        walk.forget("subject")
+
+
+@pytest.mark.timeout(900)
+def test_killed_while_one_kept_set_takes_anothers_place_the_old_one_or_the_new_one_is_whole(walk, fake):
+    for number, point in enumerate(REPLACING):
+        old, new = walk.source("old"), walk.source("new")
+        walk.node.cli("create", "subject", old, "--origin", f"gs://data/old{number}")
+        before = walk.show("subject").id
+        replace = ("create", "subject", new, "--replace", "--origin", f"gs://data/new{number}")
+        assert not killed_at(walk, point, *replace)
+        shown = walk.show("subject")
+        moved = shown.id != before
+        assert moved == (point == "create.committed")
+        assert shown.state == "COMMITTED"
+        walk.intact("subject", new if moved else old)
+        if moved:
+            assert json.loads(fake.get("data", f"new{number}/.cached/set"))["content"] == shown.content
+        walk.node.cli(*replace)
+        walk.intact("subject", new)
+        for path, data in files_of(new).items():
+            assert fake.get("data", f"new{number}/{path}") == data
         walk.forget("subject")
 
 

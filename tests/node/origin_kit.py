@@ -27,7 +27,12 @@ def run(story):
     asyncio.run(story)
 
 
-async def persisted(node, who, name, files, target):
-    creation = await hand_over(node, who, name, files, origin=target)
-    await creation.seal()
-    return await creation.kept()
+async def persisted(node, who, name, files, target, **options):
+    """Create a set that the origin keeps, as a connection does it: whatever fails ends the creation."""
+    creation = await hand_over(node, who, name, files, origin=target, **options)
+    try:
+        await creation.ahead()
+        await creation.seal()
+        return await creation.kept()
+    finally:
+        await creation.abort()

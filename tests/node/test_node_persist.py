@@ -176,7 +176,7 @@ def test_an_upload_that_failed_says_why_and_goes_on_by_itself(tmp_path, monkeypa
             origin.bucket("data")
             node = await node_with(w, origin)
             origin.fail(OriginUnavailable("gs://data/out/a: HTTP 503"), kind="upload")
-            origin.fail(Forbidden("gs://data/out/a: HTTP 403"), kind="stat")
+            origin.fail(Forbidden("gs://data/out/b: HTTP 403"), kind="upload")
             with pytest.raises((OriginUnavailable, Forbidden), match="committed on this node"):
                 await persisted(node, ADA, "nr", FILES, "gs://data/out")
             await until(lambda: not node.uploads, 60)
@@ -330,7 +330,7 @@ def test_an_upload_of_a_deleted_set_ends(tmp_path, monkeypatch):
             origin = MemoryOrigin()
             origin.bucket("data")
             node = await node_with(w, origin)
-            origin.deny("data", None)
+            origin.fail(Forbidden("gs://data/out/a: HTTP 403"), kind="upload", times=1000)
             with pytest.raises(Forbidden):
                 await persisted(node, ADA, "nr", FILES, "gs://data/out")
             await revise.delete(node, ADA, parse_ref("nr"), everywhere=True, dry_run=False)

@@ -149,6 +149,7 @@ class MemoryOrigin:
         on_session: Callable[[str], None] | None = None,
         resume: str = "",
         reading: Callable[..., Any] | None = None,
+        progress: Progress | None = None,
     ) -> Pinned:
         """Store what the descriptor holds."""
         await self._enter("upload", address, token, write=True)
@@ -159,6 +160,8 @@ class MemoryOrigin:
         if len(data) != size or google_crc32c.value(data) != crc32c:
             raise IntegrityFailed(f"{address}: crc32c differs from the one announced")
         self.stats.moved(sent=size)
+        if progress is not None:
+            progress(size)
         return self.store(
             address.bucket, address.name, data, content_type=content_type, metadata=dict(metadata or {})
         )
@@ -207,7 +210,7 @@ class MemoryOrigin:
 
     def _in(self, bucket: str) -> dict[str, tuple[Pinned, bytes]]:
         if bucket not in self._buckets:
-            raise NotFound(f"no bucket gs://{bucket}")
+            raise NotFound(f"no bucket gs://{bucket}", bucket=bucket)
         return self._buckets[bucket]
 
     def _find(self, address: Address) -> tuple[Pinned, bytes]:

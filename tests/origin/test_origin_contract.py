@@ -60,9 +60,11 @@ def test_what_is_absent_is_named(world):
         with pytest.raises(NotFound, match="object") as missing:
             await world.origin.stat(THERE, token=None)
         assert "gs://b/o" in missing.value.message
+        assert "bucket" not in missing.value.details
         with pytest.raises(NotFound, match="bucket") as missing:
             await world.origin.stat(Address("nowhere", "o"), token=None)
         assert "gs://nowhere" in missing.value.message
+        assert missing.value.details["bucket"] == "nowhere"
         with pytest.raises(NotFound, match="bucket"):
             await everything(world.origin.list("nowhere", "", token=None))
 
