@@ -84,10 +84,19 @@ class Budget:
         """Yield what is to be moved, each piece in its turn: small ones, so that no stream falls silent for long."""
         at = 0
         while at < len(data):
-            piece = data[at : at + self._piece(first=first)]
-            await self.take(len(piece), first=first)
-            yield piece
-            at += len(piece)
+            size = await self.some(len(data) - at, first=first)
+            yield data[at : at + size]
+            at += size
+
+    async def some(self, most: int, *, first: bool) -> int:
+        """Wait for a turn, and return how many bytes may be moved in it, at most `most`."""
+        size = min(most, self._piece(first=first))
+        await self.take(size, first=first)
+        return size
+
+    def flows(self, *, first: bool) -> bool:
+        """Tell whether nobody has to wait for a turn; may be asked from any thread."""
+        return self.rate is None and (first or not self._held) and not self.waiting
 
     def _piece(self, *, first: bool) -> int:
         rates = [self.rate, None if first or not self._held else TRICKLE]
@@ -100,7 +109,7 @@ class Budget:
     async def take(self, size: int, *, first: bool = False) -> None:
         """Wait until `size` more bytes keep within the budget; `first`: a job waits for them."""
         self.taken += size
-        if self.rate is None and (first or not self._held) and not self.waiting:
+        if self.flows(first=first):
             return
         turn: Turn = (size, asyncio.get_running_loop().create_future())
         line = self._first if first else self._others
@@ -111,6 +120,10 @@ class Budget:
         finally:
             if turn in line:
                 line.remove(turn)
+
+    def count(self, size: int) -> None:
+        """Count bytes for which nobody had to wait."""
+        self.taken += size
 
     def spend(self, size: int, past: float) -> None:
         """Book bytes that moved past the lines within the last `past` seconds."""

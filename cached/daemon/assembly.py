@@ -65,7 +65,11 @@ def assemble(
         link=link,
         directory=directory,
         swarm=swarm,
-        direct=Direct(fetch_stream=link.fetch, corrupt=lambda who, *what: scrubber.tell(*what, holder=who)),
+        direct=Direct(
+            fetch_stream=link.fetch,
+            open_bulk=link.bulk,
+            corrupt=lambda who, *what: scrubber.tell(*what, holder=who),
+        ),
         direct_server=DirectServer(
             lookup=lambda content: seeding.served(node, content),
             allowed=consents.allowed,

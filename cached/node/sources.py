@@ -33,6 +33,8 @@ class Joined(msgspec.Struct, frozen=True, kw_only=True):
     #: Methods by which it gives bytes, and whether its BitTorrent connections are encrypted (`tls` or `off`).
     methods: tuple[str, ...] = ("bittorrent", "direct")
     encryption: str = "tls"
+    #: It gives the direct method's streams on connections of their own, too.
+    bulk: bool = False
 
 
 @dataclass(kw_only=True)
@@ -128,6 +130,7 @@ class Introduced:
             bittorrent_port=answer.bittorrent_port,
             complete=answer.complete,
             reachable=record.reachable,
+            bulk=answer.bulk and record.reachable,
         )
         self.answers[record.id] = answer
         self.agreed[record.id] = (holder, now)
@@ -178,6 +181,7 @@ async def join(node: Node, peer: Peer, set_id: str, ad: dict[str, object]) -> Jo
         # A damaged copy is in no swarm; its files that are whole may still mend those of another.
         methods=tuple(name for name in node.config.replication.methods if whole or name == "direct"),
         encryption=_encryption(node),
+        bulk=True,
     )
 
 

@@ -12,18 +12,23 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from cached.budget import Budget, Writer, goes_first
 from cached.errors import BadConfig, PeerUnreachable
-from cached.peers.client import Client, NotConnected
+from cached.peers import bulk
+from cached.peers.bulk import BulkSource, Turns
+from cached.peers.client import CONNECT_SECONDS, Client, NotConnected
+from cached.peers.handlers import CallHandler, Handlers, StreamHandler
 from cached.peers.identity import Identity
 from cached.peers.poll import Mailboxes, Poller
 from cached.peers.records import Peer
 from cached.peers.route import Route
-from cached.peers.server import CallHandler, Handlers, Server, StreamHandler
+from cached.peers.server import Server
+from cached.undisturbed import undisturbed
 
 __all__ = ["Link", "Writer"]
 
@@ -40,7 +45,8 @@ class Link:
         self._handlers = Handlers(identity.revoked, self.upload)
         self._server = Server(identity.server_context(), self._handlers, self._heard)
         self._mailboxes = Mailboxes(self._server)
-        self._client = Client(self._client_context(), self._address_of, self._silent)
+        self._context = self._client_context()
+        self._client = Client(self._context, self._address_of, self._silent)
         self._poller = Poller(self._client, self._handlers, self._seen.__getitem__)
         #: Port that peers dial; 0 before `start`.
         self.port = 0
@@ -129,6 +135,35 @@ class Link:
             async with contextlib.aclosing(source) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     yield chunk
+
+    async def bulk(self, node_id: str, stream: str, query: dict[str, Any], stall: float) -> BulkSource:
+        """Open a node's stream on a connection of its own, to be read by a thread; the caller closes it.
+
+        For many bytes, and nodes that can be dialled. `stall` is the longest wait for bytes, in seconds.
+
+        Raises:
+            PeerUnreachable: the node cannot be dialled, or breaks off. CachedError: whatever the stream raised.
+        """
+        address = self._address_of(node_id)
+        dial = partial(
+            bulk.dial,
+            self._context,
+            address,
+            node_id,
+            stream,
+            query,
+            connect=CONNECT_SECONDS,
+            stall=stall,
+            turns=Turns(self.download, first=goes_first(query)),
+        )
+        with self._dialling(node_id):
+            try:
+                return await undisturbed(dial, late=BulkSource.close)
+            except OSError as error:
+                raise PeerUnreachable(
+                    f"node {node_id[:8]} gives no stream at {address}: {error.strerror or error}",
+                    node=node_id,
+                ) from None
 
     async def dial(self, address: str) -> str:
         """Return the id of the member that listens at `host:port`, and remember the way; raises

@@ -22,8 +22,9 @@ from aiohttp import web
 
 from cached.errors import Busy, CachedError, Forbidden, NotFound, PeerUnreachable
 from cached.peers.client import Client
+from cached.peers.handlers import Handlers
 from cached.peers.records import Peer
-from cached.peers.server import Handlers, Server, json_body, json_response
+from cached.peers.server import Server, json_body, json_response
 
 log = logging.getLogger(__name__)
 

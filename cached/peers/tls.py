@@ -24,25 +24,41 @@ def host_of(node_id: str) -> str:
     return f"{node_id}{SUFFIX}"
 
 
-class PeerObject(ssl.SSLObject):
+class _Member:
     """One side of a TLS connection; knows the peer once the handshake is done."""
 
     peer: Peer
 
-    def do_handshake(self) -> None:
-        """Finish the handshake, then refuse anybody but a member, or another member than the one dialled."""
-        super().do_handshake()
-        certificate = self.getpeercert(binary_form=True)
-        context = self.context
+    def _admit(self, made: ssl.SSLObject | ssl.SSLSocket) -> None:
+        """Refuse anybody but a member, or another member than the one dialled."""
+        context = made.context
         assert isinstance(context, PeerContext)
         try:
-            peer = context.check(certificate or b"")
+            peer = context.check(made.getpeercert(binary_form=True) or b"")
         except CachedError as error:
             raise ssl.SSLCertVerificationError(1, error.message) from None
-        wanted = self.server_hostname
-        if not self.server_side and wanted != ANY and wanted != host_of(peer.node_id):
+        wanted = made.server_hostname
+        if not made.server_side and wanted != ANY and wanted != host_of(peer.node_id):
             raise ssl.SSLCertVerificationError(1, f"node {peer.node_id[:8]} answered instead of {wanted}")
         self.peer = peer
+
+
+class PeerObject(ssl.SSLObject, _Member):
+    """A connection of the event loop."""
+
+    def do_handshake(self) -> None:
+        """Finish the handshake, then look who it is."""
+        super().do_handshake()
+        self._admit(self)
+
+
+class PeerSocket(ssl.SSLSocket, _Member):
+    """A connection of its own, which threads may use."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        """Finish the handshake, then look who it is."""
+        super().do_handshake(block)
+        self._admit(self)
 
 
 class PeerContext(ssl.SSLContext):
@@ -50,6 +66,7 @@ class PeerContext(ssl.SSLContext):
 
     check: Callable[[bytes], Peer]
     sslobject_class = PeerObject
+    sslsocket_class = PeerSocket
 
 
 def context(
@@ -76,5 +93,5 @@ def context(
 
 def peer_of(ssl_object: object) -> Peer:
     """Return who is at the other end of an established connection."""
-    assert isinstance(ssl_object, PeerObject)
+    assert isinstance(ssl_object, _Member)
     return ssl_object.peer

@@ -2,7 +2,7 @@
 
 The receiver checks every 16 KiB leaf before it counts, writes in large pieces, goes on where an earlier
 attempt ended, and changes to another holder when one fails, sends what does not match, or falls silent.
-Reading, hashing and writing happen in threads, while the next bytes are on their way.
+Few bytes come over connections that are open anyway, many over one of their own that a thread reads (`drain`).
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
-from cached.errors import CachedError, IntegrityFailed, NoSource, NotFound, UsageError
+from cached.errors import CachedError, IntegrityFailed, NoSource, NotFound, PeerUnreachable, UsageError
+from cached.replication.drain import Block, OpenBulk, drain
 from cached.replication.files import read_blocks, scan, write_block
 from cached.replication.segments import LeafLine, Range, Segment, after, merged
-from cached.replication.transfer import Allowed, FetchJob, Holders, Peer
+from cached.replication.transfer import Allowed, FetchJob, Holder, Holders, Peer
 from cached.sets.leaves import check_all_leaves
 from cached.sets.manifest import Manifest
 from cached.sets.merkle import LEAF
@@ -30,6 +33,11 @@ STREAM = "content"
 STALL = 2.0
 #: Ranges in one request, at most.
 MOST_RANGES = 1000
+
+#: From so many bytes on a stream is worth a connection of its own, where the holder offers it.
+BULK_FROM = 4 << 20
+#: Streams that are read at a time; more wait.
+MOST_BULK = 32
 
 _BLOCK = 2 * 1024 * 1024
 _TRY_AGAIN = 0.5
@@ -59,6 +67,8 @@ class _Work:
     #: Holders that sent wrong bytes, and how often each failed.
     bad: set[str] = field(default_factory=set)
     failures: dict[str, int] = field(default_factory=dict)
+    #: Holders to whom no connection for bulk could be made.
+    narrow: set[str] = field(default_factory=set)
     reason: str = "no holder is known"
 
 
@@ -66,9 +76,16 @@ class Direct:
     """The receiving end."""
 
     def __init__(
-        self, *, fetch_stream: FetchStream, corrupt: Corrupt | None = None, patience: float = 20.0
+        self,
+        *,
+        fetch_stream: FetchStream,
+        open_bulk: OpenBulk | None = None,
+        corrupt: Corrupt | None = None,
+        patience: float = 20.0,
     ) -> None:
         self._fetch_stream = fetch_stream
+        self._open_bulk = open_bulk
+        self._threads = ThreadPoolExecutor(MOST_BULK, thread_name_prefix="direct")
         self._corrupt = corrupt
         self._patience = patience
         #: Verified payload bytes received, by content.
@@ -104,9 +121,11 @@ class Direct:
                 raise _hopeless(work)
             await asyncio.sleep(_TRY_AGAIN)
 
-    async def _try(self, work: _Work, source: str) -> None:
+    async def _try(self, work: _Work, holder: Holder) -> None:
+        source = holder.node_id
         try:
-            await self._pull(work, source)
+            if not (self._is_bulk(work, holder) and await self._pull_bulk(work, source)):
+                await self._pull(work, source)
             work.job.progress.reason = ""
         except IntegrityFailed as error:
             work.job.progress.hash_failures += 1
@@ -120,15 +139,46 @@ class Direct:
         if work.reason:
             log.debug("direct fetch of %s: %s", work.job.content, work.reason)
 
+    def _is_bulk(self, work: _Work, holder: Holder) -> bool:
+        return (
+            self._open_bulk is not None
+            and holder.bulk
+            and holder.node_id not in work.narrow
+            and work.line.bytes_in(work.missing[:MOST_RANGES]) >= BULK_FROM
+        )
+
+    async def _pull_bulk(self, work: _Work, source: str) -> bool:
+        """Have a thread read one stream to its end; False where there is no such connection to that holder."""
+        assert self._open_bulk is not None
+        ranges, query = _asked(work)
+        try:
+            stream = await self._open_bulk(source, STREAM, query, STALL)
+        except CachedError as error:
+            log.debug("no connection for bulk to %s: %s", source, error.message)
+            work.narrow.add(source)
+            return False
+        wanted, segments = work.line.bytes_in(ranges), _Segments(work.line, ranges)
+
+        def again() -> bool:
+            return "first" not in query and work.job.first()  # asked for anew, these bytes go before others
+
+        try:
+            whole = await drain(
+                self._threads, stream, segments, wanted, partial(self._take, work, source), again
+            )
+        except PeerUnreachable as error:
+            raise _BrokenStreamError(error.message) from error
+        if not whole:
+            raise _BrokenStreamError("the stream ended early")
+        return True
+
     async def _pull(self, work: _Work, source: str) -> None:
         """Read one stream to its end, writing behind."""
-        ranges = work.missing[:MOST_RANGES]
-        query: dict[str, Any] = {"content": work.job.content, "ranges": [list(part) for part in ranges]}
-        if first := work.job.first():
-            query["first"] = True
+        ranges, query = _asked(work)
+        first = "first" in query
         segments = _Segments(work.line, ranges)
-        writing: asyncio.Task[int] | None = None
-        parts: list[bytes] = []
+        writing: asyncio.Task[None] | None = None
+        parts: list[bytes | memoryview] = []
         loop = asyncio.get_running_loop()
         held, again, cut_at = 0, False, loop.time()
         stream = self._fetch_stream(source, STREAM, query)
@@ -138,13 +188,13 @@ class Direct:
                 held += len(data)
                 if held >= _BLOCK or loop.time() - cut_at > _SETTLE:
                     await _settle(writing)
-                    block, rest = segments.cut(b"".join(parts))
+                    block, rest = segments.cut(memoryview(b"".join(parts)))
                     parts, held, cut_at = [rest], len(rest), loop.time()
                     writing = asyncio.create_task(self._write(work, source, block))
                 if again := work.job.first() and not first:
                     break  # asked for anew, these bytes go before others
             await _settle(writing)
-            block, rest = segments.cut(b"".join(parts))
+            block, rest = segments.cut(memoryview(b"".join(parts)))
             writing = asyncio.create_task(self._write(work, source, block))
             await _settle(writing)
             if (rest or segments.left) and not again:
@@ -157,17 +207,29 @@ class Direct:
             with contextlib.suppress(Exception):
                 await stream.aclose()  # type: ignore[attr-defined]
 
-    async def _write(self, work: _Work, source: str, block: list[tuple[Segment, memoryview]]) -> int:
+    async def _write(self, work: _Work, source: str, block: Block) -> None:
+        await asyncio.to_thread(self._take, work, source, block)
+
+    def _take(self, work: _Work, source: str, block: Block) -> None:
+        """Check and write a block, and count it; in a thread."""
         if not block:
-            return 0
+            return
         job = work.job
-        await asyncio.to_thread(write_block, job.data, block, job.leaves)
+        write_block(job.data, block, job.leaves)
         written = sum(len(data) for _, data in block)
         work.missing = after(work.missing, block[-1][0].end)
         job.progress.bytes_present += written
         job.progress.by_source[source] = job.progress.by_source.get(source, 0) + written
         self.received[job.content] = self.received.get(job.content, 0) + written
-        return written
+
+
+def _asked(work: _Work) -> tuple[list[Range], dict[str, Any]]:
+    """Return what to ask for next, and the query that asks for it."""
+    ranges = work.missing[:MOST_RANGES]
+    query: dict[str, Any] = {"content": work.job.content, "ranges": [list(part) for part in ranges]}
+    if work.job.first():
+        query["first"] = True
+    return ranges, query
 
 
 def _look(job: FetchJob) -> _Work:
@@ -198,10 +260,9 @@ class _Segments:
         """More is to come."""
         return self._now is not None
 
-    def cut(self, data: bytes) -> tuple[list[tuple[Segment, memoryview]], bytes]:
+    def cut(self, data: memoryview) -> tuple[Block, memoryview]:
         """Return the whole leaves at the beginning of `data`, file by file, and what is left of it."""
-        view = memoryview(data)
-        block: list[tuple[Segment, memoryview]] = []
+        block: Block = []
         at = 0
         while self._now is not None:
             now, there = self._now, len(data) - at
@@ -209,7 +270,7 @@ class _Segments:
             if not size:
                 break
             part = now if size == now.size else Segment(now.path, now.offset, size, now.leaf)
-            block.append((part, view[at : at + size]))
+            block.append((part, data[at : at + size]))
             at += size
             if size == now.size:
                 self._now = next(self._coming, None)
@@ -233,15 +294,15 @@ async def _lively(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         raise _BrokenStreamError(error.message) from error
 
 
-async def _settle(writing: asyncio.Task[int] | None) -> None:
+async def _settle(writing: asyncio.Task[None] | None) -> None:
     if writing is not None:
         await asyncio.shield(writing)
 
 
-def _choose(work: _Work, holders: Holders, prefer: str) -> str | None:
+def _choose(work: _Work, holders: Holders, prefer: str) -> Holder | None:
     """Return the complete holder to ask: with fewest failures, then the preferred, then a reachable one."""
     able = [holder for holder in holders() if holder.complete and holder.node_id not in work.bad]
-    best = min(
+    return min(
         able,
         key=lambda holder: (
             work.failures.get(holder.node_id, 0),
@@ -250,7 +311,6 @@ def _choose(work: _Work, holders: Holders, prefer: str) -> str | None:
         ),
         default=None,
     )
-    return best.node_id if best is not None else None
 
 
 def _hopeless(work: _Work) -> CachedError:
@@ -302,15 +362,15 @@ class DirectServer:
         blocks = read_blocks(served.open_dir, segments, _BLOCK)
         reading: asyncio.Task[bytes] | None = None
         try:
-            while True:
-                reading = asyncio.create_task(asyncio.to_thread(next, blocks, b""))
-                if not (block := await asyncio.shield(reading)):
-                    break
+            reading = asyncio.create_task(asyncio.to_thread(next, blocks, b""))
+            while block := await asyncio.shield(reading):
+                reading = asyncio.create_task(asyncio.to_thread(next, blocks, b""))  # while this one is sent
                 await writer.write(block)
                 self.sent[content] = self.sent.get(content, 0) + len(block)
         finally:
             if reading is not None:
                 await asyncio.wait([reading])
+                reading.exception()
             blocks.close()
 
 

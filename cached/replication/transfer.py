@@ -25,6 +25,8 @@ class Holder:
     complete: bool
     #: False for a node that nobody can dial: it dials itself.
     reachable: bool = True
+    #: It gives streams on connections of their own, which threads read.
+    bulk: bool = False
 
 
 @dataclass(kw_only=True, slots=True)

@@ -7,7 +7,7 @@ import ssl
 
 import pytest
 from cached.errors import Busy, CachedError, Forbidden, LeaseRefused, NoSpace, NotFound, PeerUnreachable
-from cached.peers import server
+from cached.peers import acceptor, handlers, server
 from cached.peers.authority import admit, revoke
 from cached.peers.keyfile import write_private
 from cached.peers.link import Link
@@ -140,7 +140,7 @@ def _clients(tmp_path, key_file):
     yield bare
     foreign = identity(tmp_path, "foreign", None).client_context()
     foreign.verify_mode = ssl.CERT_NONE
-    foreign.check = lambda certificate: None
+    foreign.sslsocket_class = ssl.SSLSocket
     yield foreign
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     old.check_hostname = False
@@ -339,7 +339,7 @@ def test_a_body_is_read_only_once_its_call_is_admitted(tmp_path, key_file, monke
             monkeypatch.setattr(server, "MAX_BODIES", 4 << 20)
             with pytest.raises(Busy):
                 await a.call(b_id, "echo", large)
-            monkeypatch.setattr(server, "MAX_CALLS", 0)
+            monkeypatch.setattr(handlers, "MAX_CALLS", 0)
             monkeypatch.setattr(server, "json_body", None)
             with pytest.raises(Busy, match="calls"):
                 await a.call(b_id, "echo", large)
@@ -348,7 +348,7 @@ def test_a_body_is_read_only_once_its_call_is_admitted(tmp_path, key_file, monke
 
 
 def test_one_peer_cannot_open_connections_without_end(tmp_path, key_file, monkeypatch):
-    monkeypatch.setattr(server, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(acceptor, "MAX_CONNECTIONS", 3)
 
     async def scene():
         async with linked(tmp_path, key_file, "a", "b") as ((a, a_id), (b, b_id)):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from cached.errors import CachedError, IntegrityFailed, NoSource, NotFound, PeerUnreachable, UsageError
 from cached.replication.direct import STREAM, Direct, DirectServer, Served
-from cached.replication.transfer import Holder
+from cached.replication.transfer import Holder, Progress
 from tests.replication.swarm_kit import Caller, Content, job_for, make_content, same
 
 MIXED = {
@@ -219,3 +220,127 @@ def test_both_ends_count_the_payload_bytes_of_each_content(tmp_path):
     direct = Direct(fetch_stream=Pipe({"one": one}).fetch)
     asyncio.run(direct.fetch(job_for(content, tmp_path / "dst", 0), holders("one")))
     assert direct.received == one.sent == {content.id: sum(MIXED.values())}
+
+
+class Stored:
+    """A bulk stream with all its bytes there already, as far as it goes."""
+
+    def __init__(self, data: bytes, stalls: bool = False) -> None:
+        self._left = memoryview(data)
+        self._stalls = stalls
+        self.closed = False
+        self._stopped = threading.Event()
+
+    def read_into(self, buffer: memoryview) -> int:
+        part, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
+        buffer[: len(part)] = part
+        if self._stalls and not part:
+            assert self._stopped.wait(120)
+        return len(part)
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Bulk:
+    """Opens streams for bulk of the holders that a pipe has; `limits` says how many bytes of each come."""
+
+    def __init__(self, pipe: Pipe, limits: dict[str, int] | None = None, stalls: bool = False) -> None:
+        self._pipe = pipe
+        self._limits = limits or {}
+        self._stalls = stalls
+        self.opened: list[tuple[str, Stored]] = []
+
+    async def open(self, node_id: str, stream: str, query: dict[str, Any], stall: float) -> Stored:
+        parts = [part async for part in self._pipe.fetch(node_id, stream, query)]
+        made = Stored(b"".join(parts)[: self._limits.pop(node_id, None)], self._stalls)
+        self.opened.append((node_id, made))
+        return made
+
+
+def bulk_holders(*names: str):
+    return lambda: [dataclasses.replace(one, bulk=True) for one in holders(*names)()]
+
+
+def test_many_bytes_come_over_a_connection_of_their_own_and_few_do_not(tmp_path):
+    content = make_content(tmp_path / "src", MIXED | {"second": 3_000_000})
+    pipe = Pipe({"one": server(content)})
+    bulk = Bulk(pipe)
+    job = job_for(content, tmp_path / "dst", 0)
+    direct = Direct(fetch_stream=pipe.fetch, open_bulk=bulk.open)
+    asyncio.run(direct.fetch(job, bulk_holders("one")))
+    assert same(content, job.data)
+    assert job.progress.bytes_present == job.progress.bytes_wanted == content.manifest.total_bytes
+    assert [(node, stream.closed) for node, stream in bulk.opened] == [("one", True)]
+    (job.data / "second").unlink()
+    asyncio.run(direct.fetch(dataclasses.replace(job, progress=Progress()), bulk_holders("one")))
+    assert same(content, job.data)
+    assert len(bulk.opened) == 1
+
+
+def test_what_a_broken_bulk_stream_brought_is_kept_and_another_holder_gives_the_rest(tmp_path):
+    content = make_content(tmp_path / "src", {"f": 9_000_000, "g": 100_000})
+    pipe = Pipe({"one": server(content), "two": server(content)})
+    bulk = Bulk(pipe, {"one": 3_333_333})
+    job = job_for(content, tmp_path / "dst", 0)
+    direct = Direct(fetch_stream=pipe.fetch, open_bulk=bulk.open)
+    asyncio.run(direct.fetch(job, bulk_holders("one", "two"), prefer="one"))
+    assert same(content, job.data)
+    assert [(node, stream.closed) for node, stream in bulk.opened] == [("one", True), ("two", True)]
+    assert job.progress.by_source["one"] == 3_333_333 // 16_384 * 16_384
+    assert sum(job.progress.by_source.values()) == 9_100_000
+
+
+def test_a_bulk_stream_of_wrong_bytes_is_told_of_and_not_asked_again(tmp_path):
+    content = make_content(tmp_path / "src", {"f": 9_000_000})
+    rotten = make_content(tmp_path / "rotten", {"f": 9_000_000})
+    with (rotten.data / "f").open("r+b") as file:
+        file.seek(5_000_000)
+        file.write(b"rot")
+    pipe = Pipe({"bad": server(content, rotten.data), "good": server(content)})
+    bulk, told = Bulk(pipe), []
+    job = job_for(content, tmp_path / "dst", 0)
+    direct = Direct(fetch_stream=pipe.fetch, open_bulk=bulk.open, corrupt=lambda *what: told.append(what))
+    asyncio.run(direct.fetch(job, bulk_holders("bad", "good"), prefer="bad"))
+    assert same(content, job.data)
+    assert told == [("bad", content.id, "f")]
+    assert job.progress.hash_failures == 1
+
+
+def test_where_no_bulk_stream_can_be_opened_the_bytes_come_the_other_way(tmp_path):
+    content = make_content(tmp_path / "src", {"f": 9_000_000})
+    pipe = Pipe({"one": server(content)})
+    tries = []
+
+    async def refuse(node_id, stream, query, stall):
+        tries.append(node_id)
+        raise PeerUnreachable("a firewall is in between")
+
+    job = job_for(content, tmp_path / "dst", 0)
+    direct = Direct(fetch_stream=pipe.fetch, open_bulk=refuse)
+    asyncio.run(direct.fetch(job, bulk_holders("one")))
+    assert same(content, job.data)
+    assert tries == ["one"]
+
+
+def test_a_cancelled_fetch_leaves_no_thread_that_writes(tmp_path):
+    content = make_content(tmp_path / "src", {"f": 9_000_000})
+    pipe = Pipe({"one": server(content)})
+    bulk = Bulk(pipe, {"one": 5_000_000}, stalls=True)
+    job = job_for(content, tmp_path / "dst", 0)
+
+    async def run() -> None:
+        direct = Direct(fetch_stream=pipe.fetch, open_bulk=bulk.open)
+        fetch = asyncio.create_task(direct.fetch(job, bulk_holders("one")))
+        async with asyncio.timeout(120):
+            while job.progress.bytes_present < 4_000_000:
+                await asyncio.sleep(0.01)
+        fetch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await fetch
+        assert [stream.closed for _, stream in bulk.opened] == [True]
+
+    asyncio.run(run())
