@@ -2,6 +2,7 @@
 
     python -m bench.swarm --receivers 5 --size 48MiB --rate 20 [--source-rate 20] [--runs 3] [--json]
     python -m bench.swarm --receivers 2 --size 200MB --rate 0          (loopback, as fast as it goes; no root)
+    python -m bench.swarm --matrix [--only ROW]... [--runs 3] [--minutes 90] [--json]     (the table, with its targets)
 
 Real daemons, one for each node, started for each run; with a rate each has a network namespace, and a link of that
 many Mbit/s in both directions. A set is created on the source and replicated to all receivers; figures are medians.
@@ -15,6 +16,9 @@ copies      payload bytes that the source has sent, divided by the set's
 redundant   payload bytes that receivers got twice, divided by all they got
 cpu         CPU seconds of all daemons, for each GiB received
 processors  processors that the daemons kept busy
+
+Of receivers that come at random times, within twice the bound, each has a bound of its own: F/d, from when it asked.
+When something happens to one of them half-way, the others are held against the bound without it.
 """
 
 from __future__ import annotations
@@ -24,21 +28,18 @@ import json
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 
 from cached.units import parse_size
 
-from bench.report import Figure, document, medians, table
+from bench.cluster import Cluster
+from bench.report import Row as Report
+from bench.report import document, medians, table
+from bench.swarm import events
+from bench.swarm.plan import MATRIX, Row
 from bench.swarm.run import Setting, measure
-
-_UNITS = {
-    "seconds": "s",
-    "bound": "s",
-    "times bound": "x",
-    "wire": "x",
-    "start": "s",
-    "end": "s",
-    "cpu": "s/GiB",
-}
 
 
 def main() -> None:
@@ -47,6 +48,13 @@ def main() -> None:
         prog="python -m bench.swarm",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--matrix", action="store_true", help="every row of the table, each with its targets")
+    parser.add_argument(
+        "--only", action="append", choices=MATRIX, metavar="ROW", help="this row of the table"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=90.0, help="begin no run of the table after that long"
     )
     parser.add_argument("--receivers", type=int, default=5)
     parser.add_argument("--size", type=parse_size, default="48MiB")
@@ -61,8 +69,27 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # everything that was started ends all the same
-    if asked.rate and os.geteuid():
+    if (asked.rate or asked.matrix or asked.only) and os.geteuid():
         parser.error("network namespaces need root; --rate 0 measures without")
+    load, rows = list(os.getloadavg()), dict[str, Report]()
+    until = time.monotonic() + 60 * asked.minutes
+    for name, row in _wanted(asked).items():
+        runs: list[dict[str, float]] = []
+        while len(runs) < asked.runs and (not runs or time.monotonic() < until):
+            runs.append(measure(row.setting, asked.keep_logs, _during(row)))
+        rows[name] = (vars(row.setting) | {"event": row.event, "runs": len(runs)}, row.figures(medians(runs)))
+        print(table(name, rows[name][1]), file=sys.stderr if asked.json else sys.stdout, flush=True)
+        if time.monotonic() > until:
+            print(f"no more rows: {asked.minutes:g} minutes are over", file=sys.stderr)
+            break
+    if asked.json:
+        json.dump(document(rows, load, ("libtorrent",)), sys.stdout, indent=2)
+        print()
+
+
+def _wanted(asked: argparse.Namespace) -> dict[str, Row]:
+    if asked.only or asked.matrix:
+        return {name: MATRIX[name] for name in asked.only or MATRIX}
     setting = Setting(
         receivers=asked.receivers,
         size=asked.size,
@@ -71,18 +98,13 @@ def main() -> None:
         files=asked.files,
         encryption=asked.encryption,
     )
-    load = list(os.getloadavg())
-    runs = [measure(setting, asked.keep_logs) for _ in range(asked.runs)]
-    found = [Figure(key, value, _UNITS.get(key, "")) for key, value in medians(runs).items()]
-    name = f"N = {setting.receivers}"
-    if asked.json:
-        json.dump(document({name: (vars(setting), found)}, load, ("libtorrent",)), sys.stdout, indent=2)
-        print()
-        return
-    print(table(name, found))
-    if asked.runs > 1:
-        for key in runs[0]:
-            print(f"  {key:<16}" + "  ".join(f"{run[key]:.3f}" for run in runs))
+    return {f"N = {setting.receivers}": Row(setting=setting)}
+
+
+def _during(row: Row) -> Callable[[Setting, Cluster], dict[str, float]] | None:
+    if row.event == "late":
+        return events.late
+    return partial(events.fault, event=row.event) if row.event else None
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,17 +44,22 @@ def prepared(setting: Setting) -> Iterator[Cluster]:
         yield cluster
 
 
-def measure(setting: Setting, keep_logs: str = "") -> dict[str, float]:
-    """Return the figures of one run, see `bench.swarm.__main__`."""
+def measure(
+    setting: Setting,
+    keep_logs: str = "",
+    during: Callable[[Setting, Cluster], dict[str, float]] | None = None,
+) -> dict[str, float]:
+    """Return the figures of one run, see `bench.swarm.__main__`; `during`: bring the set there in another way."""
     with prepared(setting) as cluster:
         try:
-            return _replicated(setting, cluster)
+            return (during or replicated)(setting, cluster)
         finally:
             if keep_logs:
                 cluster.keep_logs(keep_logs)
 
 
-def _replicated(setting: Setting, cluster: Cluster) -> dict[str, float]:
+def replicated(setting: Setting, cluster: Cluster) -> dict[str, float]:
+    """Bring the set to all receivers at once."""
     source = cluster.nodes[0]
     cpu = cluster.cpu()
     with contextlib.closing(source.client()) as client, Watch(cluster.nodes) as watch:
