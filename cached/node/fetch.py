@@ -20,6 +20,7 @@ from cached.node.shelf import Known
 from cached.node.speed import seconds_left
 from cached.node.views import replica_views
 from cached.peers.records import Peer
+from cached.replication import placement
 from cached.sets.names import SetRef
 
 Report = Callable[[wire.Progress], None]
@@ -79,7 +80,7 @@ async def _request(node: Node, known: Known) -> None:
         )
     node.rejections.welcome(record.id)
     refusal: CachedError | None = None
-    for holder in holders:
+    for holder in placement.givers(node.id, record.originator, holders):
         try:
             body = {"set": record.id, "ad": announce.ad(node)}
             proposed = msgspec.convert(await node.link.call(holder, "offer.request", body, 10.0), offer.Offer)

@@ -222,10 +222,10 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata) -> None:
     ):
         for attempt in range(ROUNDS):
             places = await ways.places_of(node, flight, metadata, holders)
-            for name in ways.ordered(node, flight, holders, places):
+            for number, name in enumerate(ways.ordered(node, flight, holders, places)):
                 flight.method = name
                 try:
-                    await ways.go(node, name, job, holders, places)
+                    await ways.go(node, name, job, holders, places, fallback=number > 0)
                     return
                 except CachedError as error:
                     if isinstance(error, NoSpace) or (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from cached.errors import CachedError
 from cached.node import kept, origins, pool, sources
 from cached.node.flight import Flight
@@ -13,6 +15,8 @@ from cached.replication.transfer import FetchJob
 
 #: Name of the way that is no replication method: the objects behind the set.
 ORIGIN = "origin"
+#: Seconds between two looks whether others want what this node is getting alone.
+LOOK = 0.25
 
 
 def ordered(node: Node, flight: Flight, holders: sources.Introduced, places: Places | None) -> list[str]:
@@ -47,18 +51,53 @@ async def places_of(
 
 
 async def go(
-    node: Node, name: str, job: FetchJob, holders: sources.Introduced, places: Places | None
+    node: Node,
+    name: str,
+    job: FetchJob,
+    holders: sources.Introduced,
+    places: Places | None,
+    *,
+    fallback: bool = False,
 ) -> None:
-    """Bring the bytes by one way. Raises what keeps them from coming."""
+    """Bring the bytes by one way; a `fallback` from another is kept to. Raises what keeps them from coming."""
     known = node.shelf.known[holders.set_id]
     if not job.manifest.total_bytes:
         return
     if name == ORIGIN and places is not None:
         await pool.draw(node, known, job, places, holders)
-    elif name == "bittorrent":
+    elif name == "bittorrent" or not await _alone(node, job, holders, fallback=fallback):
+        flight = node.transfers.get(holders.set_id)
+        if flight is not None:
+            flight.method = "bittorrent"
         await node.swarm.fetch(job, holders.swarm, holders.source())
-    else:
-        await node.direct.fetch(job, holders.direct, node.sources.get(holders.set_id, ""))
+
+
+async def _alone(node: Node, job: FetchJob, holders: sources.Introduced, *, fallback: bool) -> bool:
+    """Bring the bytes by one stream; end it when others come for them too, and return False: together they spare
+    whoever gives, and what has come is kept.
+    """
+    stream = asyncio.ensure_future(
+        node.direct.fetch(job, holders.direct, node.sources.get(holders.set_id, ""))
+    )
+    try:
+        while not stream.done():
+            await asyncio.wait({stream}, timeout=LOOK)
+            if not fallback and not stream.done() and _joined(node, job, holders):
+                return False
+    finally:
+        stream.cancel()
+        await asyncio.gather(stream, return_exceptions=True)
+    stream.result()
+    return True
+
+
+def _joined(node: Node, job: FetchJob, holders: sources.Introduced) -> bool:
+    """Tell whether others want what this node is getting alone, and enough of it is left to share."""
+    record = node.shelf.known[holders.set_id].record
+    allowed = "bittorrent" in record.methods and "bittorrent" in node.config.replication.methods
+    left = job.progress.bytes_wanted - job.progress.bytes_present
+    others = sources.receivers(node, holders.set_id) - 1
+    return allowed and method.worth_sharing(left, others) and holders.offer("bittorrent")
 
 
 def believed(node: Node, set_id: str) -> bool:

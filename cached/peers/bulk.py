@@ -169,11 +169,15 @@ async def _awaited(step: Callable[[], asyncio.Future[int]]) -> int:
 
 
 def _send_some(connection: ssl.SSLSocket, data: memoryview) -> int:
-    """Send what the connection takes without waiting."""
+    """Send what the connection takes without waiting; raise `ConnectionError` when the reader has gone."""
     sent = 0
-    with contextlib.suppress(ssl.SSLWantWriteError):
+    try:
         while sent < len(data):
             sent += connection.send(data[sent:])
+    except ssl.SSLWantWriteError:
+        pass
+    except ssl.SSLError as error:  # how TLS tells of an end that nobody announced
+        raise ConnectionResetError(f"the reader has gone: {error.reason}") from error
     return sent
 
 

@@ -11,6 +11,8 @@ from typing import Final
 
 #: Sets up to this many bytes go direct, however many nodes want them.
 DIRECT_UP_TO: Final = 32 << 20
+#: A transfer under way has paid for most of its start: fewer bytes than this are not worth another one.
+_WORTH: Final = 8 << 20
 
 
 def choose(
@@ -29,6 +31,11 @@ def choose(
     if best in common:
         return best
     return next((method for method in ("bittorrent", "direct") if method in common), "")
+
+
+def worth_sharing(left: int, others: int) -> bool:
+    """Tell whether to leave a stream for the swarm: `others` want the set now, `left` bytes are to come."""
+    return others > 0 and left > _WORTH
 
 
 def refusal(

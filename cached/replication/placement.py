@@ -55,6 +55,11 @@ def driver(set_id: str, originator: str, holders: Iterable[str]) -> str:
     return next(iter(rendezvous(set_id, present)), "")
 
 
+def givers(asking: str, originator: str, holders: Iterable[str]) -> list[str]:
+    """Return the `holders` in the order in which a node should ask them: each node another, the originator last."""
+    return sorted(rendezvous(asking, holders), key=lambda node_id: node_id == originator)
+
+
 def missing(record: SetRecord, candidates: Iterable[Candidate]) -> int | None:
     """Return how many more copies the set should get; `None` for as many as there are nodes that match.
 

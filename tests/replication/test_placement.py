@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cached.replication import method
-from cached.replication.placement import Candidate, choose, driver, missing, rendezvous
+from cached.replication.placement import Candidate, choose, driver, givers, missing, rendezvous
 from cached.sets.set import ALL, SetRecord
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,3 +129,20 @@ def test_without_a_common_method_the_reason_names_who_allows_what():
     reason = method.refusal(("direct",), BOTH, ())
     assert "the set allows direct" in reason
     assert "the receiver allows none" in reason
+
+
+@given(st.sets(st.sampled_from("abcdefgh"), min_size=1), st.sampled_from("abcdefgh"), st.sampled_from("xyz"))
+def test_the_originator_is_asked_last_and_nobody_is_left_out(holders, originator, asking):
+    order = givers(asking, originator, holders)
+    assert sorted(order) == sorted(holders)
+    assert originator not in order[:-1]
+
+
+def test_those_who_ask_are_spread_over_those_who_have_it():
+    assert len({givers(f"node{number}", "a", "abcdefgh")[0] for number in range(40)}) == 7
+
+
+def test_a_stream_is_left_for_the_swarm_when_others_come_while_much_is_to_come():
+    assert method.worth_sharing(left=100 << 20, others=1)
+    assert not method.worth_sharing(left=100 << 20, others=0)
+    assert not method.worth_sharing(left=1 << 20, others=5)
