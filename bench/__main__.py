@@ -33,6 +33,8 @@ class Part:
 
 PARTS = {
     "start": Part("bench.start"),
+    "restart": Part("bench.restart", seconds=900),
+    "matching": Part("bench.matching"),
     "small_files": Part("bench.small_files"),
     "swarm": Part("bench.swarm", ("--receivers", "5", "--rate", "20", "--runs", "3"), root=True),
     "rivals": Part("bench.rivals", seconds=900, root=True),

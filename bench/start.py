@@ -42,7 +42,7 @@ memory = ""
 class Bench:
     """One node's directory, the program that it runs, and the socket on which it reports."""
 
-    def __init__(self, root: Path, tree: Path) -> None:
+    def __init__(self, root: Path, tree: Path, config: str = CONFIG) -> None:
         root.mkdir()
         self.root = root
         self.ready: list[float] = []
@@ -56,7 +56,7 @@ class Bench:
             "PYTHONPYCACHEPREFIX": str(root / "bytecode"),
         }
         self.config = root / "config.toml"
-        self.config.write_text(CONFIG.format(root=root))
+        self.config.write_text(config.format(root=root))
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(str(root / "notify"))
         self.notify.settimeout(60)

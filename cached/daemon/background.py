@@ -31,7 +31,7 @@ def neighbours_changed(node: Node, node_ids: frozenset[str]) -> None:
     alive = {entry.record.id for entry in node.directory.nodes() if entry.alive}
     for gone in node_ids - alive:
         node.objects.homes.gone(gone)
-    node.stirred.set()
+    node.stirred.moved(node_ids)
     if alive - {node.id} and node.matchmaker.pid is None:
         node.fly("get ready", lambda: get_ready(node))
     if not node.swarm.encrypted:

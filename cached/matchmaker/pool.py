@@ -33,6 +33,8 @@ CHUNK = 256
 MAX_VERDICTS = 100_000
 #: Checked ads remembered.
 MAX_ADS = 8192
+#: Ads remembered as the objects that they were given as.
+MAX_GIVEN = 4096
 #: Deaths of the child that nothing explains before a batch is given up.
 _ATTEMPTS = 3
 
@@ -69,6 +71,8 @@ class Matchmaker:
         self._max_verdicts = max_verdicts
         self._verdicts: dict[bytes, Verdict] = {}
         self._ads: dict[bytes, _Known] = {}
+        #: Ads given lately, by their identity, and their digests.
+        self._given: dict[int, tuple[Ad, bytes]] = {}
         self._guilty = blame.Memory()
         self._process: Process | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="matchmaker")
@@ -106,7 +110,8 @@ class Matchmaker:
     async def match(self, pairs: Sequence[tuple[Ad, Ad]]) -> list[Verdict]:
         """Return the verdict on each pair of a set's ad and a node's, in order.
 
-        Never raises for what an ad contains: a broken or hostile ad does not match, and the reason says so.
+        Ads are values: whoever gives one never changes it. Never raises for what an ad contains: a broken or
+        hostile ad does not match, and the reason says so.
         """
         return await self._run(lambda: self._match(pairs)) if pairs else []
 
@@ -143,8 +148,7 @@ class Matchmaker:
             raise BadExpression(outcome.error[0], hint=outcome.error[1], expression=expression)
 
     def _match(self, pairs: Sequence[tuple[Ad, Ad]]) -> list[Verdict]:
-        digests: dict[int, bytes] = {}
-        keys = [(self._digest(left, digests), self._digest(right, digests)) for left, right in pairs]
+        keys = [(self._digest(left), self._digest(right)) for left, right in pairs]
         verdicts: dict[_Pair, Verdict] = {}
         open_pairs: list[_Pair] = []
         for pair in dict.fromkeys(keys):
@@ -158,13 +162,15 @@ class Matchmaker:
         self._trim()
         return [verdicts[pair] for pair in keys]
 
-    def _digest(self, ad: Ad, digests: dict[int, bytes]) -> bytes:
-        """Return the digest of an ad, checked when it is new; `digests` knows the objects of this call."""
-        found = digests.get(id(ad))
-        if found is None:
-            found = digests[id(ad)] = self._hashed(ad)
-            if found not in self._ads:
-                self._ads[found] = self._known(ad)
+    def _digest(self, ad: Ad) -> bytes:
+        """Return the digest of an ad, checked when it is new."""
+        given = self._given.get(id(ad))
+        if given is not None and given[0] is ad:
+            return given[1]
+        found = self._hashed(ad)
+        self._given[id(ad)] = (ad, found)
+        if found not in self._ads:
+            self._ads[found] = self._known(ad)
         return found
 
     def _hashed(self, ad: Ad) -> bytes:
@@ -272,6 +278,9 @@ class Matchmaker:
             del self._verdicts[next(iter(self._verdicts))]
         if len(self._ads) > MAX_ADS:
             self._ads.clear()
+            self._given.clear()
+        elif len(self._given) > MAX_GIVEN:
+            self._given.clear()
 
     def _cannot_start(self, died: Died) -> CachedError:
         return CachedError(

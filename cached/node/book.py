@@ -118,7 +118,7 @@ async def _keep(node: Node, known: Known) -> None:
         await retire.give_up(node, known.record.id)
     elif known.record.id in node.shelf.replicas:
         retire.refresh_record(node, known)
-    node.stirred.set()
+    node.stirred.set(known.record.id)
 
 
 def revise(node: Node, known: Known, **changes: object) -> Known:

@@ -294,7 +294,7 @@ class Creation:
         finally:
             self._sealing = False
             await self.abort()
-        self.node.stirred.set()
+        self.node.stirred.set(known.record.id)
         return views.set_view(self.node, known)
 
     async def _seal(self, ingest: Ingest) -> Known:

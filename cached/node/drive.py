@@ -1,8 +1,9 @@
 """Drive: see to it that the sets this node answers for have the replicas that their owners want, and keep them.
 
-The originator drives; while it is away, the live holder first in rendezvous order does. Something changed (a set, a
-node, a replica) or a few seconds passed: then every set driven from here is looked at again. Only nodes that could
-be offered something new are matched, and what was refused is not asked again before either ad changes.
+The originator drives; while it is away, the live holder first in rendezvous order does. A set that changed is looked
+at with all nodes, a node that changed with all sets, and nothing else: where there are many of both, everything
+together is looked at but rarely. Only nodes that could be offered something new are matched, and what was refused is
+not asked again before either ad changes, or the refusal lapses.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import time
+from collections.abc import Iterable
+from functools import partial
 
 import msgspec
 
@@ -21,13 +25,18 @@ from cached.node.node import Node
 from cached.node.rejections import LASTS
 from cached.node.shelf import Known
 from cached.node.trust import trusted_with
-from cached.peers.records import NodeEntry
+from cached.peers.records import Holding, NodeEntry
 from cached.replication import placement
+from cached.sets.set import ALL
 
 DRIVE_OFFERED = faults.declare("drive.offered")
 
-#: Seconds after which everything is looked at again although nothing is known to have changed.
-ROUND = 10.0
+#: Seconds between two looks at refusals that have lapsed.
+ROUND = 5.0
+#: Seconds after which everything is looked at again although nothing is known to have changed, for each so many pairs
+#: of a set and a node.
+EVERYTHING = 60.0
+PAIRS = 100_000
 #: Seconds that changes may gather before they are acted on.
 GATHER = 0.05
 #: Seconds after which a node is asked again that could not accept for the moment, or was not reached.
@@ -40,39 +49,81 @@ async def run(node: Node) -> None:
     Each set has a flight of its own: a node that is slow to answer for one set holds up no other.
     """
     node.stirred.set()  # what an earlier life of this node left undone
+    looked = time.monotonic()
     while not node.draining:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ROUND):
                 await node.stirred.wait()
         await asyncio.sleep(GATHER)
-        node.stirred.clear()
+        news = node.stirred.take()
         try:
-            for known in list(node.shelf.known.values()):
-                if drives(node, known):
-                    _look_soon(node, known.record.id)
+            pairs = len(node.shelf.known) * len(node.directory.nodes())
+            if news.everything or time.monotonic() - looked > EVERYTHING * max(1.0, pairs / PAIRS):
+                looked = time.monotonic()
+                node.counted.clear()
+                node.digests.clear()
+                node.ads.clear()
+                look_soon(node, list(node.shelf.known))
+            else:
+                look_soon(node, news.sets | node.rejections.lapsed())
+                await look_at_moved(node, news.nodes)
         except Exception as error:  # noqa: BLE001 - whatever it is, replicas are looked after again in the next round
             node.counters.background_failed("drive", error)
 
 
-def _look_soon(node: Node, set_id: str) -> None:
-    if f"drive {set_id}" in node.flights:
-        node.restless.add(set_id)
-    else:
-        node.fly(f"drive {set_id}", lambda: _look(node, set_id))
+def look_soon(node: Node, set_ids: Iterable[str], only: frozenset[str] | None = None) -> None:
+    """Look after those of these sets that are driven from here; as regards `only` these nodes."""
+    for set_id in set_ids:
+        known = node.shelf.known.get(set_id)
+        if known is None or not drives(node, known):
+            continue
+        if f"drive {set_id}" in node.flights:
+            node.restless.add(set_id)
+        else:
+            node.fly(f"drive {set_id}", partial(_look, node, set_id, only))
 
 
-async def _look(node: Node, set_id: str) -> None:
+async def look_at_moved(node: Node, moved: frozenset[str]) -> None:
+    """Offer these nodes, which came, went or changed, what they are to have, and make up for copies lost with them."""
+    for set_id, nodes in (await agreeing(node, moved - {node.id})).items():
+        everywhere = node.shelf.known[set_id].record.replicas == ALL
+        look_soon(node, [set_id], frozenset(nodes) if everywhere else None)
+
+
+async def agreeing(node: Node, moved: frozenset[str]) -> dict[str, set[str]]:
+    """Return by set id which of these nodes agree with a set driven from here that may want another copy.
+
+    Only what changed is matched again: no set with any other node, and none with a node that holds it, has just
+    refused it, or may not hold it; nor a set that has all its copies. Sets that lost one are looked after anew.
+    """
+    entries = [entry for entry in node.directory.nodes() if entry.record.id in moved]
+    pairs: list[tuple[Known, NodeEntry]] = []
+    for known in list(node.shelf.known.values()) if moved else ():
+        if not drives(node, known):
+            node.counted.pop(known.record.id, None)
+        elif _lost_a_copy(node, known):
+            look_soon(node, [known.record.id])
+        elif not _has_enough(node, known):
+            pairs += [(known, entry) for entry in entries if _may_be_asked(node, known, entry)]
+    agreed: dict[str, set[str]] = {}
+    for (known, entry), verdict in zip(pairs, await consent.of_pairs(node, pairs), strict=True):
+        if verdict.matches:
+            agreed.setdefault(known.record.id, set()).add(entry.record.id)
+    return agreed
+
+
+async def _look(node: Node, set_id: str, only: frozenset[str] | None) -> None:
     async with node.driving:
         known = node.shelf.known.get(set_id)
         if node.draining or known is None or not drives(node, known):
             return
         try:
-            await look_after(node, known)
+            await look_after(node, known, only)
         except CachedError as error:
             node.counters.note("drive.failed", error.message, set=set_id[:8])
     if set_id in node.restless:
         node.restless.discard(set_id)
-        node.stirred.set()
+        node.stirred.set(set_id)
 
 
 def drives(node: Node, known: Known) -> bool:
@@ -85,6 +136,8 @@ def drives(node: Node, known: Known) -> bool:
         return record.id in node.drawing and record.originator == node.id
     if (held.content, held.tier) in node.shelf.withheld:  # repaired before it is handed on
         return False
+    if record.originator == node.id:
+        return True
     holders = [
         entry.node.record.id
         for entry in node.holders(record.id)
@@ -93,45 +146,80 @@ def drives(node: Node, known: Known) -> bool:
     return placement.driver(record.id, record.originator, holders) == node.id
 
 
-async def look_after(node: Node, known: Known) -> None:
-    """Offer a set to the nodes that should have it next, all at once."""
-    candidates = await _candidates(node, known)
-    chosen = placement.choose(known.record, candidates)
-    if not chosen:
+async def look_after(node: Node, known: Known, only: frozenset[str] | None = None) -> None:
+    """Offer a set to the nodes that should have it next, all at once; as regards `only` these."""
+    node.counted[known.record.id] = 0 if known.record.replicas == ALL else _count(node, known)
+    if _has_enough(node, known):
         return
     by_id = {entry.record.id: entry for entry in node.directory.nodes()}
+    candidates = await _candidates(
+        node, known, [entry for entry in by_id.values() if only is None or entry.record.id in only]
+    )
+    chosen = placement.choose(known.record, candidates)
     await asyncio.gather(
         *(offer_to(node, known, by_id[node_id], receivers=len(chosen)) for node_id in chosen)
     )
 
 
-async def _candidates(node: Node, known: Known) -> list[placement.Candidate]:
+def _has_enough(node: Node, known: Known) -> bool:
+    """Tell whether a set has all the copies that its owner wants, so that nobody need be asked."""
+    return known.record.replicas != ALL and _count(node, known) >= known.record.replicas
+
+
+def _lost_a_copy(node: Node, known: Known) -> bool:
+    """Tell whether fewer copies count now than when the set was last looked after, or that was never done from here."""
+    before = node.counted.get(known.record.id)
+    return before is None or (known.record.replicas != ALL and _count(node, known) < before)
+
+
+def _count(node: Node, known: Known) -> int:
+    """Return how many copies count for a set besides the originator's, among those that other nodes tell of."""
+    copies = [
+        _candidate(known, entry.node, entry.holding, matches=False)
+        for entry in node.holders(known.record.id)
+        if entry.node.record.id != node.id
+    ]
+    return placement.count(known.record, copies)
+
+
+def _may_be_asked(node: Node, known: Known, entry: NodeEntry) -> bool:
+    """Tell whether a node could be offered a set if both sides agree."""
+    record = known.record
+    return (
+        entry.alive
+        and entry.record.id not in node.directory.holding(record.id)
+        and trusted_with(entry, known)
+        and not node.rejections.stands(record.id, entry.record.id, ads_digest(node, known, entry))
+    )
+
+
+async def _candidates(node: Node, known: Known, entries: Iterable[NodeEntry]) -> list[placement.Candidate]:
     record = known.record
     holdings = {entry.node.record.id: entry.holding for entry in node.holders(record.id)}
-    others = [entry for entry in node.directory.nodes() if entry.record.id != node.id]
-    mine = consent.ad_of(node, known)
+    others = [entry for entry in entries if entry.record.id != node.id]
     asked = [
-        entry
-        for entry in others
-        if entry.alive
-        and entry.record.id not in holdings
-        and trusted_with(entry, known)
-        and not node.rejections.stands(record.id, entry.record.id, ads_digest(known, entry))
+        entry for entry in others if entry.record.id not in holdings and _may_be_asked(node, known, entry)
     ]
-    verdicts = await node.matchmaker.match([(mine, entry.record.ad) for entry in asked])
+    verdicts = await consent.verdicts(node, known, [entry.record.ad for entry in asked])
     matching = {entry.record.id for entry, verdict in zip(asked, verdicts, strict=True) if verdict.matches}
     return [
-        placement.Candidate(
-            node_id=entry.record.id,
-            host=entry.record.host,
-            alive=entry.alive,
-            matches=entry.record.id in matching,
-            state=holdings[entry.record.id].state if entry.record.id in holdings else "",
-            durable=not (entry.record.id in holdings and holdings[entry.record.id].volatile),
-            originator=entry.record.id == record.originator,
-        )
+        _candidate(known, entry, holdings.get(entry.record.id), matches=entry.record.id in matching)
         for entry in others
     ]
+
+
+def _candidate(
+    known: Known, entry: NodeEntry, holding: Holding | None, *, matches: bool
+) -> placement.Candidate:
+    return placement.Candidate(
+        node_id=entry.record.id,
+        host=entry.record.host,
+        alive=entry.alive,
+        matches=matches,
+        state=holding.state if holding is not None else "",
+        durable=holding is None or not holding.volatile,
+        originator=entry.record.id == known.record.originator,
+    )
 
 
 async def offer_to(
@@ -148,21 +236,25 @@ async def offer_to(
         )
     except (CachedError, msgspec.ValidationError) as error:
         reason = getattr(error, "message", "it answered nonsense")
-        node.rejections.add(record.id, peer, f"not reached: {reason}", ads_digest(known, entry), seconds=BUSY)
+        node.rejections.add(
+            record.id, peer, f"not reached: {reason}", ads_digest(node, known, entry), seconds=BUSY
+        )
         return offer.Answer(answer="REJECTED", reason=reason, code="peer_unreachable")
     if answer.answer == "REJECTED":
         node.counters.note("offer.rejected", answer.reason, set=record.id[:8], node=entry.record.name)
         lasts = BUSY if answer.code == Busy.code else LASTS
-        node.rejections.add(record.id, peer, answer.reason, ads_digest(known, entry), seconds=lasts)
+        node.rejections.add(record.id, peer, answer.reason, ads_digest(node, known, entry), seconds=lasts)
     else:
         node.counters.add("offer.accepted")
         node.rejections.accepted(record.id, peer)
     return answer
 
 
-def ads_digest(known: Known, entry: NodeEntry) -> str:
+def ads_digest(node: Node, known: Known, entry: NodeEntry) -> str:
     """Return what a refusal is bound to: this revision of the set and this ad of the node."""
-    ad: Ad = {key: value for key, value in entry.record.ad.items() if key != "Reachable"}
-    return hashlib.sha256(
-        f"{known.record.revision} ".encode() + msgspec.json.encode(ad, order="sorted")
-    ).hexdigest()
+    said, digest = node.digests.get(entry.record.id, ({}, ""))
+    if said is not entry.record.ad:
+        ad: Ad = {key: value for key, value in entry.record.ad.items() if key != "Reachable"}
+        digest = hashlib.sha256(msgspec.json.encode(ad, order="sorted")).hexdigest()
+        node.digests[entry.record.id] = (entry.record.ad, digest)
+    return f"{known.record.revision} {digest}"

@@ -17,7 +17,7 @@ from cached.leases import deadline
 from cached.leases.deadline import Clock, Deadline, Moment
 from cached.leases.lease import Lease
 from cached.leases.meter import Meter
-from cached.matching.ads import NodeFacts
+from cached.matching.ads import Ad, NodeFacts
 from cached.matchmaker.pool import Matchmaker
 from cached.node.consents import Consents
 from cached.node.counters import Counters
@@ -30,6 +30,7 @@ from cached.node.rejections import Rejections
 from cached.node.roots import Roots
 from cached.node.shelf import Shelf
 from cached.node.space import Space
+from cached.node.stir import Stir
 from cached.node.trust import trusted_with
 from cached.node.upload import Upload
 from cached.objects.cache import ObjectCache
@@ -153,11 +154,17 @@ class Node:
     #: Background work by key; one flight per key.
     flights: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
     #: Tells the replication driver that something changed.
-    stirred: asyncio.Event = field(default_factory=asyncio.Event)
+    stirred: Stir = field(default_factory=Stir)
     #: Sets whose replicas are looked after at the same time, at most.
     driving: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(64))
     #: Sets that something stirred while they were being looked after.
     restless: set[str] = field(default_factory=set)
+    #: By set id: copies that counted when it was last looked after; see `cached.node.drive`.
+    counted: dict[str, int] = field(default_factory=dict)
+    #: By set id: its ad, and what that was made of; see `cached.node.consent`.
+    ads: dict[str, tuple[object, Ad]] = field(default_factory=dict)
+    #: By node id: its ad, and the digest of it.
+    digests: dict[str, tuple[Ad, str]] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

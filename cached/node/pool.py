@@ -110,7 +110,7 @@ async def draw(node: Node, known: Known, job: FetchJob, places: Places, holders:
     member = await to_the_end(asyncio.to_thread(_Member, node, known, job, places, holders))
     job.progress.state = "transferring"
     node.drawing.add(known.record.id)
-    node.stirred.set()
+    node.stirred.set(known.record.id)
     try:
         await member.run()
     finally:

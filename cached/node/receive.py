@@ -178,7 +178,7 @@ async def _receive(node: Node, flight: Flight) -> None:
     node.counters.add("replicas_received")
     announce.publish(node, flight.set_id)
     await seeding.refresh(node, flight.content)
-    node.stirred.set()
+    node.stirred.set(flight.set_id)
 
 
 async def _fit(node: Node, flight: Flight, metadata: Metadata) -> None:

@@ -38,6 +38,16 @@ class Rejections:
         found = self._by_set.get(set_id, {}).get(node_id)
         return found is not None and found.ads == ads and found.until > time.monotonic()
 
+    def lapsed(self) -> set[str]:
+        """Forget refusals that are believed no more, and return the sets that they were of."""
+        now, sets = time.monotonic(), set()
+        for set_id, refusals in list(self._by_set.items()):
+            fresh = {node: found for node, found in refusals.items() if found.until > now}
+            if len(fresh) < len(refusals):
+                sets.add(set_id)
+                self._by_set[set_id] = fresh
+        return sets
+
     def of(self, set_id: str) -> dict[str, str]:
         """Return node id -> reason of the refusals that are still fresh."""
         now = time.monotonic()

@@ -54,7 +54,7 @@ async def replicate(
         announce.publish(node, known.record.id)
     for target in targets:
         await _send(node, known, target)
-    node.stirred.set()
+    node.stirred.set(known.record.id)
     # Who names nodes and no number waits for those nodes alone.
     named = frozenset(target.record.id for target in targets) if replicas is None else frozenset()
     if not wait:

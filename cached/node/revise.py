@@ -138,7 +138,7 @@ async def _extend_here(node: Node, known: Known, seconds: int, *, alone: bool) -
 
     await node.shelf.keep(Changes(sets=(known,), edits=((row.set_id, longer),)))
     end = node.shelf.replicas[row.set_id].grant
-    node.stirred.set()
+    node.stirred.set(row.set_id)
     return wire.GrantView(
         node=node.directory.name,
         granted=True,

@@ -43,8 +43,8 @@ class Introduced:
 
     node: Node
     set_id: str
-    #: Those that agreed, and when.
-    agreed: dict[str, tuple[Holder, float]] = field(default_factory=dict)
+    #: Those that agreed, when, and in which of their lives: one that was started again has forgotten it.
+    agreed: dict[str, tuple[Holder, float, int]] = field(default_factory=dict)
     answers: dict[str, Joined] = field(default_factory=dict)
     refused: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Introduced:
         living = {entry.record.id for entry in self.node.directory.nodes() if entry.alive}
         return [
             holder
-            for holder, _ in self.agreed.values()
+            for holder, *_ in self.agreed.values()
             if holder.node_id in living and method in self.answers[holder.node_id].methods
         ]
 
@@ -110,9 +110,9 @@ class Introduced:
         met = self.agreed.get(node_id)
         if met is None:
             return True
-        holder, when = met
+        holder, when, life = met
         became_whole = state == "COMMITTED" and not holder.complete
-        return now - when > RENEW or became_whole
+        return now - when > RENEW or became_whole or life != entry.record.incarnation
 
     async def _introduce(self, entry: NodeEntry, now: float) -> None:
         record = entry.record
@@ -133,7 +133,7 @@ class Introduced:
             bulk=answer.bulk and record.reachable,
         )
         self.answers[record.id] = answer
-        self.agreed[record.id] = (holder, now)
+        self.agreed[record.id] = (holder, now, record.incarnation)
 
 
 def _encryption(node: Node) -> str:

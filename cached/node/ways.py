@@ -31,7 +31,7 @@ def ordered(node: Node, flight: Flight, holders: sources.Introduced, places: Pla
 
 def _someone(holders: sources.Introduced) -> bool:
     """Tell whether a node that has all of it has agreed to give it."""
-    return any(holder.complete for holder, _ in holders.agreed.values())
+    return any(holder.complete for holder, *_ in holders.agreed.values())
 
 
 async def places_of(

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
@@ -22,7 +22,7 @@ from cached.peers import naming
 from cached.peers.gossip import Gossip, Learned
 from cached.peers.identity import Identity
 from cached.peers.link import Link
-from cached.peers.members import AgedBeat, Member, Members, Row, holders
+from cached.peers.members import AgedBeat, Member, Members, Row, find, holders
 from cached.peers.own import OwnRecord
 from cached.peers.reach import Reach
 from cached.peers.records import (
@@ -175,13 +175,7 @@ class Directory:
         """Return the node with this id, name, host or unambiguous beginning (8+ digits) of an id; live ones
         first.
         """
-        entries = sorted(self.nodes(), key=lambda entry: not entry.alive)
-        for field in ("id", "name", "host"):
-            for entry in entries:
-                if getattr(entry.record, field) == name:
-                    return entry
-        found = [entry for entry in entries if len(name) >= 8 and entry.record.id.startswith(name)]
-        return found[0] if len(found) == 1 else None
+        return find(self.nodes(), name)
 
     def host_of(self, node_id: str) -> str:
         """Return the host at which a node can be dialled; empty when it is unknown or cannot be."""
@@ -194,8 +188,16 @@ class Directory:
         """Return every replica of a set that nodes tell of, ours and those of dead nodes too."""
         now = _now()
         own = [(self._own.entry(now), self._own.holdings)] if self._own else []
-        others = [one for one in self._members if set_id in one.holdings]
-        return holders(set_id, own + [(self._members.entry(one, now), one.holdings) for one in others])
+        return holders(set_id, own + self._members.told(set_id, now))
+
+    def holding(self, set_id: str) -> Collection[str]:
+        """Return the ids of the other nodes that tell of a replica of a set."""
+        return self._members.holding(set_id)
+
+    def mark(self, set_id: str) -> object:
+        """Return a value that is another whenever it is another that nodes, or the living ones, tell of a set."""
+        own = self._own.holdings.get(set_id) if self._own else None
+        return self._members.mark(set_id), own and own.state
 
     def learn(self, address: str) -> None:
         """Take a hint that a member of some cluster may listen at `host:port`."""
@@ -332,6 +334,7 @@ class Directory:
         living = self._members.living(_now())
         turned = living ^ self._living
         self._living = living
+        self._members.touch(turned)
         for node_id in turned:
             member = self._members.get(node_id)
             label = member.record.name if member else node_id[:8]

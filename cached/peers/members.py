@@ -6,7 +6,7 @@ All times are seconds of one steady clock, given as arguments. Everything put in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,6 +64,11 @@ class Members:
         self._dead_after = dead_after
         self._forget_after = forget_after
         self._members: dict[str, Member] = {}
+        #: Ids of the nodes that tell of a replica, by set id.
+        self._holding: dict[str, dict[str, None]] = {}
+        #: By set id: when nodes last had something new to tell of their replicas of it, in the order of all such news.
+        self._marks: dict[str, int] = {}
+        self._news = 0
 
     def __contains__(self, node_id: object) -> bool:
         return node_id in self._members
@@ -109,7 +114,49 @@ class Members:
         if known is not None and known.record.incarnation == record.incarnation:
             member.beat, member.beat_at = known.beat, known.beat_at
         self._members[record.id] = member
+        self._index(record.id, known.holdings if known is not None else {}, member.holdings)
         return True
+
+    def holding(self, set_id: str) -> Collection[str]:
+        """Return the ids of the nodes that tell of a replica of a set."""
+        return self._holding.get(set_id, ())
+
+    def told(self, set_id: str, now: float) -> list[tuple[NodeEntry, Mapping[str, Holding]]]:
+        """Return these nodes as others see them, each with all that it holds."""
+        members = [self._members[node_id] for node_id in self.holding(set_id)]
+        return [(self.entry(member, now), member.holdings) for member in members]
+
+    def _index(self, node_id: str, before: Mapping[str, Holding], after: Mapping[str, Holding]) -> None:
+        for set_id in {**before, **after}:
+            then, now = before.get(set_id), after.get(set_id)
+            if then is None or now is None or then.state != now.state:
+                self._mark(set_id)
+        for set_id in before.keys() - after.keys():
+            del self._holding[set_id][node_id]
+            if not self._holding[set_id]:
+                del self._holding[set_id], self._marks[set_id]
+        for set_id in after.keys() - before.keys():
+            self._holding.setdefault(set_id, {})[node_id] = None
+
+    def mark(self, set_id: str) -> int:
+        """Return a number that is another whenever it is another that nodes, or the living ones, tell of a set."""
+        return self._marks.get(set_id, 0)
+
+    def touch(self, node_ids: Iterable[str]) -> None:
+        """Note that these nodes came to life or died."""
+        for member in filter(None, map(self._members.get, node_ids)):
+            for set_id in member.holdings:
+                self._mark(set_id)
+
+    def _mark(self, set_id: str) -> None:
+        self._news += 1
+        self._marks[set_id] = self._news
+
+    def _take_out(self, node_id: str) -> bool:
+        """Forget a node; return whether it was known."""
+        member = self._members.pop(node_id, None)
+        self._index(node_id, member.holdings if member is not None else {}, {})
+        return member is not None
 
     def wants_beat(self, beat: Beat) -> bool:
         """Tell whether a beat is newer than what is known and belongs to the incarnation known."""
@@ -134,11 +181,11 @@ class Members:
         """Drop nodes that were not heard of for a day."""
         for member in list(self._members.values()):
             if now - max(member.beat_at, member.signed_at) > self._forget_after:
-                del self._members[member.record.id]
+                self._take_out(member.record.id)
 
     def drop(self, node_ids: Iterable[str]) -> frozenset[str]:
         """Drop nodes (revoked ones); return those that were known."""
-        return frozenset(node_id for node_id in node_ids if self._members.pop(node_id, None) is not None)
+        return frozenset(node_id for node_id in node_ids if self._take_out(node_id))
 
     def rows(self) -> list[Row]:
         """Return the digest of everything known."""
@@ -180,6 +227,17 @@ class Members:
             record_age=max(0.0, now - member.signed_at),
             domains=member.peer.domains,
         )
+
+
+def find(entries: Iterable[NodeEntry], name: str) -> NodeEntry | None:
+    """Return the node with this id, name, host or unambiguous beginning (8+ digits) of an id; live ones first."""
+    ordered = sorted(entries, key=lambda entry: not entry.alive)
+    for field in ("id", "name", "host"):
+        for entry in ordered:
+            if getattr(entry.record, field) == name:
+                return entry
+    found = [entry for entry in ordered if len(name) >= 8 and entry.record.id.startswith(name)]
+    return found[0] if len(found) == 1 else None
 
 
 def holders(set_id: str, told: Iterable[tuple[NodeEntry, Mapping[str, Holding]]]) -> list[HolderEntry]:

@@ -70,7 +70,12 @@ def missing(record: SetRecord, candidates: Iterable[Candidate]) -> int | None:
         return 0
     if record.replicas == ALL:
         return None
-    return max(0, record.replicas - sum(_counts(record, one) for one in candidates))
+    return max(0, record.replicas - count(record, candidates))
+
+
+def count(record: SetRecord, candidates: Iterable[Candidate]) -> int:
+    """Return how many of these have a copy that counts; see `missing`."""
+    return sum(_counts(record, one) for one in candidates)
 
 
 def _counts(record: SetRecord, candidate: Candidate) -> bool:

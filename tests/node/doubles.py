@@ -209,6 +209,12 @@ class FakeDirectory:
     def node(self, name: str) -> NodeEntry | None:
         return next((e for e in self.nodes() if name in (e.record.id, e.record.name)), None)
 
+    def mark(self, _set_id: str) -> object:
+        return object()
+
+    def holding(self, set_id: str) -> set[str]:
+        return {entry.node.record.id for entry in self.holders(set_id)} - {self.world.nodes[self.name].id}
+
     def holders(self, set_id: str) -> list[HolderEntry]:
         return [
             HolderEntry(node=entry, holding=holding)

@@ -89,7 +89,7 @@ def test_a_node_that_cannot_says_why_and_keeps_nothing(tmp_path, config, words):
             assert words in answer.reason
             assert left_behind(b) == NOTHING
             entry = a.directory.node("b")
-            assert a.rejections.stands(view.id, b.id, drive.ads_digest(a.shelf.known[view.id], entry))
+            assert a.rejections.stands(view.id, b.id, drive.ads_digest(a, a.shelf.known[view.id], entry))
             with pytest.raises(CachedError) as caught:
                 await fetch.fetch(b, ALICE, NR, None)
             assert words in caught.value.message

@@ -35,7 +35,9 @@ def test_a_node_that_may_not_hold_a_set_is_no_holder_whatever_it_says(tmp_path, 
             meeting = sources.Introduced(node=a, set_id=known.record.id)
             assert (liar.id in metadata._holders(a, known)) is believed
             assert (liar.id in {entry.record.id for entry, _ in meeting._candidates()}) is believed
-            states = {one.node_id: one.state for one in await drive._candidates(a, known)}
+            states = {
+                one.node_id: one.state for one in await drive._candidates(a, known, a.directory.nodes())
+            }
             assert (states[liar.id] == "COMMITTED") is believed
             assert announce.held_elsewhere(a, known.record.id) is believed
 

@@ -7,7 +7,7 @@ from cached.peers import setsync
 from cached.peers.advertise import address_of, interface_address
 from cached.peers.members import Members
 from cached.peers.naming import free_name, yields
-from cached.peers.records import Beat, NodeRecord, Peer, SignedNode
+from cached.peers.records import Beat, Holding, NodeRecord, Peer, SignedNode
 from cached.peers.route import LONGEST_WAIT, Route, join_address, split_address
 from hypothesis import given
 from hypothesis import strategies as st
@@ -158,3 +158,46 @@ def test_two_digests_show_what_each_side_lacks():
     assert found.give_beats == ["me"]
     assert found.want_nodes == ["you"]
     assert found.want_beats == ["you", "n"]
+
+
+def record_of(node_id: str, version: int, held: dict[str, str]) -> NodeRecord:
+    replicas = tuple(Holding(set_id=one, revision=1, content=one, state=state) for one, state in held.items())
+    return NodeRecord(
+        id=node_id, name=node_id, address="a:1", incarnation=1, version=version, replicas=replicas
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"),
+            st.one_of(
+                st.none(),
+                st.dictionaries(st.sampled_from("xyz"), st.sampled_from(["COMMITTED", "TRANSFERRING"])),
+            ),
+        )
+    )
+)
+def test_who_tells_of_a_set_is_known_and_the_set_s_mark_changes_with_it(steps):
+    members, told = Members("own"), {}
+    for version, (node_id, held) in enumerate(steps):
+        before = {one: (told_of(told, one), members.mark(one)) for one in "xyz"}
+        if held is None:
+            members.drop([node_id])
+            told.pop(node_id, None)
+        else:
+            record = record_of(node_id, version, held)
+            signed = SignedNode(payload=b"", certificate=b"", signature=b"")
+            assert members.put(signed, record, Peer(node_id=node_id, domains=frozenset()), 0.0)
+            told[node_id] = held
+        for one in "xyz":
+            assert set(members.holding(one)) == set(told_of(told, one))
+            assert {member.record.id for member in members if one in member.holdings} == set(
+                members.holding(one)
+            )
+            then, mark = before[one]
+            assert (then == told_of(told, one)) or mark != members.mark(one)
+
+
+def told_of(told: dict[str, dict[str, str]], set_id: str) -> dict[str, str]:
+    return {node_id: held[set_id] for node_id, held in told.items() if set_id in held}
