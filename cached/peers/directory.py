@@ -179,10 +179,7 @@ class Directory:
 
     def host_of(self, node_id: str) -> str:
         """Return the host at which a node can be dialled; empty when it is unknown or cannot be."""
-        member = self._members.get(node_id)
-        if member is None or not member.record.reachable:
-            return ""
-        return member.record.address.rpartition(":")[0].strip("[]")
+        return self._members.host_of(node_id)
 
     def holders(self, set_id: str) -> list[HolderEntry]:
         """Return every replica of a set that nodes tell of, ours and those of dead nodes too."""

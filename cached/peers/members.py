@@ -80,6 +80,13 @@ class Members:
         """Return what is known of a node."""
         return self._members.get(node_id)
 
+    def host_of(self, node_id: str) -> str:
+        """Return the host at which a node can be dialled; empty when it is unknown or cannot be."""
+        member = self._members.get(node_id)
+        if member is None or not member.record.reachable:
+            return ""
+        return member.record.address.rpartition(":")[0].strip("[]")
+
     def alive(self, node_id: str, now: float) -> bool:
         """Tell whether a newer beat was heard lately and the node has not said goodbye."""
         member = self._members.get(node_id)
