@@ -40,7 +40,7 @@ from cached.sets.set import SetRecord, SignedRecord, newer, set_id
 from cached.units import parse_size
 
 from bench.report import Figure, Row, document, medians, table
-from bench.start import Bench
+from bench.start import Bench, processor_seconds
 
 CONFIG: Final = """\
 [node]
@@ -257,16 +257,19 @@ def _anonymous(pid: int) -> int:
 def once(bench: Bench, records: list[SetRecord]) -> dict[str, float]:
     """Start the node, have it give everything, look at it, and stop it."""
     node, ready = bench.start()
+    worked = processor_seconds(node.pid)
     try:
         told = status(bench.root)
         time.sleep(3)
-        idle, read = anonymous(node.pid), read_by(node.pid)
+        idle, read, rested = anonymous(node.pid), read_by(node.pid), processor_seconds(node.pid)
         asked = time.perf_counter()
         first, last = asyncio.run(ask(bench.root, told["address"], told["id"], records, asked))
         found = {
             "ready": ready,
             "first": ready + first,
             "last": ready + last,
+            "worked": worked,
+            "given": processor_seconds(node.pid) - rested,
             "read_idle": read / sum(record.bytes for record in records),
             "read": read_by(node.pid) / sum(record.bytes for record in records),
             "idle": sum(idle.values()) / 1e6,
@@ -284,6 +287,8 @@ def figures(found: dict[str, float]) -> list[Figure]:
         Figure("exec to READY=1: all replicas are announced again", found["ready"], "s"),
         Figure("until the first set is given to another member", found["first"], "s", 5.0),
         Figure("until every set is in its swarm, asked for at once", found["last"], "s", 5.0),
+        Figure("processor of the node until READY=1", found["worked"], "s"),
+        Figure("processor of the node for giving all of them", found["given"], "s"),
         Figure("bytes read until ready, of the sets'", found["read_idle"], "", 0.01),
         Figure("bytes read until all are in swarms, of the sets'", found["read"], "", 0.01),
         Figure("RssAnon at rest, node and its child", found["idle"], "MB", 120.0),

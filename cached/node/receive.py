@@ -26,6 +26,7 @@ from cached.node.kept import obtain
 from cached.node.metadata import Metadata, staged
 from cached.node.node import Node
 from cached.node.shelf import Changes
+from cached.origin.places import Places
 from cached.replication import layout
 from cached.replication.transfer import FetchJob
 from cached.sets import manifest as manifests
@@ -204,6 +205,7 @@ async def _fit(node: Node, flight: Flight, metadata: Metadata) -> None:
 
 
 async def _transfer(node: Node, flight: Flight, metadata: Metadata) -> None:
+    places: Places | None = None
     job = FetchJob(
         content=flight.content,
         manifest=metadata.manifest,
@@ -213,6 +215,7 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata) -> None:
         receivers=flight.receivers,
         progress=flight.progress,
         first=lambda: node.jobs.want(flight.set_id),
+        elsewhere=lambda: ways.several(node, flight, holders, places),
     )
     failure: CachedError = NoSource("no node that has the set can be reached")
     async with (

@@ -29,6 +29,13 @@ def ordered(node: Node, flight: Flight, holders: sources.Introduced, places: Pla
     return [*named, ORIGIN] if _someone(holders) else [ORIGIN, *named]
 
 
+def several(node: Node, flight: Flight, holders: sources.Introduced, places: Places | None) -> bool:
+    """Tell whether the bytes can be had just now in more than one way."""
+    record = node.shelf.known[flight.set_id].record
+    allowed = [name for name in node.config.replication.methods if name in record.methods]
+    return sum(holders.offer(name) for name in allowed) + (places is not None) > 1
+
+
 def _someone(holders: sources.Introduced) -> bool:
     """Tell whether a node that has all of it has agreed to give it."""
     return any(holder.complete for holder, *_ in holders.agreed.values())

@@ -117,7 +117,8 @@ class Direct:
                 moved_at = loop.time()
                 continue
             progress.reason = work.reason
-            if loop.time() - moved_at > self._patience or (source is None and work.bad):
+            borne = work.job.patience(self._patience)
+            if loop.time() - moved_at > borne or (source is None and work.bad):
                 raise _hopeless(work)
             await asyncio.sleep(_TRY_AGAIN)
 

@@ -223,7 +223,8 @@ class Fetch:
         """Nothing came for long, and nobody is connected who has it all; who has gets three times as long."""
         chosen = self._members.chosen
         holder = any(chosen[key].complete for key in self._members.connected if key in chosen)
-        if now - self._moved_at > self._patience * (3 if holder else 1):
+        borne = self._job.patience(self._patience) if self._stalled(now) else self._patience
+        if now - self._moved_at > borne * (3 if holder else 1):
             raise NoSource(
                 f"nothing arrived for {now - self._moved_at:.0f} s: {self._job.progress.reason}",
                 hint="check that a holder is alive and that its BitTorrent port can be reached",

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from cached.sets.manifest import Manifest
+
+#: Seconds without a byte after which another way is tried, where there is one.
+IMPATIENT: Final = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +70,12 @@ class FetchJob:
     only: frozenset[str] | None = None
     #: Whether a job waits for it now.
     first: Callable[[], bool] = lambda: False
+    #: Whether there is another way to bring it: then this one is given up sooner.
+    elsewhere: Callable[[], bool] = lambda: False
+
+    def patience(self, usual: float) -> float:
+        """Return how many seconds without a byte are borne; `usual` is that where there is no other way."""
+        return min(usual, IMPATIENT) if self.elsewhere() else usual
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

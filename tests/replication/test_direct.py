@@ -131,6 +131,17 @@ def test_bytes_that_a_job_begins_to_wait_for_are_asked_for_anew_to_go_before_oth
     assert pipe.queries[1][1]["ranges"][0][0] > 0
 
 
+def test_where_there_is_another_way_little_patience_is_had_with_holders_that_send_nothing(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("cached.replication.transfer.IMPATIENT", 0.05)
+    content = make_content(tmp_path / "src", {"f": 100_000})
+    job = dataclasses.replace(job_for(content, tmp_path / "dst", 0), elsewhere=lambda: True)
+    direct = Direct(fetch_stream=Pipe({}).fetch, patience=3600.0)
+    with pytest.raises(NoSource, match="does not answer"):
+        asyncio.run(asyncio.wait_for(direct.fetch(job, holders("gone")), 60))
+
+
 def test_another_holder_takes_over_when_one_breaks_off(tmp_path):
     content = make_content(tmp_path / "src", MIXED)
     one, two = server(content), server(content)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from cached.errors import CachedError, NoSource, NoSpace
@@ -26,6 +27,20 @@ def test_without_a_holder_the_fetch_says_why_and_ends(tmp_path):
         assert job.progress.reason
         assert job.progress.reason in error.value.message
         assert swarm.parameters(content.id) is None
+        await net.close()
+
+    asyncio.run(run())
+
+
+def test_where_there_is_another_way_a_swarm_without_a_holder_is_given_up_soon(tmp_path, monkeypatch):
+    monkeypatch.setattr("cached.replication.transfer.IMPATIENT", 2.2)
+
+    async def run() -> None:
+        net, content = Net(), make_content(tmp_path / "src", {"a": 400_000})
+        swarm = await net.add(tmp_path, "one", patience=3600.0)
+        job = replace(job_for(content, tmp_path / "dst", PIECE), elsewhere=lambda: True)
+        with pytest.raises(NoSource):
+            await asyncio.wait_for(swarm.fetch(job, net.holders, "source"), 120)
         await net.close()
 
     asyncio.run(run())
