@@ -36,6 +36,7 @@ PARTS = {
     "restart": Part("bench.restart", seconds=900),
     "matching": Part("bench.matching"),
     "small_files": Part("bench.small_files"),
+    "direct": Part("bench.direct", seconds=900),
     "swarm": Part("bench.swarm", ("--receivers", "5", "--rate", "20", "--runs", "3"), root=True),
     "rivals": Part("bench.rivals", seconds=900, root=True),
     "growth": Part("bench.growth", ("--plots", "docs/plots"), seconds=900),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 
 from cached.errors import CachedError
@@ -29,6 +30,8 @@ class Flight:
     #: Name of the method at work.
     method: str = ""
     speed: Speed = field(default_factory=Speed)
+    #: When the set had been accepted, by the monotonic clock.
+    began: float = field(default_factory=time.monotonic)
 
     def rate(self) -> float:
         """Return the bytes per second that it receives of late."""

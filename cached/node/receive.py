@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
@@ -176,7 +177,14 @@ async def _receive(node: Node, flight: Flight) -> None:
     elif not sources.proven(node, node.shelf.known[flight.set_id]):
         await obtain(node, node.shelf.known[flight.set_id], flight.progress)  # whoever offers it must have it
     await to_the_end(_commit(node, flight, manifest))
-    node.counters.add("replicas_received")
+    node.counters.note(
+        "replicas_received",
+        "a set has come",
+        set=flight.set_id[:8],
+        bytes=row.bytes,
+        method=flight.method or "none",
+        seconds=round(time.monotonic() - flight.began, 4),
+    )
     announce.publish(node, flight.set_id)
     await seeding.refresh(node, flight.content)
     node.stirred.set(flight.set_id)
