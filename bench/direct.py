@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from cached.units import parse_size
 
@@ -82,7 +82,7 @@ class Bench:
     cluster: Cluster
     count: int = 0
 
-    def bring(self, size: int, **wishes: object) -> tuple[list[float], list[float], list[int]]:
+    def bring(self, size: int, **wishes: Any) -> tuple[list[float], list[float], list[int]]:
         """Make a set of one new file, bring it to all other nodes, delete it.
 
         Return the seconds from accepted to committed of each receiver, the CPU seconds of each node, and the most
@@ -215,7 +215,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # everything that was started ends all the same
-    load, rows = list(os.getloadavg()), {}
+    load = list(os.getloadavg())
+    rows: dict[str, Row] = {}
     for name in asked.only or ROWS:
         rows |= ROWS[name](asked)
     if asked.json:
