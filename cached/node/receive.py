@@ -166,13 +166,15 @@ async def _receive(node: Node, flight: Flight) -> None:
     row, manifest = node.shelf.replicas[flight.set_id], None
     here = node.stores[row.tier].has(flight.content)
     if not (here and ways.believed(node, flight.set_id)):
-        metadata = await staged(node.stores[row.tier], flight.txid, flight.content)
-        if metadata is None:
-            metadata = await obtain(node, node.shelf.known[flight.set_id], flight.progress)
-        faults.point(RECEIVE_METADATA)
-        manifest = metadata.manifest
-        await _fit(node, flight, metadata)
-        await _transfer(node, flight, metadata)
+        async with sources.introduced(node, flight.set_id) as holders:  # while the metadata comes
+            metadata = await staged(node.stores[row.tier], flight.txid, flight.content)
+            if metadata is None:
+                metadata = await obtain(node, node.shelf.known[flight.set_id], flight.progress)
+            faults.point(RECEIVE_METADATA)
+            manifest = metadata.manifest
+            await _fit(node, flight, metadata)
+            await holders.met.wait()
+            await _transfer(node, flight, metadata, holders)
         faults.point(RECEIVE_TRANSFERRED)
     elif not sources.proven(node, node.shelf.known[flight.set_id]):
         await obtain(node, node.shelf.known[flight.set_id], flight.progress)  # whoever offers it must have it
@@ -212,7 +214,7 @@ async def _fit(node: Node, flight: Flight, metadata: Metadata) -> None:
     faults.point(RECEIVE_PREPARED)
 
 
-async def _transfer(node: Node, flight: Flight, metadata: Metadata) -> None:
+async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sources.Introduced) -> None:
     places: Places | None = None
     job = FetchJob(
         content=flight.content,
@@ -226,11 +228,7 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata) -> None:
         elsewhere=lambda: ways.several(node, flight, holders, places),
     )
     failure: CachedError = NoSource("no node that has the set can be reached")
-    async with (
-        sources.introduced(node, flight.set_id) as holders,
-        _giving_way(node, flight),
-        _writing(node, flight),
-    ):
+    async with _giving_way(node, flight), _writing(node, flight):
         for attempt in range(ROUNDS):
             places = await ways.places_of(node, flight, metadata, holders)
             for number, name in enumerate(ways.ordered(node, flight, holders, places)):

@@ -48,6 +48,8 @@ class Introduced:
     answers: dict[str, Joined] = field(default_factory=dict)
     refused: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    #: Set once every holder known at the beginning has been asked.
+    met: asyncio.Event = field(default_factory=asyncio.Event)
 
     def swarm(self) -> Sequence[Holder]:
         """Return all members of the swarm, whole or not, that are alive and speak as this node does.
@@ -142,16 +144,19 @@ def _encryption(node: Node) -> str:
 
 @asynccontextmanager
 async def introduced(node: Node, set_id: str) -> AsyncIterator[Introduced]:
-    """Meet the holders of a set, and go on meeting new ones while the block runs."""
+    """Meet the holders of a set (`met`: all were asked once), and go on meeting new ones while the block runs."""
     meeting = Introduced(node=node, set_id=set_id)
-    await meeting.look()
 
-    async def go_on() -> None:
+    async def meet() -> None:
+        try:
+            await meeting.look()
+        finally:
+            meeting.met.set()
         while True:
             await asyncio.sleep(LOOK)
             await meeting.look()
 
-    task = asyncio.create_task(go_on())
+    task = asyncio.create_task(meet())
     try:
         yield meeting
     finally:

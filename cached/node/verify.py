@@ -290,6 +290,7 @@ async def _refetch_as(node: Node, store: Store, known: Known, paths: set[str], t
         only=frozenset(paths),
     )
     async with sources.introduced(node, known.record.id) as holders:
+        await holders.met.wait()
         await node.direct.fetch(job, holders.direct)
     await asyncio.to_thread(put_back)
 
