@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from cached.errors import Busy, UsageError
+from cached.errors import Busy, CachedError, UsageError
 
 #: Largest packet, in bytes; the kernel's default send buffer takes a little over 200,000.
 MAX_PACKET: Final = 190_000
@@ -24,8 +24,11 @@ MAX_DESCRIPTORS: Final = 253
 _INT: Final = array.array("i").itemsize
 #: Plain numbers: arithmetic on the flags of `socket` costs more than the system call.
 _TRUNC: Final = int(socket.MSG_TRUNC)
-_CTRUNC: Final = int(socket.MSG_CTRUNC)
+_CUT: Final = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 _CLOEXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
+_NOSIGNAL: Final = int(socket.MSG_NOSIGNAL)
+_SOCKET: Final = int(socket.SOL_SOCKET)
+_RIGHTS: Final = int(socket.SCM_RIGHTS)
 _ANCILLARY: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * _INT)
 
 
@@ -55,30 +58,32 @@ def send(connection: socket.socket, data: bytes, descriptors: Sequence[int] = ()
             f"{len(descriptors)} descriptors do not fit into one packet", hint=f"at most {MAX_DESCRIPTORS}"
         )
     if not descriptors:
-        connection.send(data, socket.MSG_NOSIGNAL)
+        connection.send(data, _NOSIGNAL)
         return
-    rights = array.array("i", descriptors)
-    connection.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_NOSIGNAL)
+    connection.sendmsg([data], [(_SOCKET, _RIGHTS, array.array("i", descriptors))], _NOSIGNAL)
 
 
 def receive(connection: socket.socket) -> Packet | None:
     """Receive one packet, None when the other side closed. Raises `UsageError` or `Busy` if it was cut."""
     buffer = _buffers.of_this_thread
     size, ancillary, flags, _ = connection.recvmsg_into([buffer], _ANCILLARY, _CLOEXEC)
-    descriptors = _descriptors(ancillary)
-    if flags & _TRUNC:
+    descriptors = _descriptors(ancillary) if ancillary else []
+    if flags & _CUT:
         close_all(descriptors)
-        raise UsageError(f"a packet of more than {MAX_PACKET} bytes arrived")
-    if flags & _CTRUNC:
-        close_all(descriptors)
-        raise Busy(
-            "not all descriptors of a packet could be received",
-            hint="raise the limit of open files (ulimit -n), or open fewer at once",
-        )
+        raise _cut(flags)
     if size == 0:
         close_all(descriptors)
         return None
     return Packet(bytes(buffer[:size]), descriptors)
+
+
+def _cut(flags: int) -> CachedError:
+    if flags & _TRUNC:
+        return UsageError(f"a packet of more than {MAX_PACKET} bytes arrived")
+    return Busy(
+        "not all descriptors of a packet could be received",
+        hint="raise the limit of open files (ulimit -n), or open fewer at once",
+    )
 
 
 def close_all(descriptors: Iterable[int]) -> None:
@@ -93,6 +98,6 @@ def close_all(descriptors: Iterable[int]) -> None:
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     found = array.array("i")
     for level, kind, payload in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == _SOCKET and kind == _RIGHTS:
             found.frombytes(payload[: len(payload) - len(payload) % _INT])
     return found.tolist()

@@ -48,6 +48,7 @@ class Exchange:
         if opened is None:
             return False
         self._give(opened)
+        opened.count()
         return True
 
     async def open(self, request: Request) -> None:

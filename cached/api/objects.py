@@ -113,9 +113,13 @@ class ObjectRoutes:
     async def _get(self, request: web.Request) -> web.StreamResponse:
         caller, token = self._caller_of(request), token_of(request)
         address, asked = _wanted(request)
-        opened = self._verbs.open_now(caller, address, token, asked.scope) or await self._verbs.open(
-            caller, address, token=token, scope=asked.scope, keep=asked.keep, progress=None
-        )
+        opened = self._verbs.open_now(caller, address, token, asked.scope)
+        if opened is not None:
+            opened.count()
+        else:
+            opened = await self._verbs.open(
+                caller, address, token=token, scope=asked.scope, keep=asked.keep, progress=None
+            )
         try:
             return await self._send(request, caller, token, opened)
         finally:

@@ -95,4 +95,4 @@ def target(name: str, path: str) -> tuple[SetRef, str]:
     inside = "/".join(part for part in (ref.path, path.strip("/")) if part)
     if inside:
         check_path(inside)
-    return ref, inside
+    return msgspec.structs.replace(ref, path=None), inside

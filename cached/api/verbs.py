@@ -138,6 +138,10 @@ class OpenedObject(Protocol):
     def pin(self) -> str:
         """Keeps the copy from being evicted until it is given to `object_release`; every open takes one."""
 
+    @property
+    def count(self) -> Callable[[], None]:
+        """Counts and charges what `open_now` has opened: called once, when the answer is on its way."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectVerbs:

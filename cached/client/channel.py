@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -21,9 +22,32 @@ Watcher = Callable[[wire.Progress], None]
 Reply = wire.OpenReply | wire.ObjectReply
 Answer = TypeVar("Answer", bound=Reply)
 
+#: `struct timeval`.
+_TIMEVAL: Final = struct.Struct("@ll")
+
 
 class LostError(Exception):
     """The daemon went away in mid-conversation; whether it did what was asked is not known."""
+
+
+class OpenRequest(msgspec.Struct, frozen=True, tag_field="op", tag="open"):
+    """Asks for a file or directory of a set; see docs/wire.md."""
+
+    name: str
+    fetch: bool
+    progress: bool = True
+    v: int = 1
+
+
+class ObjectRequest(msgspec.Struct, frozen=True, tag_field="op", tag="object"):
+    """Asks for an object; see docs/wire.md."""
+
+    address: str
+    token: str
+    scope: str
+    keep: str
+    progress: bool = True
+    v: int = 1
 
 
 class Channel:
@@ -32,9 +56,11 @@ class Channel:
     def __init__(self, endpoint: Endpoint, timeout: float) -> None:
         self._timeout = timeout
         self._socket = endpoint.connect("data.sock", socket.SOCK_SEQPACKET, timeout)
+        _wait_in_the_kernel(self._socket, timeout)
         self._pid = os.getpid()
         self._busy = threading.Lock()
-        self._pins: Counter[str] = Counter()
+        #: Opens by pin.
+        self._pins: dict[str, int] = {}
         self._released: deque[str] = deque()
         #: False once an answer was missed: what comes next could not be told apart from it.
         self.usable = True
@@ -45,27 +71,25 @@ class Channel:
         return bool(self._pins)
 
     def open(
-        self, request: dict[str, Any], kind: type[Answer], watcher: Watcher | None
+        self, request: OpenRequest | ObjectRequest, kind: type[Answer], watcher: Watcher | None
     ) -> tuple[Answer, int]:
         """Ask for a descriptor, -1 where none is promised; what was opened stays pinned until as many `release` as
         `open` calls were made.
         """
         with self._busy:
-            self._give_back()
+            if self._released:
+                self._give_back()
             self.usable = False
-            self.post(request)
-            value, descriptors = self._answer(watcher)
-            self.usable = True
-            if "error" in value:
-                packets.close_all(descriptors)
-                raise CachedError.from_wire(value)
-            reply = wire.convert(value, kind)
+            self._send(wire.encode(request))
+            reply, descriptors = self._opened(kind, watcher)
             if len(descriptors) != _promised(reply):
                 packets.close_all(descriptors)
                 raise CachedError("the daemon's answer came without a descriptor", hint="see its version")
-            if pin_of(reply):
-                self._pins[pin_of(reply)] += 1
-        self._try_to_give_back()
+            pin = pin_of(reply)
+            if pin:
+                self._pins[pin] = self._pins.get(pin, 0) + 1
+        if self._released:
+            self._try_to_give_back()
         return reply, descriptors[0] if descriptors else -1
 
     def release(self, pin: str) -> None:
@@ -83,10 +107,12 @@ class Channel:
 
     def post(self, request: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         """Send one request; raises `LostError`, or what the daemon said before it closed the connection."""
-        data = wire.encode({"v": 1, **request})
+        self._send(wire.encode({"v": 1, **request}), descriptors)
+
+    def _send(self, data: bytes, descriptors: Sequence[int] = ()) -> None:
         try:
             packets.send(self._socket, data, descriptors)
-        except TimeoutError as error:
+        except BlockingIOError as error:
             raise self._timed_out() from error
         except ConnectionError as error:
             self._last_words()
@@ -102,20 +128,44 @@ class Channel:
 
     def _answer(self, watcher: Watcher | None) -> tuple[dict[str, Any], list[int]]:
         while True:
-            try:
-                packet = packets.receive(self._socket)
-            except TimeoutError as error:
-                raise self._timed_out() from error
-            except ConnectionError as error:
-                self._last_words()
-                raise LostError from error
-            if packet is None:
-                raise LostError
+            packet = self._packet()
             value = msgspec.json.decode(packet.data)
             if "progress" not in value:
                 return value, packet.descriptors
-            if watcher is not None:
-                watcher(wire.convert(value["progress"], wire.Progress))
+            _report(value, watcher)
+
+    def _opened(self, kind: type[Answer], watcher: Watcher | None) -> tuple[Answer, list[int]]:
+        """Wait for what was opened; the conversation may go on after that, and after an error of the daemon's."""
+        decoder = _DECODERS[kind]
+        while True:
+            packet = self._packet()
+            try:
+                reply: Answer = decoder.decode(packet.data)
+            except msgspec.ValidationError:
+                value = msgspec.json.decode(packet.data)
+            else:
+                self.usable = True
+                return reply, packet.descriptors
+            packets.close_all(packet.descriptors)
+            if "progress" in value:
+                _report(value, watcher)
+                continue
+            self.usable = True
+            if "error" in value:
+                raise CachedError.from_wire(value)
+            wire.convert(value, kind)
+
+    def _packet(self) -> packets.Packet:
+        try:
+            packet = packets.receive(self._socket)
+        except BlockingIOError as error:
+            raise self._timed_out() from error
+        except ConnectionError as error:
+            self._last_words()
+            raise LostError from error
+        if packet is None:
+            raise LostError
+        return packet
 
     def _timed_out(self) -> TimedOut:
         return TimedOut(
@@ -142,18 +192,39 @@ class Channel:
         """Tell the daemon what is closed; it does not answer."""
         while self._released:
             pin = self._released.popleft()
-            self._pins[pin] -= 1
-            if self._pins[pin] <= 0:
-                del self._pins[pin]
+            left = self._pins.get(pin, 0) - 1
+            if left > 0:
+                self._pins[pin] = left
+            else:
+                self._pins.pop(pin, None)
                 self._unpin(pin)
 
     def _unpin(self, pin: str) -> None:
         if not self.usable:
             return
         try:
-            self.post({"op": "close", "set": pin, "answer": False})
+            self._send(wire.encode({"v": 1, "op": "close", "set": pin, "answer": False}))
         except (LostError, OSError, CachedError):
             self.usable = False
+
+
+_DECODERS: Final[dict[type[Any], msgspec.json.Decoder[Any]]] = {
+    kind: msgspec.json.Decoder(kind) for kind in (wire.OpenReply, wire.ObjectReply)
+}
+
+
+def _report(value: dict[str, Any], watcher: Watcher | None) -> None:
+    if watcher is not None:
+        watcher(wire.convert(value["progress"], wire.Progress))
+
+
+def _wait_in_the_kernel(connection: socket.socket, timeout: float) -> None:
+    """Let the system calls themselves end after `timeout` seconds: Python would ask `poll` before each of them."""
+    whole = int(timeout)
+    limit = _TIMEVAL.pack(whole, max(1, int((timeout - whole) * 1e6)))
+    connection.setblocking(True)
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connection.setsockopt(socket.SOL_SOCKET, option, limit)
 
 
 def pin_of(reply: Reply) -> str:

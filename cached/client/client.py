@@ -15,7 +15,7 @@ import msgspec
 from cached import wire
 from cached.addresses import is_address
 from cached.client import drawing, export, handover, walk
-from cached.client.channel import Channel, Watcher
+from cached.client.channel import Channel, OpenRequest, Watcher
 from cached.client.objects import Objects, scope_of
 from cached.client.opened import Opened, SetFile
 from cached.client.rest import quoted
@@ -96,7 +96,7 @@ class Client(Objects):
             os.close(descriptor)
             release()
             raise UsageError(f"{ref_path} is a directory", hint="open_dir opens directories")
-        return io.BufferedReader(SetFile(descriptor, f"/proc/self/fd/{descriptor}", release))
+        return io.BufferedReader(SetFile(descriptor, release))
 
     def open_dir(self, ref_path: str, *, fetch: bool = True, progress: Watcher | None = None) -> Opened:
         """Open a set, or a directory of it: a read-only descriptor through which everything below can be
@@ -279,5 +279,4 @@ class Client(Objects):
     def _open(
         self, ref_path: str, fetch: bool, watcher: Watcher | None
     ) -> tuple[Channel, wire.OpenReply, int]:
-        request = {"op": "open", "name": ref_path, "fetch": fetch, "progress": True}
-        return self._descriptor(request, wire.OpenReply, watcher)
+        return self._descriptor(OpenRequest(ref_path, fetch), wire.OpenReply, watcher)

@@ -17,7 +17,7 @@ from cached import packets, wire
 from cached.addresses import parse, parse_prefix
 from cached.client import dumps, export
 from cached.client.bulk import CopyFile
-from cached.client.channel import Channel, LostError, Watcher
+from cached.client.channel import Channel, LostError, ObjectRequest, Watcher
 from cached.client.rest import quoted
 from cached.client.session import Session
 from cached.client.spool import ObjectWriter, Source, descriptor_of
@@ -55,19 +55,12 @@ class Objects(Session):
         `keep="memory"` keeps the copy in memory at once, `"none"` keeps none. Raises `NotFound`, `Forbidden`,
         `OriginUnavailable`, `OriginChanged`, `IntegrityFailed`.
         """
-        request = {
-            "op": "object",
-            "address": str(parse(address)),
-            "token": self._tokens.get(),
-            "scope": scope_of(scope),
-            "keep": keep,
-            "progress": True,
-        }
+        request = ObjectRequest(str(parse(address)), self._tokens.get(), scope_of(scope), keep)
         channel, reply, descriptor = self._descriptor(request, wire.ObjectReply, progress)
         if reply.through:
             return ObjectFile(ThroughFile(self._origin, reply.object, self._tokens), reply)
         release = partial(channel.release, reply.pin)
-        return ObjectFile(CopyFile(descriptor, f"/proc/self/fd/{descriptor}", release), reply)
+        return ObjectFile(CopyFile(descriptor, release), reply)
 
     def read_object(self, address: str, *, keep: Keep = "auto", scope: str | None = None) -> bytes:
         """Return all bytes of an object."""

@@ -14,10 +14,12 @@ from cached import wire
 class SetFile(io.FileIO):
     """The raw, unbuffered file; the kernel's own, so everything that takes a descriptor takes it."""
 
-    def __init__(self, descriptor: int, name: str, closed: Callable[[], None]) -> None:
-        self._after: Callable[[], None] | None = None
+    _after: Callable[[], None] | None = None
+
+    def __init__(self, descriptor: int, closed: Callable[[], None]) -> None:
         super().__init__(descriptor, "rb")
-        self.name = name
+        #: A path to the file for others in this process, while it is open.
+        self.name = f"/proc/self/fd/{descriptor}"
         self._after = closed
 
     def close(self) -> None:

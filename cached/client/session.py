@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from cached.client.channel import Channel, LostError, Reply, Watcher
+from cached.client.channel import Channel, LostError, ObjectRequest, OpenRequest, Reply, Watcher
 from cached.client.endpoint import Endpoint
 from cached.client.pool import Pool
 from cached.client.rest import Rest
@@ -68,20 +68,21 @@ class Session:
         return _again, (type(self), self._runtime_dir, self._timeout, self._tokens.given)
 
     def _descriptor(
-        self, request: dict[str, Any], kind: type[Answer], watcher: Watcher | None
+        self, request: OpenRequest | ObjectRequest, kind: type[Answer], watcher: Watcher | None
     ) -> tuple[Channel, Answer, int]:
         """Ask for a descriptor (-1: none came); a daemon that restarts meanwhile is asked again."""
-        patience = _Patience()
+        patience: _Patience | None = None
         while True:
             try:
                 channel, used = self._channels.take()
             except DaemonUnreachable:
-                if patience.until_it_is_back():
+                if patience is not None and patience.until_it_is_back():
                     continue
                 raise
             try:
                 reply, descriptor = channel.open(request, kind, watcher)
             except LostError as error:
+                patience = patience or _Patience()
                 if patience.after_a_loss(used=used):
                     continue
                 raise DaemonUnreachable(
@@ -105,17 +106,16 @@ class _Patience:
     """A daemon that was there a moment ago may be restarting."""
 
     def __init__(self) -> None:
-        self._until = 0.0
+        self._until = time.monotonic() + _RESTART
         self._losses = 0
 
     def after_a_loss(self, *, used: bool) -> bool:
         """Tell whether to ask again after a connection was lost; an old one says little of the daemon."""
-        self._until = self._until or time.monotonic() + _RESTART
         self._losses += not used
         return self._losses <= 1
 
     def until_it_is_back(self) -> bool:
-        """Wait a little and tell whether to try again; at once False for a daemon that was never there."""
+        """Wait a little and tell whether to try again."""
         if time.monotonic() >= self._until:
             return False
         time.sleep(_RETRY_EVERY)

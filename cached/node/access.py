@@ -9,12 +9,40 @@ may not see is `not_found`, in the same words as what does not exist.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from cached.errors import AmbiguousName, Forbidden, NotFound
 from cached.node.caller import Caller
 from cached.node.shelf import Known, Shelf
 from cached.sets.names import SetRef
 from cached.sets.set import SetRecord
+
+
+#: Decisions remembered, at most.
+_REMEMBERED: Final = 4096
+
+
+class Decisions:
+    """Which set a name means to a caller who may read it, remembered until anything on the shelf changes."""
+
+    def __init__(self) -> None:
+        self._version = -1
+        self._known: dict[tuple[Caller, SetRef], Known] = {}
+
+    def readable(self, shelf: Shelf, caller: Caller, ref: SetRef, kept: Callable[[Known], bool]) -> Known:
+        """Return what `resolve` does. Raises what it raises, and `Forbidden` where the caller may not read."""
+        if shelf.version != self._version:
+            self._known.clear()
+            self._version = shelf.version
+        found = self._known.get((caller, ref))
+        if found is None:
+            found = resolve(shelf, caller, ref, kept=kept)
+            check_read(caller, found)
+            if _depends_on_the_shelf_alone(shelf, caller, ref, found):
+                if len(self._known) >= _REMEMBERED:
+                    self._known.clear()
+                self._known[caller, ref] = found
+        return found
 
 
 def may_read(caller: Caller, record: SetRecord) -> bool:
@@ -99,6 +127,18 @@ def _candidates(shelf: Shelf, ref: SetRef) -> list[Known]:
             in (known.record.originator_name, known.record.originator_host, known.record.originator)
         ]
     return found
+
+
+def _depends_on_the_shelf_alone(shelf: Shelf, caller: Caller, ref: SetRef, found: Known) -> bool:
+    """Tell whether it makes no difference what other nodes hold of withdrawn sets, and what is open here of deleted
+    ones.
+    """
+    if not _live(found):
+        return False
+    return found.record.owner == caller.user or not any(
+        known.record.status == "withdrawn" and may_see(caller, known.record)
+        for known in _candidates(shelf, ref)
+    )
 
 
 def _live(known: Known) -> bool:

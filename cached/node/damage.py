@@ -95,6 +95,7 @@ async def settle(node: Node, store: Store, content: str, damages: Sequence[Damag
         )
     except Busy:  # it goes
         return True
+    node.roots.drop(store, content)  # a repair may have made directories anew
     if bad - before:
         await node.swarm.unseed(content)
         await asyncio.to_thread(repair.close_off, store, content, bad)

@@ -19,6 +19,7 @@ from cached.leases.lease import Lease
 from cached.leases.meter import Meter
 from cached.matching.ads import Ad, NodeFacts
 from cached.matchmaker.pool import Matchmaker
+from cached.node.access import Decisions
 from cached.node.consents import Consents
 from cached.node.counters import Counters
 from cached.node.flight import Flight
@@ -109,6 +110,7 @@ class Node:
         default_factory=lambda: ThreadPoolExecutor(8, thread_name_prefix="copier")
     )
     roots: Roots = field(default_factory=Roots)
+    decisions: Decisions = field(default_factory=Decisions)
     manifests: Manifests = field(default_factory=Manifests)
     consents: Consents = field(default_factory=Consents)
     rejections: Rejections = field(default_factory=Rejections)

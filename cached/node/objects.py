@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
+
+import msgspec
 
 from cached import wire
 from cached.addresses import Address, Prefix
@@ -14,6 +17,7 @@ from cached.node.node import Node
 from cached.objects import clear as clearing
 from cached.objects import read, through, write
 from cached.objects.cache import Keep, ObjectCache, Pace, Reader
+from cached.objects.key import ObjectKey
 from cached.objects.neighbours import Clear
 from cached.objects.read import OpenedCopy
 from cached.origin.values import Pinned
@@ -22,14 +26,15 @@ from cached.sets.names import check_scope
 Report = Callable[[wire.Progress], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class OpenedObject:
+class OpenedObject(msgspec.Struct, frozen=True, kw_only=True):
     """An open copy for a local user; see `cached.api.verbs`."""
 
     view: wire.ObjectView
     fd: int
     tier: wire.ObjectTier
     pin: str
+    #: For what `open_now` returns: counts and charges it.
+    count: Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +51,18 @@ class PutOptions:
 def open_now(node: Node, caller: Caller, address: Address, token: str, scope: str) -> OpenedObject | None:
     """Open a copy that is here, for a user who has just been allowed it; None: Cloud Storage must be asked."""
     cache = node.objects
-    opened = read.open_now(cache, _reader(caller, token, scope), address)
-    return None if opened is None else _handed(cache, caller, opened)
+    reader = _reader(caller, token, scope)
+    copy = read.open_now(cache, reader, address)
+    if copy is None:
+        return None
+    entry = copy.entry
+    return OpenedObject(
+        view=_view_of(entry.key, entry.size, entry.crc32c),
+        fd=copy.fd,
+        tier=copy.tier,
+        pin=cache.pin(entry, caller.user),
+        count=partial(read.count, cache, reader, copy),
+    )
 
 
 async def open_object(
@@ -182,6 +197,12 @@ def view(pinned: Pinned) -> wire.ObjectView:
     )
 
 
+@lru_cache(maxsize=4096)
+def _view_of(key: ObjectKey, size: int, crc32c: int) -> wire.ObjectView:
+    """Return what users see of a copy about which Cloud Storage was not asked."""
+    return view(Pinned(key.bucket, key.name, key.generation, size, crc32c))
+
+
 def _pinned(what: wire.ObjectView) -> Pinned:
     return Pinned(what.bucket, what.name, what.generation, what.size, int(what.crc32c, 16))
 
@@ -192,7 +213,9 @@ def _reader(caller: Caller, token: str, scope: str = "") -> Reader:
 
 def _handed(cache: ObjectCache, caller: Caller, opened: OpenedCopy) -> OpenedObject:
     pin = "" if opened.entry is None else cache.pin(opened.entry, caller.user)
-    return OpenedObject(view=view(opened.pinned), fd=opened.fd, tier=opened.tier, pin=pin)
+    return OpenedObject(
+        view=view(opened.pinned), fd=opened.fd, tier=opened.tier, pin=pin, count=lambda: None
+    )
 
 
 def _reporting(progress: Report | None) -> Callable[[Pace], None] | None:

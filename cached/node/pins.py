@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,9 +19,10 @@ class Pins:
     def __init__(self, log: PinLog, alive: Callable[[Process], bool]) -> None:
         self._log = log
         self._alive = alive
-        self._counted: Counter[Pin] = Counter()
+        #: Opens by pin, and by content; only what is above 0 is in them.
+        self._counted: dict[Pin, int] = {}
         self._recovered: set[Pin] = set()
-        self._by_content: Counter[str] = Counter()
+        self._by_content: dict[str, int] = {}
         #: Called with the content id when its last pin is gone.
         self.on_free: Callable[[str], None] = lambda content: None
 
@@ -31,23 +31,26 @@ class Pins:
         for pin in self._log.open():
             if self._alive(pin.process):
                 self._recovered.add(pin)
-                self._by_content[pin.content] += 1
+                self._by_content[pin.content] = self._by_content.get(pin.content, 0) + 1
             else:
                 self._log.remove(pin)
 
     def hold(self, pin: Pin) -> None:
-        """Count one more open of `pin`."""
-        if not self._counted[pin] and pin not in self._recovered:
+        """Count one more open of `pin`; on return a daemon that is killed finds it again."""
+        count = self._counted.get(pin, 0)
+        if not count and pin not in self._recovered:
             self._log.add(pin)
-        self._counted[pin] += 1
-        self._by_content[pin.content] += 1
+        self._counted[pin] = count + 1
+        self._by_content[pin.content] = self._by_content.get(pin.content, 0) + 1
 
     def release(self, pin: Pin) -> None:
         """Count one open less."""
-        if self._counted[pin] <= 0:
+        left = self._counted.get(pin, 0) - 1
+        if left < 0:
             return
-        self._counted[pin] -= 1
-        if not self._counted[pin]:
+        if left:
+            self._counted[pin] = left
+        else:
             del self._counted[pin]
             if pin not in self._recovered:
                 self._log.remove(pin)
@@ -56,31 +59,34 @@ class Pins:
     def holds(self, set_id: str, content: str, process: Process) -> bool:
         """Tell whether that process has the set open, or had it open under an earlier daemon."""
         pin = Pin(set_id, content, process)
-        return pin in self._recovered or self._counted[pin] > 0
+        return pin in self._recovered or pin in self._counted
 
     def pinned(self, content: str) -> bool:
         """Tell whether anybody has the content open."""
-        return self._by_content[content] > 0
+        return content in self._by_content
 
     def count(self) -> int:
         """Return the number of opens held, recovered ones included."""
-        return self._by_content.total()
+        return sum(self._by_content.values())
 
     def sweep(self) -> None:
-        """Let go of recovered pins whose process has ended."""
+        """Let go of recovered pins whose process has ended, and write down what was let go since the last time."""
         for pin in [pin for pin in self._recovered if not self._alive(pin.process)]:
             self._recovered.discard(pin)
-            if not self._counted[pin]:
+            if pin not in self._counted:
                 self._log.remove(pin)
             self._drop(pin.content)
+        self._log.flush()
 
     def close(self) -> None:
         """Close the log; open pins stay in it for the next daemon."""
         self._log.close()
 
     def _drop(self, content: str) -> None:
-        self._by_content[content] -= 1
-        if self._by_content[content] <= 0:
+        left = self._by_content[content] - 1
+        if left:
+            self._by_content[content] = left
+        else:
             del self._by_content[content]
             self.on_free(content)
 

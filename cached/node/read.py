@@ -11,8 +11,9 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from cached import wire
 from cached.catalog.rows import ReplicaRow
@@ -31,8 +32,7 @@ from cached.sets.set import Tier
 from cached.units import rfc3339
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True, kw_only=True):
     """An open file or directory of a set, and the pin that keeps it here. The receiver closes `fd`."""
 
     set: wire.SetHead
@@ -57,8 +57,7 @@ def open_now(node: Node, caller: Caller, ref: SetRef, path: str) -> Opened | Non
     def kept(known: Known) -> bool:
         return node.pins.holds(known.record.id, known.record.content, process)
 
-    known = resolve(node.shelf, caller, ref, kept=kept)
-    check_read(caller, known)
+    known = node.decisions.readable(node.shelf, caller, ref, kept)
     row = node.shelf.replicas.get(known.record.id)
     if row is None or row.state == "TRANSFERRING":
         return None
@@ -128,7 +127,7 @@ def _descriptor(node: Node, known: Known, row: ReplicaRow, path: str) -> int:
         damage.check(node, known, store, path)
     if not path:
         return store.open_content(row.content)
-    return store.open_file(node.roots.of(store, row.content), path)
+    return node.roots.open(store, row.content, path)
 
 
 def _tier(node: Node, row: ReplicaRow) -> Tier:

@@ -54,7 +54,7 @@ async def give_up(node: Node, set_id: str, *, expired: Deadline | None = None) -
 
 def reap_soon(node: Node, content: str) -> None:
     """Take away in the background what can go of a content; a node that stops leaves it to its next start."""
-    if not node.draining:
+    if not node.draining and _going(node, content):
         node.fly(f"reap {content}", lambda: reap(node, content))
 
 
@@ -63,8 +63,7 @@ async def reap(node: Node, content: str) -> None:
     reads.
     """
     async with node.locks(f"content {content}"):
-        rows = [node.shelf.replicas[set_id] for set_id in node.shelf.sets_of_content(content)]
-        going = [row for row in rows if row.state == "GOING"]
+        going = _going(node, content)
         if not going:
             return
         unneeded = [
@@ -79,6 +78,11 @@ async def reap(node: Node, content: str) -> None:
                 return
         await _forget(node, content, going, unneeded)
     announce.publish(node)
+
+
+def _going(node: Node, content: str) -> list[ReplicaRow]:
+    rows = [node.shelf.replicas[set_id] for set_id in node.shelf.sets_of_content(content)]
+    return [row for row in rows if row.state == "GOING"]
 
 
 def needed(node: Node, content: str, tier: Tier) -> bool:

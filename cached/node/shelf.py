@@ -120,6 +120,8 @@ class Shelf:
     checks: dict[tuple[str, Tier], CheckRow] = field(default_factory=dict)
     #: Of the contents that are damaged: the paths that must not be served.
     withheld: dict[tuple[str, Tier], frozenset[str]] = field(default_factory=dict)
+    #: Another number after each change.
+    version: int = 0
     _by_name: dict[str, set[str]] = field(default_factory=dict)
     _by_content: dict[str, set[str]] = field(default_factory=dict)
     #: Tells whether another node has a copy of a set, as far as is known; set by the composition root.
@@ -175,6 +177,7 @@ class Shelf:
         return max(live, key=lambda known: (known.local, known.record.id), default=None)
 
     def _apply(self, changes: Changes) -> None:
+        self.version += 1
         for known in changes.sets:
             self.known[known.record.id] = known
             self._by_name.setdefault(known.record.name, set()).add(known.record.id)

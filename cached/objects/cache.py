@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
+import msgspec
+
 from cached.critical import end
 from cached.errors import OriginUnavailable
 from cached.hands import Hands
@@ -63,8 +65,7 @@ class Shared(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reader:
+class Reader(msgspec.Struct, frozen=True, kw_only=True):
     """For whom an object is read; the token goes to Cloud Storage and nowhere else."""
 
     user: str

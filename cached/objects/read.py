@@ -14,7 +14,7 @@ from cached.objects.copies import Copy
 from cached.objects.entry import Entry
 from cached.objects.eviction import Reason
 from cached.objects.gather import requests
-from cached.objects.here import matching, open_copy, open_verified
+from cached.objects.here import matching, open_copy
 from cached.objects.key import ObjectKey
 from cached.origin.values import Pinned
 
@@ -32,18 +32,32 @@ class OpenedCopy:
     entry: Entry | None
 
 
-def open_now(cache: ObjectCache, reader: Reader, address: Address) -> OpenedCopy | None:
-    """Open a copy that is here, for a user who has just been allowed it; None: Cloud Storage must be asked."""
-    now = cache.now()
-    generation = cache.freshness.allowed(reader.user, address.bucket, address.name, now, address.generation)
+def open_now(cache: ObjectCache, reader: Reader, address: Address) -> Copy | None:
+    """Open a copy that is here, for a user who has just been allowed it; None: Cloud Storage must be asked.
+
+    `count` is still to be called for it.
+    """
+    generation = cache.freshness.allowed(
+        reader.user, address.bucket, address.name, cache.now(), address.generation
+    )
     if generation is None:
         return None
     key = ObjectKey(address.bucket, address.name, generation, reader.user if cache.sharing == "owner" else "")
-    entry = cache.tiers.lookup(key.digest)
-    if entry is not None and not cache.may_hold(reader.user, entry.name, entry.size):
+    tiers = cache.tiers
+    entry = tiers.lookup(key.digest)
+    if entry is None or not (entry.matched and tiers.is_verified(entry)):
         return None
-    copy = open_verified(cache, key.digest, reader.user) if entry is not None and entry.matched else None
-    return None if copy is None else _served(cache, reader, _described(copy.entry), copy)
+    if not cache.may_hold(reader.user, entry.name, entry.size):
+        return None
+    return tiers.open(entry.name, reader.user, cache.wall(), touch=False)
+
+
+def count(cache: ObjectCache, reader: Reader, copy: Copy) -> None:
+    """Count a hit and charge its reader."""
+    entry = copy.entry
+    if entry.held:
+        cache.tiers.index.touch(entry, reader.user, cache.wall())
+    _note(cache, reader, copy, {copy.tier: entry.size}, hit=True)
 
 
 async def stat(cache: ObjectCache, reader: Reader, address: Address) -> Pinned:
@@ -86,9 +100,10 @@ async def open_object(
 
     Raises what `stat` raises, and `IntegrityFailed` when the bytes are not those that Cloud Storage describes.
     """
-    opened = open_now(cache, reader, address)
-    if opened is not None:
-        return opened
+    copy = open_now(cache, reader, address)
+    if copy is not None:
+        count(cache, reader, copy)
+        return OpenedCopy(pinned=_described(copy.entry), fd=copy.fd, tier=copy.tier, entry=copy.entry)
     for _ in range(_OVERTAKEN):
         pinned = await stat(cache, reader, address)
         try:
@@ -146,14 +161,18 @@ def _served(
     brought: dict[Place, int] | None = None,
 ) -> OpenedCopy:
     parts: dict[Place, int] = brought if brought is not None else {copy.tier: pinned.size}
-    cache.account.served(copy.entry.name, pinned.size, parts, cache.now())
-    cache.charged(reader.user, reader.scope, parts, requests(parts.get("origin", 0)))
-    if brought is None and copy.tier == "disk":
-        cache.later(cache.tiers.promote(copy.entry))
+    _note(cache, reader, copy, parts, hit=brought is None)
     tier: Place = (
         "origin" if "origin" in parts else max(parts, key=lambda place: parts[place], default=copy.tier)
     )
     return OpenedCopy(pinned=pinned, fd=copy.fd, tier=tier, entry=copy.entry)
+
+
+def _note(cache: ObjectCache, reader: Reader, copy: Copy, parts: dict[Place, int], *, hit: bool) -> None:
+    cache.account.served(copy.entry.name, copy.entry.size, parts, cache.now())
+    cache.charged(reader.user, reader.scope, parts, requests(parts.get("origin", 0)))
+    if hit and copy.tier == "disk":
+        cache.later(cache.tiers.promote(copy.entry))
 
 
 def _through(cache: ObjectCache, pinned: Pinned) -> OpenedCopy:

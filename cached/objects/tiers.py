@@ -76,7 +76,9 @@ class Tiers:
         entry = self.index.get(name)
         if entry is None:
             return None
-        for tier in [one for one in _ORDER if one in entry.held]:
+        for tier in _ORDER:
+            if tier not in entry.held:
+                continue
             try:
                 fd = self._stores[tier].open(name)
             except NotFound:

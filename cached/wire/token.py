@@ -15,7 +15,7 @@ _TOKEN: Final = re.compile(r"[\x21-\x7e]*", re.ASCII)
 
 def checked_token(text: str) -> str:
     """Return a token (empty: none) if it can stand in a header. Raises `UsageError`, which does not quote it."""
-    if len(text) > MAX_TOKEN or not _TOKEN.fullmatch(text):
+    if text and (len(text) > MAX_TOKEN or not _TOKEN.fullmatch(text)):
         raise UsageError(
             "the access token is not well formed",
             hint=f"up to {MAX_TOKEN} visible ASCII characters, without spaces or line ends",

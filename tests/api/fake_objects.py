@@ -34,6 +34,7 @@ class FakeOpenedObject:
     fd: int
     tier: str
     pin: str
+    count: Callable[[], None] = lambda: None
 
 
 class FakeCloud:
@@ -48,6 +49,8 @@ class FakeCloud:
         self.seen: list[str] = []
         self.calls: list[tuple[Any, ...]] = []
         self.pins: Counter[str] = Counter()
+        #: Addresses of what was opened without a question, once it was counted.
+        self.counted: list[str] = []
         #: Objects that are opened without a question, by name.
         self.fresh: set[str] = set()
         #: Objects that nothing keeps, by name.
@@ -108,7 +111,9 @@ class FakeCloud:
         if address.name not in self.fresh:
             return None
         self.calls.append(("now", str(address), scope))
-        return self._opened(self._found(address, token))
+        opened = self._opened(self._found(address, token))
+        opened.count = lambda: self.counted.append(str(address))
+        return opened
 
     async def open(
         self,

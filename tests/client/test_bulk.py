@@ -21,7 +21,7 @@ def small_shares(monkeypatch):
 def opened(tmp_path, data):
     path = tmp_path / "copy"
     path.write_bytes(data)
-    return io.BufferedReader(CopyFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC), "copy", lambda: None))
+    return io.BufferedReader(CopyFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC), lambda: None))
 
 
 @pytest.mark.parametrize("size", [0, 1, 999, 2000, 4001, 100_000])
