@@ -28,6 +28,8 @@ _GID: Final = array.array("I").itemsize
 #: Longest answer that `socket.getsockopt` takes, in bytes; more groups than that are asked of the user
 #: database.
 _MOST_GROUPS: Final = 1024
+#: More than /proc/PID/stat ever has.
+_STAT_BYTES: Final = 4096
 _OVERFLOW_UID: Final = Path("/proc/sys/kernel/overflowuid")
 #: Names are asked again after so many seconds, so that a renamed user or group is noticed.
 _REMEMBER_SECONDS: Final = 30.0
@@ -136,9 +138,15 @@ def group_name(gid: int) -> str:
 def start_time(pid: int) -> int:
     """Return when a process started, in clock ticks since boot; 0 when it is gone or not visible here."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return 0
+    try:
+        stat = os.read(descriptor, _STAT_BYTES)
+    except OSError:
+        return 0
+    finally:
+        os.close(descriptor)
     return int(stat.rpartition(b")")[2].split()[19])
 
 

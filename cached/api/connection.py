@@ -72,8 +72,9 @@ class Connection:
         self._open = True
 
     def start(self) -> None:
-        """Begin to read."""
+        """Begin to read: mostly the first request is there before the connection is accepted."""
         self._regulate()
+        self._readable()
 
     def close(self) -> None:
         """End the conversation as when the client leaves; `left` is called, and then `settle` has the rest to
@@ -94,16 +95,27 @@ class Connection:
         self._held = 0
         self._left(self)
 
+    def settled(self, *, keep_pins: bool) -> bool:
+        """Do all that `settle` does, if that takes no waiting; return whether it was done."""
+        if self._worker is not None or self._handover.busy:
+            return False
+        if not keep_pins:
+            self._give_all_back()
+        return True
+
     async def settle(self, *, keep_pins: bool) -> None:
         """After `close`: clean up a creation, and give the pins back unless the next daemon is to know."""
         if self._worker is not None:
             await asyncio.wait({self._worker})
         if not keep_pins:
-            for pin in self._pins.values():
-                self._verbs.release(pin)
-            self._pins.clear()
-            self._exchange.leave()
+            self._give_all_back()
         await self._handover.leave()
+
+    def _give_all_back(self) -> None:
+        for pin in self._pins.values():
+            self._verbs.release(pin)
+        self._pins.clear()
+        self._exchange.leave()
 
     # Reading
 
@@ -125,7 +137,7 @@ class Connection:
     def _readable(self) -> None:
         """Answer what has come. A `close` that wants no answer is mostly followed by another request at once."""
         for _ in range(_IN_A_ROW):
-            if not (self._received() and self._reading):
+            if not (self._reading and self._received()):
                 return
 
     def _received(self) -> bool:

@@ -114,6 +114,8 @@ class HandleServer:
         if not self._by_user[client.caller.uid]:
             del self._by_user[client.caller.uid]
         self._metrics.connections["data"] -= 1
+        if client.settled(keep_pins=self._stopping):
+            return
         task = asyncio.create_task(client.settle(keep_pins=self._stopping))
         self._settling.add(task)
         task.add_done_callback(self._settled)

@@ -108,6 +108,11 @@ class Handover:
             self._sealing = None
             await creation.abort()
 
+    @property
+    def busy(self) -> bool:
+        """Whether `leave` has anything to do."""
+        return self._creation is not None or self._sealing is not None
+
     async def leave(self) -> None:
         """The client is gone: a seal under way runs to its end, anything less is removed."""
         if self._sealing is not None:

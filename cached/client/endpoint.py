@@ -19,19 +19,26 @@ class Endpoint:
     """The directory of a daemon's sockets, or the usual directories in order when none is named."""
 
     def __init__(self, runtime_dir: Path | None = None) -> None:
-        self._folders = [runtime_dir] if runtime_dir is not None else runtime_dirs_to_try(os.environ)
+        folders = [runtime_dir] if runtime_dir is not None else runtime_dirs_to_try(os.environ)
+        #: As text, and whether anybody could have made it.
+        self._folders = [
+            (str(folder), folder.parent == _SHARED and folder.name.startswith("cached-"))
+            for folder in folders
+        ]
 
     def connect(self, name: str, kind: int, timeout: float) -> socket.socket:
         """Connect to the socket called `name`; raises `DaemonUnreachable` that names every socket tried."""
         tried: dict[str, str] = {}
-        for folder in self._folders:
+        for folder, shared in self._folders:
             connection = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
             try:
                 connection.settimeout(timeout)
-                _connect(connection, folder / name)
+                if shared:
+                    _check_owner(folder)
+                _connect(connection, folder, name)
             except OSError as error:
                 connection.close()
-                tried[str(folder / name)] = error.strerror or str(error)
+                tried[f"{folder}/{name}"] = error.strerror or str(error)
             else:
                 return connection
         places = "; ".join(f"{path}: {reason}" for path, reason in tried.items())
@@ -42,21 +49,20 @@ class Endpoint:
         )
 
 
-def _connect(connection: socket.socket, path: Path) -> None:
-    _check_usable(path.parent)
-    if len(os.fsencode(path)) <= _LONGEST_ADDRESS:
-        connection.connect(os.fspath(path))
+def _connect(connection: socket.socket, place: str, name: str) -> None:
+    address = f"{place}/{name}"
+    if len(os.fsencode(address)) <= _LONGEST_ADDRESS:
+        connection.connect(address)
         return
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        connection.connect(f"/proc/self/fd/{folder}/{path.name}")
+        connection.connect(f"/proc/self/fd/{folder}/{name}")
     finally:
         os.close(folder)
 
 
-def _check_usable(folder: Path) -> None:
+def _check_owner(folder: str) -> None:
     """Refuse a directory that anybody could have made in /tmp: that daemon would be given private files."""
-    if folder.parent == _SHARED and folder.name.startswith("cached-"):
-        owner = folder.lstat().st_uid
-        if owner not in (0, os.geteuid()):
-            raise PermissionError(1, f"the directory belongs to uid {owner}")
+    owner = os.lstat(folder).st_uid
+    if owner not in (0, os.geteuid()):
+        raise PermissionError(1, f"the directory belongs to uid {owner}")

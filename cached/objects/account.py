@@ -20,6 +20,7 @@ from cached.units import format_size
 #: Where the bytes of a read came from.
 Place = Literal["memory", "disk", "redis", "peer", "origin"]
 PLACES: Final[tuple[Place, ...]] = ("memory", "disk", "redis", "peer", "origin")
+_COST: Final = {place: number for number, place in enumerate(PLACES)}
 #: Where a hit comes from: no bytes were read from Cloud Storage.
 HITS: Final = frozenset[Place]({"memory", "disk", "redis", "peer"})
 #: Seconds that the working set looks back.
@@ -110,7 +111,7 @@ class Account:
         """Count a read of `size` bytes under a name; `parts` are the bytes by place, of which the dearest counts it."""
         for place, moved in parts.items():
             self.places[place].bytes += moved
-        dearest = max(parts, key=PLACES.index, default=PLACES[0])
+        dearest = max(parts, key=_COST.__getitem__, default=PLACES[0])
         self.places[dearest].reads += 1
         self.working_set.note(name, size, now)
 

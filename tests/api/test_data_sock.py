@@ -6,6 +6,8 @@ import fcntl
 import json
 import os
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -93,6 +95,59 @@ def test_pipelined_requests_are_answered_in_order_also_when_the_first_one_takes_
         value, (fd,) = raw.receive()
         assert value["executable"] is True
         os.close(fd)
+
+
+def test_many_pipelined_requests_are_answered_in_order_also_where_some_want_no_answer(daemon):
+    with Raw(daemon) as raw:
+        value, (fd,) = raw.ask(op="open", name="nr", path="a.txt")
+        os.close(fd)
+        names = ["a.txt", "missing", "sub", "a.txt"] * 8
+        for name in names:
+            raw.send(op="close", set=value["set"]["id"], answer=False)
+            raw.send(op="open", name="nr", path=name)
+        for name in names:
+            answer, descriptors = raw.receive()
+            assert answer.get("kind") == {"a.txt": "file", "sub": "dir"}.get(name), name
+            assert answer.get("error", {}).get("code") == ("not_found" if name == "missing" else None)
+            assert len(descriptors) == (name != "missing")
+            packets.close_all(descriptors)
+        assert daemon.node.pins.total() == 1
+
+
+def test_a_client_that_never_stops_asking_starves_nobody(daemon):
+    close = json.dumps({"v": 1, "op": "close", "set": "none", "answer": False}).encode()
+    with Raw(daemon) as greedy, Raw(daemon) as other:
+        stop = threading.Event()
+
+        def flood() -> None:
+            while not stop.is_set():
+                packets.send(greedy.socket, close)
+
+        thread = threading.Thread(target=flood)
+        thread.start()
+        try:
+            for _ in range(50):
+                assert other.code(op="open", name="nr", path="a.txt") == "ok"
+        finally:
+            stop.set()
+            thread.join(60)
+        assert greedy.code(op="open", name="nr", path="a.txt") == "ok"
+
+
+def test_a_request_that_was_there_before_the_connection_was_accepted_is_answered(daemon):
+    daemon.loop.call_soon_threadsafe(time.sleep, 0.2)
+    with Raw(daemon) as raw:
+        assert raw.code(op="open", name="nr", path="a.txt") == "ok"
+    daemon.until(lambda: not +daemon.node.pins)
+
+
+def test_a_client_that_left_before_it_was_accepted_leaves_nothing(daemon):
+    daemon.loop.call_soon_threadsafe(time.sleep, 0.2)
+    for _ in range(20):
+        with Raw(daemon) as raw:
+            raw.send(op="open", name="nr", path="a.txt")
+        daemon.until(lambda: not daemon.handles._connections)
+    daemon.until(lambda: not +daemon.node.pins)
 
 
 def test_progress_comes_before_the_answer_when_it_was_asked_for(daemon):

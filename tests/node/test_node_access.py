@@ -11,7 +11,7 @@ from cached.leases import deadline
 from cached.node import access
 from cached.node.shelf import Changes, Known, Shelf
 from cached.sets.names import SetRef, parse_ref
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.node.doubles import FakeClock
 from tests.node.fakes import caller, known_set
@@ -187,3 +187,50 @@ def test_those_shared_with_read_and_do_not_manage():
         other = dataclasses.replace(known, record=known_set(1, share=share).record)
         with pytest.raises(Forbidden):
             access.check_read(member, other)
+
+
+REFS = ("nr", "alice:nr", "nr@n1", f"id:{7:032x}")
+
+
+#: Few ids, so that some are revisions of others.
+few_sets = st.builds(
+    known_set,
+    st.integers(5, 8),
+    owner=st.sampled_from(USERS),
+    share=st.sampled_from(("private", "public", "group:lab")),
+    status=st.sampled_from(("live", "withdrawn", "deleted")),
+)
+
+
+@example([known_set(5, owner="bob", share="public"), known_set(6, status="withdrawn"), "elsewhere"])
+@given(st.lists(st.one_of(few_sets, few_sets, st.sampled_from(["elsewhere", "nowhere"])), max_size=8))
+def test_what_is_remembered_of_a_name_is_never_other_than_what_would_be_decided_anew(steps):
+    shelf, decisions, away = shelf_of(), access.Decisions(), set()
+    shelf.held_elsewhere = away.__contains__
+    callers = (caller("alice"), caller("bob", "lab"), caller("root", admin=True))
+
+    def decided(decide, who, ref):
+        try:
+            return decide(who, ref).record
+        except CachedError as error:
+            return error.code, error.message
+
+    def anew(who, ref):
+        found = access.resolve(shelf, who, ref)
+        access.check_read(who, found)
+        return found
+
+    for step in steps:
+        if step == "elsewhere":
+            away.update(shelf.known)
+        elif step == "nowhere":
+            away.clear()
+        else:
+            shelf._apply(Changes(sets=(step,)))
+        for who in callers:
+            for ref in map(parse_ref, REFS):
+                for _ in range(2):
+                    remembered = decided(
+                        lambda who, ref: decisions.readable(shelf, who, ref, lambda _: False), who, ref
+                    )
+                    assert remembered == decided(anew, who, ref)

@@ -55,6 +55,45 @@ def test_strangers_may_do_nothing_and_learn_nothing(tmp_path):
     asyncio.run(story())
 
 
+def test_sharing_that_is_taken_back_is_felt_at_the_next_open(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            node = await w.node("a")
+            await create_set(node, ALICE, "nr", FILES, share="public")
+            for _ in range(3):
+                for _ in range(3):
+                    opened = read.open_now(node, MALLORY, NR, "f")
+                    os.close(opened.fd)
+                    read.release(node, opened.pin)
+                await revise.update(node, ALICE, NR, {"share": "private"})
+                with pytest.raises(NotFound):
+                    read.open_now(node, MALLORY, NR, "f")
+                await revise.update(node, ALICE, NR, {"share": "public"})
+
+    asyncio.run(story())
+
+
+def test_ones_own_set_of_a_name_comes_before_a_shared_one_from_the_next_open_on(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            node = await w.node("a")
+            await create_set(node, MALLORY, "nr", {"f": b"hers"}, share="public")
+
+            def owner():
+                opened = read.open_now(node, ALICE, NR, "f")
+                os.close(opened.fd)
+                read.release(node, opened.pin)
+                return opened.set.owner
+
+            assert [owner(), owner()] == ["mallory", "mallory"]
+            await create_set(node, ALICE, "nr", FILES)
+            assert [owner(), owner()] == ["alice", "alice"]
+            await revise.delete(node, ALICE, NR, True, False)
+            assert [owner(), owner()] == ["mallory", "mallory"]
+
+    asyncio.run(story())
+
+
 def test_an_update_changes_what_it_names_and_nothing_else(tmp_path):
     async def story():
         async with world(tmp_path) as w:
