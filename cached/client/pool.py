@@ -28,7 +28,7 @@ class Pool(Generic[Connection]):
             self._pid = os.getpid()
             self._inherited.append(self._idle)
             self._idle = deque()
-        try:  # noqa: SIM105 - `suppress` costs as much as the rest of this
+        try:
             return self._idle.pop(), True
         except IndexError:
             pass

@@ -1,0 +1,52 @@
+"""What it costs a job to read a file of a set on its own node, beside a plain file, Redis and Ray.
+
+    python -m bench.reading [--only ROW]... [--size BYTES] [--json]
+
+A real daemon, its clients in other processes, everything in one run and by turns. Ends with 1 when a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from typing import Any, Final
+
+from cached.units import parse_size
+
+from bench.objects.figures import Figure, document, table
+from bench.reading import bandwidth, opens, rate, shared
+
+_ROWS: Final = {"opens": opens, "rate": rate, "bandwidth": bandwidth, "shared": shared}
+
+
+def main() -> None:
+    """Measure, print a table, or JSON."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.reading",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", action="append", choices=_ROWS, metavar="ROW", help=", ".join(_ROWS))
+    parser.add_argument("--size", type=parse_size, default="512MB", help="of the large file")
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # everything that was started ends all the same
+    load, rows = list(os.getloadavg()), {}
+    out = sys.stderr if asked.json else sys.stdout
+    for name in asked.only or _ROWS:
+        found: tuple[dict[str, Any], list[Figure]] = _ROWS[name].measure(asked)
+        rows[name] = found
+        print(table(f"{name}  {found[0]}", found[1]), file=out, flush=True)
+    facts = document(rows, load)
+    print(f"{facts['machine']}  {facts['versions']}", file=out)
+    if asked.json:
+        json.dump(facts, sys.stdout, indent=2)
+        print()
+    sys.exit(any(one.holds is False for _, found in rows.values() for one in found))
+
+
+if __name__ == "__main__":
+    main()
