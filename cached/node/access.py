@@ -17,7 +17,6 @@ from cached.node.shelf import Known, Shelf
 from cached.sets.names import SetRef
 from cached.sets.set import SetRecord
 
-
 #: Decisions remembered, at most.
 _REMEMBERED: Final = 4096
 

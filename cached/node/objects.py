@@ -213,9 +213,7 @@ def _reader(caller: Caller, token: str, scope: str = "") -> Reader:
 
 def _handed(cache: ObjectCache, caller: Caller, opened: OpenedCopy) -> OpenedObject:
     pin = "" if opened.entry is None else cache.pin(opened.entry, caller.user)
-    return OpenedObject(
-        view=view(opened.pinned), fd=opened.fd, tier=opened.tier, pin=pin, count=lambda: None
-    )
+    return OpenedObject(view=view(opened.pinned), fd=opened.fd, tier=opened.tier, pin=pin, count=lambda: None)
 
 
 def _reporting(progress: Report | None) -> Callable[[Pace], None] | None:
