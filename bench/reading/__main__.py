@@ -12,13 +12,14 @@ import json
 import os
 import signal
 import sys
-from typing import Any, Final
+from typing import Final
 
 from cached.units import parse_size
 
-from bench.objects.figures import Figure, document, table
 from bench.reading import bandwidth, opens, rate, shared
+from bench.report import Row, document, missed, table
 
+_LIBRARIES: Final = ("msgspec", "redis")
 _ROWS: Final = {"opens": opens, "rate": rate, "bandwidth": bandwidth, "shared": shared}
 
 
@@ -37,15 +38,15 @@ def main() -> None:
     load, rows = list(os.getloadavg()), {}
     out = sys.stderr if asked.json else sys.stdout
     for name in asked.only or _ROWS:
-        found: tuple[dict[str, Any], list[Figure]] = _ROWS[name].measure(asked)
+        found: Row = _ROWS[name].measure(asked)
         rows[name] = found
         print(table(f"{name}  {found[0]}", found[1]), file=out, flush=True)
-    facts = document(rows, load)
+    facts = document(rows, load, _LIBRARIES, ["redis-server"])
     print(f"{facts['machine']}  {facts['versions']}", file=out)
     if asked.json:
         json.dump(facts, sys.stdout, indent=2)
         print()
-    sys.exit(any(one.holds is False for _, found in rows.values() for one in found))
+    sys.exit(bool(missed(rows)))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from bench.objects.figures import Figure
 from bench.reading import place
+from bench.report import Figure
 
 _ROUNDS: Final = {"warm": 11, "cold": 5}
 _BUFFER: Final = 1 << 20

@@ -18,8 +18,8 @@ from typing import Any, Final
 from cached.client import Client
 
 from bench.objects import place as objects_place
-from bench.objects.figures import Figure
 from bench.reading import place
+from bench.report import Figure
 
 _ROUNDS: Final = 25
 _OPENS: Final = 80

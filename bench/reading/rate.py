@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from cached.client import Client
 
-from bench.objects.figures import Figure
 from bench.reading import place
+from bench.report import Figure
 
 _CLIENTS: Final = 8
 _ROUNDS: Final = 5

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from cached.client import Client
 
-from bench.objects.figures import Figure
 from bench.reading import place
+from bench.report import Figure
 
 _READERS: Final = 4
 _FORK: Final = multiprocessing.get_context("fork")
