@@ -37,7 +37,7 @@ PARTS = {
     "matching": Part("bench.matching"),
     "small_files": Part("bench.small_files"),
     "direct": Part("bench.direct", seconds=900),
-    "swarm": Part("bench.swarm", ("--receivers", "5", "--rate", "20", "--runs", "3"), root=True),
+    "swarm": Part("bench.swarm", ("--matrix", "--minutes", "40"), seconds=3600, root=True),
     "rivals": Part("bench.rivals", seconds=900, root=True),
     "growth": Part("bench.growth", ("--plots", "docs/plots"), seconds=900),
     "origin_sets": Part("bench.origin_sets"),
