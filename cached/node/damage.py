@@ -5,13 +5,14 @@ until it is repaired; whatever else the set holds goes on being served.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 import msgspec
 
 from cached.catalog.rows import CheckRow, ReplicaRow
 from cached.errors import Busy, IntegrityFailed
-from cached.node import announce
+from cached.node import announce, sharing
 from cached.node.node import Node, Trouble
 from cached.node.shelf import Changes, Known
 from cached.sets.paths import follow
@@ -76,14 +77,7 @@ async def settle(node: Node, store: Store, content: str, damages: Sequence[Damag
     key = (content, store.tier)
     before = node.shelf.withheld.get(key, frozenset())
     now = node.now()
-    row = CheckRow(
-        content=content,
-        tier=store.tier,
-        wall=now.wall,
-        boot=now.boot_id,
-        damaged=msgspec.json.encode(sorted(bad)) if bad else b"",
-        reason=_words(bad) if bad else "",
-    )
+    row = _row(content, store.tier, bad, now.wall, now.boot_id)
     verified = () if bad else tuple(_committed(node, store, content))
 
     def confirmed(stored: ReplicaRow) -> ReplicaRow:
@@ -103,7 +97,39 @@ async def settle(node: Node, store: Store, content: str, damages: Sequence[Damag
         await asyncio.to_thread(repair.open_again, store, content, before - bad)
     if bad != before:
         _tell(node, store, content, bool(bad), row.reason)
+        await _spread(node, store, content, bad - before, before - bad)
     return not bad
+
+
+def _row(content: str, tier: Tier, bad: frozenset[str], wall: float, boot: str) -> CheckRow:
+    return CheckRow(
+        content=content,
+        tier=tier,
+        wall=wall,
+        boot=boot,
+        damaged=msgspec.json.encode(sorted(bad)) if bad else b"",
+        reason=_words(bad) if bad else "",
+    )
+
+
+async def _spread(
+    node: Node, store: Store, content: str, worse: frozenset[str], better: frozenset[str]
+) -> None:
+    """Withhold and release the files of other contents that are the same: what is true of one name is of all."""
+    changes: dict[str, tuple[set[str], set[str]]] = {}
+    for path, other, its_path in await sharing.same_files(node, store, content, worse | better):
+        changes.setdefault(other, (set(), set()))[path in better].add(its_path)
+    for other, (more, less) in changes.items():
+        key = (other, store.tier)
+        before, known = node.shelf.withheld.get(key, frozenset()), node.shelf.checks.get(key)
+        bad = (before | more) - less
+        if "" in before or bad == before:
+            continue
+        row = _row(other, store.tier, bad, known.wall if known else 0.0, known.boot if known else "")
+        with contextlib.suppress(Busy):
+            await node.shelf.keep(Changes(checks=(row,)))
+            await node.swarm.unseed(other)
+            _tell(node, store, other, bool(bad), row.reason)
 
 
 def _committed(node: Node, store: Store, content: str) -> list[ReplicaRow]:

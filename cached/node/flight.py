@@ -10,6 +10,7 @@ from cached.errors import CachedError
 from cached.node.speed import Speed
 from cached.replication.transfer import Progress
 from cached.sets.manifest import Manifest
+from cached.storage.links import NOTHING, Linked
 
 
 @dataclass(kw_only=True)
@@ -27,6 +28,8 @@ class Flight:
     error: CachedError | None = None
     #: What is to come, once that lies in its staging area: others may ask for it here.
     manifest: Manifest | None = None
+    #: What of it lies here already, in other contents, and is linked into its staging area.
+    linked: Linked = NOTHING
     #: Name of the method at work.
     method: str = ""
     speed: Speed = field(default_factory=Speed)

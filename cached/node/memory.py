@@ -15,6 +15,7 @@ from cached.node import retire, sharing, verify
 from cached.node.node import Node
 from cached.node.shelf import Changes
 from cached.storage.copying import copy_content
+from cached.storage.links import NOTHING
 
 MEMORY_COPIED = faults.declare("memory.copied")
 
@@ -69,10 +70,15 @@ async def _publish(node: Node, txid: str, content: str) -> None:
             raise Busy("the set has gone while it was copied to memory")
         await verify.heal_from_staged(node, node.stores["memory"], content, _id(txid))
         await asyncio.to_thread(node.stores["memory"].publish, _id(txid), content)
+        manifest = await asyncio.to_thread(node.stores["disk"].manifest, content)
+        physical = await asyncio.to_thread(capacity.physical, manifest)
         row = ContentRow(
-            content=content, tier="memory", bytes=on_disk.bytes, physical=on_disk.physical, state="STABLE"
+            content=content, tier="memory", bytes=on_disk.bytes, physical=physical, state="STABLE"
         )
-        await node.shelf.keep(Changes(contents=(row,), also=lambda tx: tx.delete_reservation(_id(txid))))
+        landing = sharing.landing(row, NOTHING)
+        await node.shelf.keep(
+            Changes(content_edits=(landing,), also=lambda tx: tx.delete_reservation(_id(txid)))
+        )
     node.space.settle(_id(txid))
 
 

@@ -136,8 +136,8 @@ class _Member:
         self._all = (1 << self._count) - 1
         self._have = self._present()
         job.progress.bytes_wanted = job.manifest.total_bytes
-        job.progress.bytes_present = sum(
-            self._bytes(block) for block in self._blocks() if self._have >> block & 1
+        job.progress.bytes_present = job.manifest.total_bytes - sum(
+            self._new_bytes(block) for block in self._blocks() if not self._have >> block & 1
         )
         self._reading: dict[asyncio.Task[None], int] = {}
         self._getting: dict[asyncio.Task[None], tuple[int, str]] = {}
@@ -158,9 +158,13 @@ class _Member:
     def _bytes(self, block: int) -> int:
         return self._line.bytes_in([self._range(block)])
 
+    def _new_bytes(self, block: int) -> int:
+        segments = self._line.segments([self._range(block)])
+        return sum(segment.size for segment in segments if segment.path not in self._job.linked)
+
     def _present(self) -> int:
         have = self._all
-        for first, end in scan(self._job.data, self._line, self._job.leaves):
+        for first, end in scan(self._job.data, self._line, self._job.leaves, whole=self._job.linked):
             for block in range(first // self._size, -(-end // self._size)):
                 have &= ~(1 << block)
         return have
@@ -300,7 +304,7 @@ class _Member:
         error = task.exception()
         if error is None:
             self._have |= 1 << block
-            progress, size = self._job.progress, self._bytes(block)
+            progress, size = self._job.progress, self._new_bytes(block)
             progress.bytes_present += size
             progress.reason = ""
             source = giver or "origin"
@@ -331,6 +335,8 @@ class _Member:
         faults.point(POOL_READ)
 
     async def _read_part(self, segment: Segment) -> None:
+        if segment.path in self._job.linked:
+            return
         pinned = self._where[segment.path]
         start, stop = segment.offset, segment.offset + segment.size
         data = await origins.port(self._node).read(pinned, start, stop, token=NODE_ACCOUNT)
@@ -373,7 +379,8 @@ class _Member:
             self._joined.add(giver)
 
     async def _write(self, parts: list[tuple[Segment, memoryview]]) -> None:
-        """Write in a thread, which has ended when this returns."""
+        """Write in a thread, which has ended when this returns; never through a link."""
+        parts = [(segment, data) for segment, data in parts if segment.path not in self._job.linked]
         work = asyncio.ensure_future(asyncio.to_thread(write_block, self._job.data, parts, self._job.leaves))
         try:
             await asyncio.shield(work)

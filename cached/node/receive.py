@@ -21,7 +21,7 @@ from cached.catalog.tx import Tx
 from cached.critical import to_the_end
 from cached.errors import CachedError, IntegrityFailed, NoSource, NoSpace
 from cached.leases import capacity
-from cached.node import announce, seeding, sources, ways
+from cached.node import announce, prepare, seeding, sharing, sources, ways
 from cached.node.flight import Flight
 from cached.node.kept import obtain
 from cached.node.metadata import Metadata, staged
@@ -30,13 +30,11 @@ from cached.node.shelf import Changes
 from cached.origin.places import Places
 from cached.replication import layout
 from cached.replication.transfer import FetchJob
-from cached.sets import manifest as manifests
 from cached.sets.manifest import Manifest
 from cached.sets.set import SignedRecord
 from cached.storage.disk import Store
 
 RECEIVE_METADATA = faults.declare("receive.metadata")
-RECEIVE_PREPARED = faults.declare("receive.prepared")
 RECEIVE_TRANSFERRED = faults.declare("receive.transferred")
 RECEIVE_PUBLISHED = faults.declare("receive.published")
 RECEIVE_COMMITTED = faults.declare("receive.committed")
@@ -144,6 +142,7 @@ async def _run(node: Node, flight: Flight) -> None:
             node, flight, CachedError("the transfer met an unexpected error: the log has the details")
         )
     finally:
+        await to_the_end(prepare.let_go(node, flight))
         flight.ended.set()
         if node.transfers.get(flight.set_id) is flight:
             del node.transfers[flight.set_id]
@@ -172,9 +171,9 @@ async def _receive(node: Node, flight: Flight) -> None:
                 metadata = await obtain(node, node.shelf.known[flight.set_id], flight.progress)
             faults.point(RECEIVE_METADATA)
             manifest = metadata.manifest
-            await _fit(node, flight, metadata)
+            await prepare.fit(node, flight, metadata)
             await holders.met.wait()
-            await _transfer(node, flight, metadata, holders)
+            await _bring(node, flight, metadata, holders)
         faults.point(RECEIVE_TRANSFERRED)
     elif not sources.proven(node, node.shelf.known[flight.set_id]):
         await obtain(node, node.shelf.known[flight.set_id], flight.progress)  # whoever offers it must have it
@@ -192,26 +191,15 @@ async def _receive(node: Node, flight: Flight) -> None:
     node.stirred.set(flight.set_id)
 
 
-async def _fit(node: Node, flight: Flight, metadata: Metadata) -> None:
-    """Check the promise against the real manifest; a record that understated its size is refused."""
-    row, record = node.shelf.replicas[flight.set_id], node.shelf.known[flight.set_id].record
-    manifest = metadata.manifest
-    if (manifest.total_bytes, manifest.file_count) != (record.bytes, record.files):
-        raise IntegrityFailed(f"the record of {record.name} does not describe its content")
-    needed = await asyncio.to_thread(lambda: capacity.physical(manifest) + layout.pack_bytes(manifest))
-    await node.space.grow(flight.txid, needed)
-    store = node.stores[row.tier]
-
-    def prepare() -> None:
-        with store.stage(flight.txid) as staging:
-            staging.prepare(manifest)
-            if metadata.places is not None:
-                staging.put_places(metadata.places)
-            staging.seal(manifests.encode(manifest), metadata.leaves, metadata.mtimes)
-
-    await asyncio.to_thread(prepare)
-    flight.manifest = manifest
-    faults.point(RECEIVE_PREPARED)
+async def _bring(node: Node, flight: Flight, metadata: Metadata, holders: sources.Introduced) -> None:
+    """Bring what is not here already; all of it, should what is here turn out to be damaged."""
+    try:
+        await _transfer(node, flight, metadata, holders)
+    except IntegrityFailed as error:
+        if not error.details.get("linked"):
+            raise
+        await prepare.without_links(node, flight, metadata, error)
+        await _transfer(node, flight, metadata, holders)
 
 
 async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sources.Introduced) -> None:
@@ -226,6 +214,7 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
         progress=flight.progress,
         first=lambda: node.jobs.want(flight.set_id),
         elsewhere=lambda: ways.several(node, flight, holders, places),
+        linked=flight.linked.paths,
     )
     failure: CachedError = NoSource("no node that has the set can be reached")
     async with _giving_way(node, flight), _writing(node, flight):
@@ -256,7 +245,7 @@ async def _giving_way(node: Node, flight: Flight) -> AsyncIterator[None]:
     async def give_way() -> None:
         given = 0
         while ballast is not None and ballast.left:
-            due = flight.progress.bytes_present + AHEAD
+            due = flight.progress.bytes_present - flight.linked.logical + AHEAD
             if due > given:
                 await asyncio.to_thread(ballast.use, due - given)
                 given = due
@@ -319,12 +308,18 @@ async def _commit(node: Node, flight: Flight, manifest: Manifest | None) -> None
             there = ContentRow(
                 content=flight.content, tier=row.tier, bytes=row.bytes, physical=physical, state="STABLE"
             )
-            await node.shelf.keep(Changes(contents=(there,), edits=((set_id, committed),), also=landed))
+            landing = sharing.landing(there, flight.linked)
+            async with sharing.joining(node, row.tier, flight.linked):
+                await node.shelf.keep(
+                    Changes(content_edits=(landing,), edits=((set_id, committed),), also=landed)
+                )
         except BaseException:
             if published:
                 await _take_back(store, flight.content)
             raise
     faults.point(RECEIVE_COMMITTED)
+    if manifest is None and published:  # by a daemon that came to its end before it was written down
+        await sharing.recount(node, row.tier)
     node.space.settle(txid)
     node.accepted.pop(set_id, None)
     node.sources.pop(set_id, None)
@@ -342,7 +337,7 @@ def _publish(store: Store, flight: Flight, record: SignedRecord, manifest: Manif
     else:
         with store.stage(flight.txid) as staging:
             staging.put_record(record)
-        store.publish(flight.txid, flight.content, manifest)
+        store.publish(flight.txid, flight.content, manifest, flight.linked.paths)
     return capacity.physical(manifest or store.manifest(flight.content))
 
 

@@ -8,8 +8,9 @@ committed or given up, so that at any time somebody is charged for each file.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Collection, Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -17,15 +18,16 @@ from cached import faults
 from cached.catalog.rows import ContentRow
 from cached.catalog.tx import Tx
 from cached.critical import to_the_end
+from cached.errors import CachedError
 from cached.leases import sharing as rule
 from cached.leases.reclaim import Candidate
 from cached.node.node import Node
 from cached.node.shelf import Changes, ContentEdit
 from cached.sets.manifest import Manifest
 from cached.sets.set import Tier
-from cached.storage import links
+from cached.storage import links, repair
 from cached.storage.disk import Store
-from cached.storage.links import NOTHING, Donor, Linked
+from cached.storage.links import NOTHING, Donor, Linked, SameFile
 from cached.storage.staging import Staging
 
 SHARING_LEFT = faults.declare("sharing.left")
@@ -38,7 +40,7 @@ async def link(
 
     They stay until `release`. Nothing is linked when the content is here already.
     """
-    if (content, store.tier) in node.shelf.contents and store.has(content):
+    if store.has(content):
         return NOTHING
     donors = _donors(node, store.tier, owner, content)
     if not donors:
@@ -125,14 +127,61 @@ def landing(row: ContentRow, linked: Linked) -> ContentEdit:
     return edit
 
 
+async def same_files(node: Node, store: Store, content: str, paths: Collection[str]) -> list[SameFile]:
+    """Return which files of other contents here are these files of a content: path, other content, its path there."""
+    row = node.shelf.contents.get((content, store.tier))
+    if row is None or not row.family or not paths:
+        return []
+    return await asyncio.to_thread(links.same, store, content, paths, _kin(node, row))
+
+
+def _kin(node: Node, row: ContentRow) -> list[str]:
+    return [
+        one.content
+        for one in node.shelf.contents.values()
+        if (one.tier, one.family, one.state) == (row.tier, row.family, "STABLE")
+        and one.content != row.content
+    ]
+
+
+async def mend(node: Node, store: Store, content: str, paths: Collection[str]) -> set[str]:
+    """Mend files of a content by those of its family that have the same bytes, and are whole; return their paths."""
+    row = node.shelf.contents.get((content, store.tier))
+    if row is None or not row.family or not paths:
+        return set()
+    kin = {one: node.shelf.withheld.get((one, store.tier), frozenset()) for one in _kin(node, row)}
+    return await asyncio.to_thread(links.mend, store, content, paths, kin)
+
+
+async def pass_on(node: Node, store: Store, content: str, files: Collection[SameFile]) -> None:
+    """After files of a content were replaced: put them in the place of those that they were one with, too."""
+    for path, other, its_path in files:
+        try:
+            await asyncio.to_thread(repair.replace_by_link, store, other, its_path, content, path)
+        except CachedError as error:  # it has just gone; or its own verification mends it
+            node.counters.note("sharing.not_passed_on", error.message, content=other[:12])
+    for other in {other for _, other, _ in files}:
+        await node.swarm.unseed(other)
+
+
+async def recount_kin(node: Node, store: Store, content: str) -> None:
+    """After a repair, which may have left a family with one file more or less."""
+    row = node.shelf.contents.get((content, store.tier))
+    if row is not None and row.family:
+        await recount(node, store.tier, row.family)
+
+
 async def leave(node: Node, store: Store, content: str) -> None:
     """Before a content's directory goes to the trash: charge what others hold of its files to them. May be repeated."""
     row = node.shelf.contents.get((content, store.tier))
     if row is None or not row.family:
         return
     back = row.physical
-    if store.has(content):
+    try:
         back = rule.returned(*await asyncio.to_thread(links.names, store, content))
+    except CachedError as error:  # its manifest is damaged, or it is not there at all
+        node.counters.note("sharing.recounted", error.message, content=content[:12])
+        node.fly(f"recount {row.family}", partial(recount, node, store.tier, row.family))
 
     def settle(tx: Tx) -> Iterable[ContentRow]:
         gone = tx.content(content, store.tier)
@@ -152,26 +201,28 @@ async def leave(node: Node, store: Store, content: str) -> None:
 
 
 async def recount(node: Node, tier: Tier, family: str = "") -> None:
-    """Find out by what lies there who shares with whom, in a family or in all of a tier, and charge everybody anew.
+    """Charge a family anew, by what lies there; without one, find out who shares with whom in all of a tier as well.
 
-    For when rows were lost, or directories.
+    For when rows were lost, or directories, or files were replaced. Who is in a family stays there: what they have in
+    common may just be damaged in one of them.
     """
     store = node.stores[tier]
     async with changing(node, tier):
-        here = [one.content for one in node.shelf.contents.values() if one.tier == tier]
-        among = [
-            one for one in here if family in ("", node.shelf.contents[(one, tier)].family) and store.has(one)
-        ]
-        found = [await asyncio.to_thread(links.names, store, one) for one in among]
-        names = [name for _, its in found for name in its]
-        full = {one: size for one, (size, _) in zip(among, found, strict=True)}
+        full: dict[str, int] = {}
+        names: list[rule.Name] = []
+        for row in list(node.shelf.contents.values()):
+            if row.tier == tier and family in ("", row.family):
+                with suppress(CachedError):  # what cannot be read keeps its charge
+                    full[row.content], its = await asyncio.to_thread(links.names, store, row.content)
+                    names += its
         charged = rule.charges(full, names)
         label = {one: min(kin) for kin in rule.families(names) for one in kin}
 
         def count(tx: Tx) -> Iterable[ContentRow]:
-            rows = [row for one in among if (row := tx.content(one, tier)) is not None]
+            rows = [row for one in full if (row := tx.content(one, tier)) is not None]
             return [
-                replace(row, physical=charged[row.content], family=label.get(row.content, "")) for row in rows
+                replace(row, physical=charged[row.content], family=family or label.get(row.content, ""))
+                for row in rows
             ]
 
         await node.shelf.keep(Changes(content_edits=(count,)))
@@ -183,10 +234,11 @@ async def appraise(
     """Return candidates for being reclaimed with what really comes back, and what does when several go together."""
     store, names, found = node.stores[tier], [], []
     for one in candidates:
-        row, alone = node.shelf.contents[(one.content, tier)], one.bytes
-        if one.may_go() and row.family and store.has(one.content):
-            full, its = await asyncio.to_thread(links.names, store, one.content)
-            names += its
-            alone = rule.own(full, its)
+        alone = one.bytes
+        if one.may_go() and node.shelf.contents[(one.content, tier)].family:
+            with suppress(CachedError):  # a damaged manifest
+                full, its = await asyncio.to_thread(links.names, store, one.content)
+                names += its
+                alone = rule.own(full, its)
         found.append(replace(one, bytes=alone))
     return found, rule.groups(names)

@@ -163,6 +163,23 @@ class Space:
         """Note that so many bytes of what is reserved lie on the partition already."""
         self._covered[txid] = size
 
+    async def shrink(self, txid: str, size: int) -> None:
+        """Lower a reservation to `size` bytes when it is above: less is to be written than was thought."""
+        await to_the_end(self._shrink(txid, size))
+
+    async def _shrink(self, txid: str, size: int) -> None:
+        async with self._lock:
+            row = self._reserved[txid]
+            if size >= row.bytes:
+                return
+            smaller = msgspec.structs.replace(row, bytes=size)
+            await self._write_down(smaller)
+            self._reserved[txid] = smaller
+            self._covered[txid] = min(self._covered.get(txid, 0), size)
+            ballast = self._ballast.get(txid)
+        if ballast is not None:
+            await asyncio.to_thread(ballast.use, row.bytes - size)
+
     async def name(self, txid: str, content: str) -> None:
         """Write down which content a reservation is for, so that a crash after publishing leaves nothing
         unaccounted.
@@ -208,7 +225,9 @@ class Space:
         contents = [
             row for row in self._shelf.contents.values() if row.tier == tier and row.state == "STABLE"
         ]
-        return max(0, self.free(tier)) + sum(row.physical for row in contents if row.content not in leased)
+        kept = {row.family for row in contents if row.family and row.content in leased}
+        back = [row for row in contents if row.content not in leased and row.family not in kept]
+        return max(0, self.free(tier)) + sum(row.physical for row in back)
 
     def _check(self, row: ReservationRow) -> None:
         free = self.free(row.tier)

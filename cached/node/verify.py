@@ -20,7 +20,7 @@ from cached.errors import (
     PeerUnreachable,
 )
 from cached.leases import capacity
-from cached.node import damage, origins, sources
+from cached.node import damage, origins, sharing, sources
 from cached.node.access import check_manage, may_read, resolve
 from cached.node.caller import Caller
 from cached.node.kept import obtain
@@ -126,26 +126,30 @@ async def heal(
             node.counters.note("verify.not_repaired", str(error), content=content[:12])
         left = await scan(node, store, content)
         await damage.settle(node, store, content, left)
+        await sharing.recount_kin(node, store, content)
         return left
 
 
 async def _heal(node: Node, store: Store, content: str, damages: list[Damage], first: Known | None) -> None:
-    sharing = [node.shelf.known[set_id] for set_id in sorted(node.shelf.sets_of_content(content))]
-    sharing.sort(key=lambda known: first is None or known.record.id != first.record.id)
-    if not sharing:
+    sets = [node.shelf.known[set_id] for set_id in sorted(node.shelf.sets_of_content(content))]
+    sets.sort(key=lambda known: first is None or known.record.id != first.record.id)
+    if not sets:
         return
     txid = node.new_id()
-    await node.space.reserve(await asyncio.to_thread(_reservation, store, sharing[0], damages, txid))
+    await node.space.reserve(await asyncio.to_thread(_reservation, store, sets[0], damages, txid))
     try:
         async with node.locks(f"content {content}"):
             if any(one.kind == "manifest" for one in damages):
-                metadata = await _metadata(node, sharing)
+                metadata = await _metadata(node, sets)
                 await asyncio.to_thread(_put_manifest, store, content, metadata)
                 damages = await scan(node, store, content)
             left = await asyncio.to_thread(mend, store, content, damages)
             broken = {one.path for one in left if one.needs_bytes and one.path}
+            kin = await sharing.same_files(node, store, content, broken)
+            broken -= await sharing.mend(node, store, content, broken)
             if broken:
-                await _refetch(node, store, sharing, broken, txid)
+                await _refetch(node, store, sets, broken, txid)
+            await sharing.pass_on(node, store, content, kin)
             if any(one.kind == "leaves" for one in left):
                 await asyncio.to_thread(mend, store, content, [one for one in left if one.kind == "leaves"])
     finally:
@@ -165,13 +169,20 @@ async def heal_from_staged(node: Node, store: Store, content: str, txid: str) ->
     if damages:
         staged = store.root / "incoming" / txid
         node.counters.note("create.repaired", "what was here was damaged", content=content[:12])
+        broken = {one.path for one in damages if one.needs_bytes}
+        kin = await sharing.same_files(node, store, content, broken)
         await asyncio.to_thread(mend_from, store, content, damages, staged)
+        await sharing.pass_on(node, store, content, kin)
         await node.swarm.unseed(content)
     await damage.settle(node, store, content, [])
 
 
 def has_holder(node: Node, content: str) -> bool:
-    """Tell whether another live node tells of a whole copy of a set with that content, or the origin has the files."""
+    """Tell whether a content can be repaired: another live node tells of a whole copy, the origin has the files,
+    or contents here that it shares files with.
+    """
+    if any(row.family for row in node.shelf.contents.values() if row.content == content):
+        return True
     if node.origin is not None and any(store.has_places(content) for store in node.stores.values()):
         return True
     return any(_is_held(node, node.shelf.known[one]) for one in node.shelf.sets_of_content(content))
@@ -204,9 +215,9 @@ def _reservation(store: Store, known: Known, damages: list[Damage], txid: str) -
     )
 
 
-async def _metadata(node: Node, sharing: list[Known]) -> Metadata:
+async def _metadata(node: Node, sets: list[Known]) -> Metadata:
     failure: CachedError = NoSource("no other live node holds the set")
-    for known in sharing:
+    for known in sets:
         if _is_held(node, known) or known.record.origin:
             try:
                 return await obtain(node, known, Progress())
@@ -219,9 +230,9 @@ def _put_manifest(store: Store, content: str, metadata: Metadata) -> None:
     restore_manifest(store, content, manifests.encode(metadata.manifest), metadata.leaves)
 
 
-async def _refetch(node: Node, store: Store, sharing: list[Known], paths: set[str], txid: str) -> None:
+async def _refetch(node: Node, store: Store, sets: list[Known], paths: set[str], txid: str) -> None:
     failure: CachedError = NoSource("no other live node holds the set")
-    for known in sharing:
+    for known in sets:
         if not _is_held(node, known):
             continue
         try:
@@ -230,7 +241,7 @@ async def _refetch(node: Node, store: Store, sharing: list[Known], paths: set[st
             failure = error
         else:
             return
-    for known in sharing:
+    for known in sets:
         if await _refetch_from_origin(node, store, known, paths, txid):
             return
     raise failure

@@ -126,7 +126,7 @@ def _methods(node: Node, flight: Flight, holders: sources.Introduced) -> list[st
         record.methods,
         offered or allowed,
         node.config.replication.methods,
-        record.bytes,
+        record.bytes - flight.linked.logical,
         max(flight.receivers, sources.receivers(node, flight.set_id)),
     )
     return sorted(offered or allowed, key=lambda name: name != best)

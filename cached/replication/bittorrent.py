@@ -18,8 +18,8 @@ from typing import Any
 
 from cached.errors import Busy, NoSource, NotFound, UsageError
 from cached.replication import layout as layouts
+from cached.replication import linked, queues
 from cached.replication import pack as packs
-from cached.replication import queues
 from cached.replication.claims import ClaimDesk
 from cached.replication.fetching import Fetch
 from cached.replication.layout import Layout
@@ -29,7 +29,6 @@ from cached.replication.membership import (
     Lookup,
     Member,
     agree,
-    cut_long_files,
     is_piece_size,
     receivers_of,
 )
@@ -286,7 +285,7 @@ class Swarm:
         member.layout = layout
         if layout.files:
             progress.state = "checking"
-            await asyncio.to_thread(cut_long_files, job)
+            await asyncio.to_thread(linked.prepare, job, self._pack(job.content))
             member.directory = os.open(job.data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             torrent = member.torrent = Torrent(layout)
             await self._session.add(
@@ -296,6 +295,7 @@ class Swarm:
                 files=self._paths(layout),
                 seed=False,
             )
+            linked.check(torrent, job)
             progress.state = "transferring"
             await Fetch(
                 session=self._session,
@@ -310,7 +310,9 @@ class Swarm:
             ).run()
             progress.state = "verifying"
             await torrent.flush()
-            await asyncio.to_thread(packs.complete, self._pack(job.content), job.data, job.manifest)
+            await asyncio.to_thread(
+                packs.complete, self._pack(job.content), job.data, job.manifest, job.linked
+            )
             progress.bytes_present = progress.bytes_wanted
             torrent.on_damage = self._damage_reporter(job.content)
         progress.state = "done"

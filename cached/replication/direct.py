@@ -240,7 +240,7 @@ def _look(job: FetchJob) -> _Work:
     )
     check_all_leaves(job.manifest, job.leaves)
     line = LeafLine(job.manifest)
-    missing = scan(job.data, line, job.leaves, job.only)
+    missing = scan(job.data, line, job.leaves, job.only, job.linked)
     job.progress.bytes_present = job.progress.bytes_wanted - line.bytes_in(missing)
     return _Work(job=job, line=line, missing=missing)
 

@@ -16,14 +16,24 @@ _CHUNK = 4 * 1024 * 1024
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-def scan(data: Path, line: LeafLine, leaves: bytes, only: frozenset[str] | None = None) -> list[Range]:
+def scan(
+    data: Path,
+    line: LeafLine,
+    leaves: bytes,
+    only: frozenset[str] | None = None,
+    whole: frozenset[str] = frozenset(),
+) -> list[Range]:
     """Return the leaves that are not under `data`, or not right there; files that are too long are cut.
 
-    `only` names the files to look at; None: all of them.
+    `only` names the files to look at; None: all of them. Those of `whole` are known to be right, and not touched.
     """
     try:
-        whole = line.segments([(0, line.total)] if line.total else ())
-        wanted = (segment for segment in whole if only is None or segment.path in only)
+        segments = line.segments([(0, line.total)] if line.total else ())
+        wanted = (
+            segment
+            for segment in segments
+            if (only is None or segment.path in only) and segment.path not in whole
+        )
         present = _Present(data)
         return merged(
             part

@@ -68,22 +68,43 @@ def make(data: Path, manifest: Manifest, target: Path, piece: int) -> Pack:
     return describe_pack(bytes(leaves), size=size, piece=piece)
 
 
-def complete(pack: Path, data: Path, manifest: Manifest) -> None:
+def complete(pack: Path, data: Path, manifest: Manifest, linked: Collection[str] = frozenset()) -> None:
     """Make the files under `data` that did not travel by themselves: those in the pack, and the twins of others.
 
-    Raises `IntegrityFailed` when a file in the pack is not what the manifest says.
+    Those of `linked` are there, and stay as they are. Raises `IntegrityFailed` when a file in the pack is not what the
+    manifest says.
     """
     if pack_bytes(manifest):
-        unpack(pack, data, manifest)
+        unpack(pack, data, manifest, linked)
     for entry, twin in twins(manifest):
+        if twin.path in linked:
+            continue
         try:
             shutil.copyfile(data / entry.path, data / twin.path)
         except OSError as error:
             raise disk_error(error, f"copying {entry.path!r}") from error
 
 
-def unpack(pack: Path, data: Path, manifest: Manifest) -> None:
-    """Write the files of the pack under `data`, each one checked against its root first.
+def put_in(paths: Collection[str], pack: Path, data: Path, manifest: Manifest) -> None:
+    """Write files under `data` that are there to their places in the pack, made when absent.
+
+    Raises `IntegrityFailed`, whose details have the path, when one is not what the manifest says.
+    """
+    if not any(entry.path in paths for entry in packed(manifest)):
+        return
+    try:
+        with _opened(data) as top, Parents(top) as parents, open(pack, "ab"), pack.open("r+b") as out:
+            at = 0
+            for entry in packed(manifest):
+                if entry.path in paths:
+                    write_all(out.fileno(), _content(parents, entry), at)
+                at += entry.size
+    except OSError as error:
+        raise disk_error(error, "packing small files") from error
+
+
+def unpack(pack: Path, data: Path, manifest: Manifest, linked: Collection[str] = frozenset()) -> None:
+    """Write the files of the pack under `data`, but for those of `linked`, each one checked against its root first.
 
     Raises `IntegrityFailed` when a file in the pack is not what the manifest says.
     """
@@ -95,6 +116,8 @@ def unpack(pack: Path, data: Path, manifest: Manifest) -> None:
         ):
             for entry in packed(manifest):
                 content = source.read(entry.size)
+                if entry.path in linked:
+                    continue
                 _check(entry, content)
                 parent, name = parents.of(entry.path)
                 file = os.open(name, _NEW, 0o644, dir_fd=parent)
@@ -109,14 +132,18 @@ def unpack(pack: Path, data: Path, manifest: Manifest) -> None:
 def _contents(data: Path, manifest: Manifest) -> Iterator[bytes]:
     with _opened(data) as top, Parents(top) as parents:
         for entry in packed(manifest):
-            parent, name = parents.of(entry.path)
-            file = os.open(name, _READ, dir_fd=parent)
-            try:
-                content = os.pread(file, entry.size + 1, 0)
-            finally:
-                os.close(file)
-            _check(entry, content)
-            yield content
+            yield _content(parents, entry)
+
+
+def _content(parents: Parents, entry: Entry) -> bytes:
+    parent, name = parents.of(entry.path)
+    file = os.open(name, _READ, dir_fd=parent)
+    try:
+        content = os.pread(file, entry.size + 1, 0)
+    finally:
+        os.close(file)
+    _check(entry, content)
+    return content
 
 
 @contextlib.contextmanager

@@ -68,6 +68,8 @@ class FetchJob:
     progress: Progress = field(default_factory=Progress)
     #: Bring these files alone (the direct method only); None: all of them.
     only: frozenset[str] | None = None
+    #: Files that are there, whole, and belong to other contents as well: nothing is ever written to them.
+    linked: frozenset[str] = frozenset()
     #: Whether a job waits for it now.
     first: Callable[[], bool] = lambda: False
     #: Whether there is another way to bring it: then this one is given up sooner.

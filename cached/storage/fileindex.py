@@ -6,9 +6,10 @@ A hint: eight bytes of each root are remembered, and the manifest tells whether 
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from array import array
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -21,6 +22,8 @@ SMALLEST: Final = LEAF
 #: Roots that are remembered at most, 8 bytes each; beyond, all are forgotten and read anew.
 MOST: Final = 4_000_000
 
+#: The lines of files that may be large enough: their sizes, and what is remembered of their roots.
+_SHORT = re.compile(rb"^f [-x] (\d{5,19}) ([0-9a-f]{16})", re.MULTILINE)
 _LINE = re.compile(rb"^f ([-x]) (\d{5,19}) ([0-9a-f]{64}) (.*)$", re.MULTILINE)
 
 
@@ -46,20 +49,20 @@ class FileIndex:
         self._count = 0
         self._lock = threading.Lock()
 
-    def matching(self, store: Store, content: str, wanted: Collection[int]) -> set[int]:
+    def matching(self, store: Store, content: str, wanted: frozenset[int]) -> frozenset[int]:
         """Return those of the short roots that a file of the content has. `CachedError` when it is not there."""
         key = (store.tier, content)
         with self._lock:
             roots = self._roots.get(key)
         if roots is None:
-            roots = array("Q", _short_roots(store.manifest_bytes(content)))
+            roots = _short_roots(store.manifest_bytes(content))
             with self._lock:
                 if self._count > MOST:
                     self._roots.clear()
                     self._count = 0
                 self._roots[key] = roots
                 self._count += len(roots)
-        return set(wanted).intersection(roots)
+        return wanted.intersection(roots)
 
     def forget(self, store: Store, content: str) -> None:
         """Forget a content that goes."""
@@ -67,10 +70,13 @@ class FileIndex:
             self._count -= len(self._roots.pop((store.tier, content), ()))
 
 
-def _short_roots(manifest: bytes) -> Iterator[int]:
-    for line in _LINE.finditer(manifest):
-        if int(line[2]) > SMALLEST:
-            yield int(line[3][:16], 16)
+def _short_roots(manifest: bytes) -> array[int]:
+    """Return the short roots of the files that are large enough."""
+    digits = b"".join([root for size, root in _SHORT.findall(manifest) if int(size) > SMALLEST])
+    roots = array("Q", bytes.fromhex(digits.decode()))
+    if sys.byteorder == "little":
+        roots.byteswap()
+    return roots
 
 
 def matches(store: Store, content: str, roots: Collection[int]) -> list[SharedFile]:

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -20,7 +21,7 @@ from cached.leases import capacity
 from cached.leases.sharing import Name
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import root_from_leaves
-from cached.storage import copying, fileindex, files, tree
+from cached.storage import copying, fileindex, files, repair, tree
 from cached.storage.disk import Store
 from cached.storage.fileindex import SMALLEST, FileIndex
 from cached.storage.publication import file_mode
@@ -28,6 +29,11 @@ from cached.storage.staging import Staging
 
 LINKS_MADE = faults.declare("links.made")
 
+#: Donors that are looked at in any case; seconds for the others, besides those that it takes to copy what is wanted, at
+#: so many bytes a second.
+ALWAYS = 64
+LOOK = 0.1
+COPIED = 200 << 20
 #: In the staging area: a link before it takes the place of a file.
 _TEMPORARY = "link"
 #: How a file is opened to be read once more.
@@ -65,19 +71,22 @@ def link(
     """Put links to files of other contents in the place of the staged files with the same bytes, there or not.
 
     Whatever cannot be linked stays as it is: a file with too many links, one that is executable in one content only,
-    one that is not what its manifest says.
+    one that is not what its manifest says. The donors come with the likely ones first: beyond a few, no more time is
+    spent on reading their manifests than copying would take.
     """
     wanted: dict[int, list[Entry]] = {}
     for entry in manifest.files():
         if entry.size > SMALLEST:
             wanted.setdefault(fileindex.short(entry.root), []).append(entry)
     done: dict[str, Entry] = {}
-    used = set()
-    for donor in donors:
-        if not wanted:
+    used, roots = set(), frozenset(wanted)
+    size = sum(entry.size for same in wanted.values() for entry in same)
+    until = time.monotonic() + LOOK + size / COPIED
+    for number, donor in enumerate(donors):
+        if not wanted or (number >= ALWAYS and time.monotonic() > until):
             break
         with suppress(CachedError, OSError):
-            linked = _link_from(store, staging, wanted, donor, index)
+            linked = _link_from(store, staging, wanted, donor, index.matching(store, donor.content, roots))
             if linked:
                 used.add(donor.content)
                 done.update((entry.path, entry) for entry in linked)
@@ -101,9 +110,8 @@ def _take_off(wanted: dict[int, list[Entry]], done: dict[str, Entry]) -> None:
 
 
 def _link_from(
-    store: Store, staging: Staging, wanted: dict[int, list[Entry]], donor: Donor, index: FileIndex
+    store: Store, staging: Staging, wanted: dict[int, list[Entry]], donor: Donor, likely: Collection[int]
 ) -> list[Entry]:
-    likely = index.matching(store, donor.content, wanted.keys())
     if not likely:
         return []
     linked = []
@@ -113,7 +121,7 @@ def _link_from(
             for there in fileindex.matches(store, donor.content, likely):
                 if there.path in donor.withheld:
                     continue
-                for entry in wanted[fileindex.short(there.root)]:
+                for entry in wanted.get(fileindex.short(there.root), ()):
                     same = (entry.root, entry.size, entry.executable) == (
                         there.root,
                         there.size,
@@ -221,6 +229,78 @@ def names(store: Store, content: str) -> tuple[int, list[Name]]:
     finally:
         os.close(data_fd)
     return capacity.physical(manifest), found
+
+
+class SameFile(NamedTuple):
+    """A path of a content, and the path of another content where the same file is."""
+
+    path: str
+    other: str
+    its_path: str
+
+
+def same(store: Store, content: str, paths: Collection[str], others: Iterable[str]) -> list[SameFile]:
+    """Return which files of other contents are these files of a content; none of one whose manifest is damaged."""
+    with suppress(CachedError):
+        return _same(store, content, paths, others)
+    return []
+
+
+def _same(store: Store, content: str, paths: Collection[str], others: Iterable[str]) -> list[SameFile]:
+    wanted = {entry.path: entry for entry in store.manifest(content).files() if entry.path in paths}
+    roots = {fileindex.short(entry.root) for entry in wanted.values() if entry.size > SMALLEST}
+    inodes = {_inode(store, content, path): path for path in wanted}
+    inodes.pop(0, None)
+    found = []
+    for other in others:
+        with suppress(CachedError):
+            for there in fileindex.matches(store, other, roots):
+                path = inodes.get(_inode(store, other, there.path))
+                if path is not None:
+                    found.append(SameFile(path, other, there.path))
+    return found
+
+
+def mend(store: Store, content: str, paths: Collection[str], kin: Mapping[str, Collection[str]]) -> set[str]:
+    """Put links to whole files of other contents in the place of damaged ones; return the paths that are mended.
+
+    `kin` are the contents that may have them, each with the paths that are known to be damaged there.
+    """
+    broken = {
+        entry.path: entry
+        for entry in store.manifest(content).files()
+        if entry.path in paths and entry.size > SMALLEST
+    }
+    mended: set[str] = set()
+    for donor, withheld in kin.items():
+        roots = {fileindex.short(entry.root) for path, entry in broken.items() if path not in mended}
+        with suppress(CachedError, OSError, SourceChanged):
+            for there in fileindex.matches(store, donor, roots) if roots else ():
+                for path, entry in broken.items():
+                    same_bytes = (entry.size, entry.executable, entry.root) == there[1:]
+                    if path in mended or there.path in withheld or not same_bytes:
+                        continue
+                    if _is_whole(store, donor, there.path, entry):
+                        repair.replace_by_link(store, content, path, donor, there.path)
+                        mended.add(path)
+    return mended
+
+
+def _is_whole(store: Store, content: str, path: str, entry: Entry) -> bool:
+    data_fd = store.open_content(content)
+    try:
+        with tree.Parents(data_fd) as parents:
+            directory, name = parents.of(path)
+            return _is_sound(directory, name, entry) and _has_root(directory, name, entry)
+    finally:
+        os.close(data_fd)
+
+
+def _inode(store: Store, content: str, path: str) -> int:
+    """Return the inode of a file; 0 when it is not there."""
+    with suppress(OSError):
+        return os.lstat(store.data(content) / path).st_ino
+    return 0
 
 
 def _in_trash(store: Store) -> Counter[int]:

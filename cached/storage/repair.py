@@ -19,7 +19,12 @@ from cached.storage.disk import Store
 from cached.storage.publication import checked_manifest, file_mode
 from cached.storage.scrub import Damage
 
+REPAIR_LINKED = faults.declare("repair.linked")
 REPAIR_RENAMED = faults.declare("repair.renamed")
+
+
+#: Beside a tree: a link before it takes the place of a file.
+TEMPORARY = "link"
 
 
 def replace_file(store: Store, content: str, path: str, staged: Path) -> None:
@@ -38,6 +43,23 @@ def replace_file(store: Store, content: str, path: str, staged: Path) -> None:
             _make_way(parent, name)
             os.rename(staged, name, dst_dir_fd=parent)
             faults.point(REPAIR_RENAMED)
+
+
+def replace_by_link(store: Store, content: str, path: str, donor: str, its_path: str) -> None:
+    """Put a link to another content's file, which has the same bytes, in the place of a damaged one by one rename."""
+    top = store.home(content)
+    with (
+        files.translated(path),
+        _opened(store, donor) as theirs,
+        parent_of(theirs, its_path) as (source, name),
+        _opened(store, content) as data_fd,
+        _writable(data_fd, path) as (parent, its_name),
+    ):
+        (top / TEMPORARY).unlink(missing_ok=True)
+        os.link(name, top / TEMPORARY, src_dir_fd=source, follow_symlinks=False)
+        _make_way(parent, its_name)
+        os.rename(top / TEMPORARY, its_name, dst_dir_fd=parent)
+        faults.point(REPAIR_LINKED)
 
 
 def mend(store: Store, content: str, damages: Sequence[Damage]) -> list[Damage]:

@@ -23,6 +23,7 @@ from tests.daemons.walk import (
     DELETE,
     ELSEWHERE,
     MEMORY,
+    REPAIR,
     SIMPLE,
     WALK,
     Operation,
@@ -50,7 +51,7 @@ def test_every_declared_fault_point_is_walked_somewhere():
             "cached.matchmaker.child",
         ):
             importlib.import_module(module.name)
-    walked = {point for point, _ in WALK} | AT_START | {"repair.renamed"}
+    walked = {point for point, _ in WALK} | AT_START | set(REPAIR)
     declared = {point for point in faults.registered() if not point.startswith("tests.")}
     assert declared == walked | set().union(*ELSEWHERE.values())
     assert not walked & set().union(*ELSEWHERE.values())
@@ -187,14 +188,19 @@ def test_a_damaged_database_is_kept_aside_and_the_sets_come_back(walk):
     assert len(list(node.state.glob("catalog.db*"))) > 1
 
 
-def test_damage_is_found_named_and_mended_also_across_a_crash(cluster):
+@pytest.mark.parametrize("point", REPAIR)
+def test_damage_is_found_named_and_mended_also_across_a_crash(cluster, point):
+    """Also in another set that has the damaged file: it is one file before and after."""
     a, b = cluster.start("a"), cluster.start("b")
     cluster.together()
     walk = Walk(cluster, a)
+    twin = walk.source("twin")
+    (twin / "1").write_bytes((walk.kept / "1").read_bytes())
+    a.cli("create", "twin", twin, "--replicas", "0")
     made = a.cli("replicate", "kept", "--to", "b", "--wait", check=False)
     assert made.returncode == 0, made
     broken = a.disk / "contents" / a.show("kept")["content"] / "data" / "1"
-    a.restart(env={"CACHED_FAULT": "repair.renamed:kill"})
+    a.restart(env={"CACHED_FAULT": f"{point}:kill"})
     cluster.together()
     broken.chmod(0o644)
     broken.write_bytes(bytes(20_000))
@@ -208,6 +214,10 @@ def test_damage_is_found_named_and_mended_also_across_a_crash(cluster):
     assert a.cli("verify", "kept", check=False).returncode in (0, 7)
     cluster.together()
     a.cli("verify", "kept", "--repair")
+    cluster.wait_for(
+        lambda: not a.cli("verify", "twin", check=False).returncode, what="the twin to be mended"
+    )
+    walk.intact("twin", twin)
     walk.settled()
     assert b.cli("verify", "kept").json()["ok"]
 

@@ -26,6 +26,7 @@ MEMORY = ["copy.file", "memory.copied"]
 DELETE = [
     "delete.kept", "retire.going", "sharing.left", "trash.renamed", "retire.trashed", "trash.unlinked", "trash.emptied", "retire.emptied", "retire.forgotten",
 ]  # fmt: skip
+REPAIR = ["repair.renamed", "repair.linked"]
 #: Points that take a second node, or Cloud Storage: where they are walked instead.
 ELSEWHERE = {
     "tests/daemons/test_origin_crash.py": {

@@ -280,11 +280,11 @@ def test_a_reader_that_dies_is_replaced_and_a_keeper_too(tmp_path):
 def test_who_stops_drawing_leaves_no_thread_that_still_looks_at_the_files(tmp_path, monkeypatch):
     begun, go, looked, real = threading.Event(), threading.Event(), [], pool.scan
 
-    def scan(*args):
+    def scan(*args, **others):
         begun.set()
         assert go.wait(60)
         try:
-            return real(*args)
+            return real(*args, **others)
         finally:
             looked.append(args)
 

@@ -131,13 +131,13 @@ def test_a_set_whose_donor_is_deleted_while_it_is_sealed_is_counted_whole(tmp_pa
             seen: list[int] = []
             commit = create.commit.commit
 
-            async def slowly(*args):
+            async def slowly(*args, **others):
                 await revise.delete(node, ALICE, parse_ref("first"), everywhere=False, dry_run=False)
                 linked.set()
                 await asyncio.gather(*[task for key, task in node.flights.items() if key.startswith("reap")])
                 seen.append(counted(node))
                 assert len(node.stores["disk"].list_contents()) == 1, "what is linked from stays meanwhile"
-                return await commit(*args)
+                return await commit(*args, **others)
 
             monkeypatch.setattr(create.commit, "commit", slowly)
             await second.seal()
@@ -370,5 +370,45 @@ def test_a_directory_that_is_lost_leaves_what_it_was_charged_for_to_the_others(t
             await recover.afterwards(node, w.findings)
             stable = [row.physical for row in node.shelf.contents.values() if row.state == "STABLE"]
             assert sum(stable) == there(node)
+
+    asyncio.run(story())
+
+
+def test_a_copy_in_memory_counts_with_all_of_its_files(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            node = await w.node("a", memory=True)
+            await create_set(node, ALICE, "first", big("a", "b"))
+            second = await create_set(node, ALICE, "second", big("b", "c"), tier="memory")
+            on_disk, in_memory = (node.shelf.contents[(second.content, tier)] for tier in ("disk", "memory"))
+            assert in_memory.physical - on_disk.physical == capacity.on_partition(BIG)
+            assert (in_memory.family, bool(on_disk.family)) == ("", True)
+
+    asyncio.run(story())
+
+
+def test_a_set_whose_manifest_is_damaged_can_be_deleted_and_the_count_stays_right(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            node, first, _ = await both(w)
+            (node.stores["disk"].home(first.content) / "manifest").write_bytes(b"nonsense")
+            assert not (await verify.verify(node, ALICE, parse_ref("first"), False, None)).ok
+            await delete(node, "first")
+            await asyncio.gather(*[task for key, task in node.flights.items() if key.startswith("recount")])
+            assert counted(node) == there(node)
+
+    asyncio.run(story())
+
+
+def test_what_expired_and_what_is_leased_has_together_is_not_to_be_had(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            node = await w.node("a")
+            await create_set(node, ALICE, "first", big("a", "b"), lease_seconds=10)
+            free = node.space._obtainable("disk")
+            w.clock.pass_(20)
+            assert node.space._obtainable("disk") > free
+            await create_set(node, ALICE, "second", big("a", "c"), lease_seconds=1000)
+            assert node.space._obtainable("disk") == node.space.free("disk")
 
     asyncio.run(story())

@@ -1,0 +1,80 @@
+"""Prepare: what a transfer has before its first byte: links to what is here already, space for the rest, a tree."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from cached import faults
+from cached.critical import to_the_end
+from cached.errors import IntegrityFailed
+from cached.leases import capacity
+from cached.node import damage, sharing, verify
+from cached.node.flight import Flight
+from cached.node.metadata import Metadata
+from cached.node.node import Node
+from cached.replication import layout
+from cached.sets import manifest as manifests
+from cached.sets.manifest import Manifest
+from cached.storage import links
+from cached.storage.disk import Store
+
+RECEIVE_PREPARED = faults.declare("receive.prepared")
+
+
+async def let_go(node: Node, flight: Flight) -> None:
+    """Let go the contents that were linked from; a staging area that is left over keeps no link to them."""
+    if flight.linked.donors:
+        for store in node.stores.values():
+            await asyncio.to_thread(links.unlink_all, store.root / "incoming" / flight.txid)
+        flight.linked = links.NOTHING
+    sharing.release(node, flight.txid)
+
+
+async def fit(node: Node, flight: Flight, metadata: Metadata) -> None:
+    """Check the promise against the real manifest, and set aside what is needed for what is not here already.
+
+    A record that understated its size is refused.
+    """
+    row, record = node.shelf.replicas[flight.set_id], node.shelf.known[flight.set_id].record
+    manifest = metadata.manifest
+    if (manifest.total_bytes, manifest.file_count) != (record.bytes, record.files):
+        raise IntegrityFailed(f"the record of {record.name} does not describe its content")
+    store = node.stores[row.tier]
+    with await asyncio.to_thread(store.stage, flight.txid) as staging:
+        flight.linked = await sharing.link(
+            node, store, row.owner, flight.txid, flight.content, staging, manifest
+        )
+        needed = await asyncio.to_thread(_needed, manifest) - flight.linked.bytes
+        await node.space.grow(flight.txid, needed)
+        if flight.linked.paths:
+            await node.space.shrink(flight.txid, needed)
+
+        def prepare() -> None:
+            staging.prepare(manifest)
+            if metadata.places is not None:
+                staging.put_places(metadata.places)
+            staging.seal(manifests.encode(manifest), metadata.leaves, metadata.mtimes)
+
+        await to_the_end(asyncio.to_thread(prepare))
+    flight.manifest = manifest
+    faults.point(RECEIVE_PREPARED)
+
+
+async def without_links(node: Node, flight: Flight, metadata: Metadata, error: IntegrityFailed) -> None:
+    """What was linked is damaged: all of it is to come, and what it was linked from is read and withheld. `NoSpace`."""
+    donors, store = flight.linked.donors, node.stores[node.shelf.replicas[flight.set_id].tier]
+    node.counters.note("sharing.damaged", error.message, set=flight.set_id[:8])
+    await let_go(node, flight)
+    needed = await asyncio.to_thread(_needed, metadata.manifest)
+    await node.space.grow(flight.txid, needed)
+    for donor in donors:
+        node.fly(f"suspect {store.tier} {donor}", partial(_read_again, node, store, donor))
+
+
+async def _read_again(node: Node, store: Store, content: str) -> None:
+    await damage.settle(node, store, content, await verify.scan(node, store, content, fresh=True))
+
+
+def _needed(manifest: Manifest) -> int:
+    return capacity.physical(manifest) + layout.pack_bytes(manifest)
