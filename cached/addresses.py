@@ -94,9 +94,8 @@ def object_name(name: str, text: str = "") -> str:
     except UnicodeEncodeError:
         raise UsageError(f"{text or name!r}: the object's name is not UTF-8") from None
     if not 0 < length <= MAX_OBJECT_NAME or "\r" in name or "\n" in name or name in (".", ".."):
-        raise UsageError(
-            f"{text or name!r} names no object", hint="1 to 1024 bytes, without line ends, not . or .."
-        )
+        hint = "1 to 1024 bytes, without line ends, not . or .." if name else "write gs://BUCKET/OBJECT"
+        raise UsageError(f"{text or name!r} names no object", hint=hint)
     return name
 
 

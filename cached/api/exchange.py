@@ -6,8 +6,8 @@ import asyncio
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from cached import packets, wire
 from cached.addresses import Address
@@ -15,10 +15,13 @@ from cached.api.attest import attests_of, hash_of_file
 from cached.api.objects import objects_of
 from cached.api.requests import VERSION, Request, address
 from cached.api.verbs import OpenedObject, Verbs
-from cached.api.watch import HEARTBEAT, REPORT_EVERY, watch
+from cached.api.watch import HEARTBEAT, REPORT_EVERY, begun, explained, watch
 from cached.errors import Busy, UnsupportedFile, UsageError
 from cached.node.caller import Caller
 from cached.node.objects import PutOptions
+from cached.origin.waiting import Waiting
+
+Result = TypeVar("Result")
 
 #: Copies that one connection may keep pinned at a time.
 MOST_PINS: Final = 65_536
@@ -56,7 +59,7 @@ class Exchange:
         self._check_room()
         wanted, token = self._asked(request)
         reports = _Reports(request, self._tell)
-        work = asyncio.ensure_future(
+        work = reports.begin(
             objects_of(self._verbs).open(
                 self._caller,
                 wanted,
@@ -89,7 +92,7 @@ class Exchange:
                 metadata=request.metadata,
                 scope=request.scope,
             )
-            work = asyncio.ensure_future(
+            work = reports.begin(
                 objects_of(self._verbs).put(
                     self._caller, wanted, descriptors[0], token, options, reports.note
                 )
@@ -107,7 +110,7 @@ class Exchange:
             _check(descriptors)
             reports = _Reports(request, self._tell)
             size = os.fstat(descriptors[0]).st_size
-            work = asyncio.ensure_future(hash_of_file(descriptors[0], size, reports.note, self._by_hand))
+            work = reports.begin(hash_of_file(descriptors[0], size, reports.note, self._by_hand))
             sha256 = await watch(work, reports.tell, every=HEARTBEAT)
         finally:
             packets.close_all(descriptors)
@@ -155,8 +158,13 @@ class _Reports:
         self._wanted = request.progress
         self._tell = tell
         self._latest = wire.Progress(state="REQUESTED")
+        self._waiting = Waiting()
         self._told = -REPORT_EVERY
         self._loop = asyncio.get_running_loop()
+
+    def begin(self, work: Awaitable[Result]) -> asyncio.Future[Result]:
+        """Begin the work, and follow why it waits."""
+        return begun(work, self._waiting)
 
     def note(self, progress: wire.Progress) -> None:
         """Take a report of the work."""
@@ -169,7 +177,7 @@ class _Reports:
         """Send the latest report."""
         if self._wanted:
             self._told = self._loop.time()
-            self._tell({"v": VERSION, "progress": self._latest})
+            self._tell({"v": VERSION, "progress": explained(self._latest, self._waiting)})
 
 
 def _check(descriptors: list[int]) -> None:

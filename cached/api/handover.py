@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 from cached import packets, wire
 from cached.api.requests import VERSION, Request
 from cached.api.verbs import Creation, Verbs
-from cached.api.watch import HEARTBEAT, REPORT_EVERY, watch
+from cached.api.watch import HEARTBEAT, REPORT_EVERY, begun, explained, watch
 from cached.errors import CachedError, UsageError
 from cached.node.caller import Caller
+from cached.origin.waiting import Waiting
 
 Result = TypeVar("Result")
 
@@ -29,8 +30,9 @@ class Handover:
         self._caller = caller
         self._tell = tell
         self._creation: Creation | None = None
-        self._sealing: asyncio.Task[wire.SetView] | None = None
+        self._sealing: asyncio.Future[wire.SetView] | None = None
         self._failure: CachedError | None = None
+        self._waiting = Waiting()
         self._wants_progress = False
         self._wanted = 0
         self._told: tuple[float, int, int] = (0.0, 0, 0)
@@ -72,8 +74,9 @@ class Handover:
     async def _begin(self, request: Request) -> Creation:
         """Begin, which may take long when the origin has to be asked; nobody is left with a creation that he left."""
         options = request.options or wire.CreateOptions()
-        work = asyncio.ensure_future(
-            self._verbs.begin(self._caller, request.name, options, request.bytes, request.files)
+        work = begun(
+            self._verbs.begin(self._caller, request.name, options, request.bytes, request.files),
+            self._waiting,
         )
         try:
             return await watch(work, self._report, every=REPORT_EVERY)
@@ -93,7 +96,7 @@ class Handover:
         """Commit; returns the reply with the set once the origin has it too, where that was asked for."""
         creation = self._current()
         await self._run(creation.ahead())
-        self._sealing = asyncio.create_task(creation.seal())
+        self._sealing = begun(creation.seal(), self._waiting)
         await watch(self._sealing, self._report, every=REPORT_EVERY, cancel=False)
         self._sealing = None  # from here on leaving changes nothing
         view = await self._run(creation.kept())
@@ -129,13 +132,13 @@ class Handover:
         raise self._failure or UsageError("this connection is not creating a set", hint="send create first")
 
     async def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        return await watch(asyncio.create_task(work), self._report, every=REPORT_EVERY)
+        return await watch(begun(work, self._waiting), self._report, every=REPORT_EVERY)
 
     def _report(self) -> None:
         """Send an interim packet when something moved, and once in a while when nothing did."""
         if not self._wants_progress:
             return
-        progress = self._progress()
+        progress = explained(self._progress(), self._waiting)
         now = time.monotonic()
         at, *before = self._told
         if before == [progress.bytes_present, progress.files_done] and now - at < HEARTBEAT:

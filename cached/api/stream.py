@@ -15,8 +15,9 @@ from aiohttp import web
 from cached import wire
 from cached.api.failures import in_words
 from cached.api.verbs import Report
-from cached.api.watch import HEARTBEAT, REPORT_EVERY
+from cached.api.watch import HEARTBEAT, REPORT_EVERY, begun, explained
 from cached.errors import CachedError
+from cached.origin.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +26,12 @@ class Works:
     """Work that was begun for a client and may outlive its connection."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
 
     async def run(self, request: web.Request, work: Callable[[Report], Awaitable[Any]]) -> web.StreamResponse:
         """Begin `work` and answer with its lines; what fails before the first line is an ordinary error."""
         watched = _Watched()
-        task = asyncio.ensure_future(work(watched.report))
+        task = begun(work(watched.report), watched.waiting)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         await watched.news(task, HEARTBEAT)
@@ -56,7 +57,7 @@ class Works:
         if self._tasks:
             await asyncio.wait(set(self._tasks))
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _ended(self, task: asyncio.Future[Any]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, CachedError):
@@ -68,13 +69,14 @@ class _Watched:
 
     def __init__(self) -> None:
         self._latest = wire.Progress()
+        self.waiting = Waiting()
         self._changed = asyncio.Event()
 
     def report(self, progress: wire.Progress) -> None:
         self._latest = progress
         self._changed.set()
 
-    async def news(self, task: asyncio.Task[Any], timeout: float) -> None:
+    async def news(self, task: asyncio.Future[Any], timeout: float) -> None:
         """Wait for a report, the end of the work, or `timeout` seconds."""
         changed = asyncio.create_task(self._changed.wait())
         try:
@@ -84,10 +86,10 @@ class _Watched:
 
     def line(self) -> bytes:
         self._changed.clear()
-        return wire.encode({"progress": self._latest}) + b"\n"
+        return wire.encode({"progress": explained(self._latest, self.waiting)}) + b"\n"
 
 
-def _last_line(task: asyncio.Task[Any]) -> bytes:
+def _last_line(task: asyncio.Future[Any]) -> bytes:
     error = CachedError("the daemon stops") if task.cancelled() else task.exception()
     if error is None:
         return wire.encode({"result": task.result()}) + b"\n"

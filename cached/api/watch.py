@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
+
+import msgspec
+
+from cached import wire
+from cached.origin.waiting import Waiting, followed
 
 Result = TypeVar("Result")
 
@@ -31,3 +36,16 @@ async def watch(
                 task.exception()  # looked at: nobody is left to be told
         raise
     return task.result()
+
+
+def begun(work: Awaitable[Result], waiting: Waiting) -> asyncio.Future[Result]:
+    """Begin work as a task that tells `waiting` why it waits for Cloud Storage."""
+    with followed(waiting):
+        return asyncio.ensure_future(work)
+
+
+def explained(progress: wire.Progress, waiting: Waiting) -> wire.Progress:
+    """Return a report with why the work waits, where it does not say so itself."""
+    if progress.reason or not waiting.reason:
+        return progress
+    return msgspec.structs.replace(progress, reason=waiting.reason)

@@ -237,7 +237,9 @@ def _plan_in(client: Client, transfer: Transfer) -> Iterator[Copy | CachedError]
         any_of_them = True
         yield each
     if not any_of_them:
-        yield NotFound(f"{transfer.source}: there is no such object", hint="list it with your token")
+        yield NotFound(
+            f"{transfer.source}: there is no such object", hint="gcloud storage ls shows what there is"
+        )
 
 
 def _plan_out(_client: Client, transfer: Transfer) -> Iterator[Copy | CachedError]:

@@ -24,6 +24,7 @@ from cached.node.sending import Sending, Stored, check_free
 from cached.node.shelf import Known
 from cached.node.unkeep import mark
 from cached.node.upload import Done, Upload
+from cached.origin.waiting import followed
 
 PERSIST_MAPPED = faults.declare("persist.mapped")
 PERSIST_DONE = faults.declare("persist.done")
@@ -148,7 +149,8 @@ async def _attempt(node: Node, upload: Upload) -> None:
 
     marks = mark(known.record.owner, known.record.scope)
     sending = Sending(node, upload, Stored(store, content), prefix, marks=marks, charge=charge)
-    found = await sending.run(manifest)
+    with followed(upload.waiting):
+        found = await sending.run(manifest)
     if not await asyncio.to_thread(store.has, content):
         raise Busy("its files have just been deleted here")
     await asyncio.to_thread(store.put_places, content, found)

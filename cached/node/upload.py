@@ -9,6 +9,7 @@ import msgspec
 
 from cached.catalog.rows import UploadRow
 from cached.errors import CachedError
+from cached.origin.waiting import Waiting
 
 
 class Done(msgspec.Struct, kw_only=True):
@@ -32,6 +33,8 @@ class Upload:
     bytes_wanted: int = 0
     #: Why the last attempt failed.
     error: CachedError | None = None
+    #: What the present one waits for.
+    waiting: Waiting = field(default_factory=Waiting)
     #: When the next one begins, on the monotonic clock; None while one goes on.
     retry_at: float | None = None
     #: Set when an attempt has ended, well or not; and to begin the next one at once.
@@ -47,4 +50,5 @@ class Upload:
     @property
     def reason(self) -> str:
         """Why it waits, in words; empty while it goes on."""
-        return "" if self.error is None else f"not in the origin yet: {self.error.message}"
+        why = self.waiting.reason if self.error is None else self.error.message
+        return f"not in the origin yet: {why}" if why else ""

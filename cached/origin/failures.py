@@ -12,16 +12,25 @@ from cached.errors import CachedError, Forbidden, IntegrityFailed, NotFound, Ori
 #: Answers that mean "ask again" (Cloud Storage, "Retry strategy").
 _TRANSIENT: Final = frozenset({408, 429, 500, 502, 503, 504})
 _RENEW: Final = "renew the credentials: `gcloud auth login` for a user's token, else the account of the node"
+_ACCOUNT: Final = "its operator names one: [origin] credentials, or Application Default Credentials"
+_LOG_IN: Final = "set CACHED_GCS_TOKEN_FILE or CACHED_GCS_TOKEN, or log in with gcloud"
 _ASK: Final = "ask the owner of the bucket for access (roles/storage.objectViewer, or objectUser to write)"
+_LOOK: Final = "look for a misspelling; cached localize brings a directory, with a / at its end"
 _WAIT: Final = "try again later; the network, the endpoint and Cloud Storage's status page may say more"
 
 
 class Failed(Exception):
-    """One request failed. `cause` is a short name for counters; `status` 0 when there was no answer at all."""
+    """One request failed. `cause` is a short name for counters; `status` 0 when there was no answer at all.
 
-    def __init__(self, cause: str, text: str, *, status: int = 0, transient: bool = False) -> None:
+    `lacking` is what to do where no credentials went with the request, though some were needed.
+    """
+
+    def __init__(
+        self, cause: str, text: str, *, status: int = 0, transient: bool = False, lacking: str = ""
+    ) -> None:
         super().__init__()
         self.cause, self.text, self.status, self.transient = cause, text, status, transient
+        self.lacking = lacking
 
     def __str__(self) -> str:
         return self.text
@@ -30,15 +39,15 @@ class Failed(Exception):
 def translate(error: Exception, secret: str | None) -> Failed | None:
     """Return what a library's exception means; None for one that is not the origin's doing.
 
-    `secret`, the token, is struck out, should an answer repeat it.
+    `secret`, the token, is struck out, should an answer repeat it; None: the node's own account asked.
     """
-    failed = _meant(error)
+    failed = _meant(error, secret)
     if failed is not None and secret:
         failed.text = failed.text.replace(secret, "...")
     return failed
 
 
-def _meant(error: Exception) -> Failed | None:
+def _meant(error: Exception, secret: str | None) -> Failed | None:
     import requests
     from google.api_core.exceptions import GoogleAPICallError
     from google.auth.exceptions import GoogleAuthError
@@ -50,7 +59,7 @@ def _meant(error: Exception) -> Failed | None:
     if isinstance(error, GoogleAPICallError | InvalidResponse):
         return answered(getattr(error, "response", None))
     if isinstance(error, GoogleAuthError):
-        return _credentials(error)
+        return _credentials(error, secret)
     if isinstance(error, requests.RequestException | HTTPError | ConnectionError | TimeoutError):
         return _network(error)
     return None
@@ -72,6 +81,8 @@ def refusal(failed: Failed, about: Address | Prefix) -> CachedError:
         return OriginUnavailable(f"{about}: Cloud Storage does not answer: {failed.text}", hint=_WAIT)
     if failed.status == 404:
         return _absent(failed, about)
+    if failed.lacking:
+        return Forbidden(f"{about}: not everybody may do this, and {failed.text}", hint=failed.lacking)
     if failed.status == 401:
         return Forbidden(
             f"{about}: Cloud Storage does not accept the credentials: {failed.text}", hint=_RENEW
@@ -96,7 +107,7 @@ def _absent(failed: Failed, about: Address | Prefix) -> CachedError:
         return OriginChanged(
             f"{about} was replaced or deleted: {failed.text}", hint="open it again for what is there now"
         )
-    return NotFound(f"no such object: {about} ({failed.text})", hint="look for a misspelling")
+    return NotFound(f"no such object: {about} ({failed.text})", hint=_LOOK)
 
 
 def _said(response: object) -> tuple[str, str]:
@@ -111,12 +122,22 @@ def _said(response: object) -> tuple[str, str]:
     return str(error.get("message", "")), str(first.get("reason", "")) if isinstance(first, dict) else ""
 
 
-def _credentials(error: Exception) -> Failed:
-    """Credentials that cannot be renewed are like an answer 401; their server may also be out of reach."""
-    from google.auth.exceptions import TransportError
+def _credentials(error: Exception, secret: str | None) -> Failed:
+    """Credentials that cannot be renewed are like an answer 401; their server may also be out of reach.
+
+    Nobody's credentials are what the library fails to renew when the service answers 401 to a request without any.
+    """
+    from google.auth.exceptions import DefaultCredentialsError, InvalidOperation, TransportError
 
     if isinstance(error, TransportError) or getattr(error, "retryable", False):
         return Failed("credentials", f"the server of the credentials: {type(error).__name__}", transient=True)
+    if isinstance(error, DefaultCredentialsError | InvalidOperation):
+        text, hint = (
+            ("the node has no account", _ACCOUNT)
+            if secret is None
+            else ("no access token came with the request", _LOG_IN)
+        )
+        return Failed("http_401", text, status=401, lacking=hint)
     return Failed("http_401", "they have expired or are not valid", status=401)
 
 

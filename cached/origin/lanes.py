@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from cached.addresses import Address, Prefix
 from cached.errors import Busy, OriginUnavailable
+from cached.origin import waiting
 from cached.origin.accounts import Accounts
 from cached.origin.failures import Failed, refusal, translate
 from cached.origin.retry import FIRST, Patience
@@ -98,6 +99,7 @@ class Lanes:
                 hint="try again later; is the network up, and the endpoint right?",
             )
         self.stats.retried(failed.cause)
+        waiting.tell(f"Cloud Storage does not answer ({failed.text}), and is asked again")
         await asyncio.sleep(seconds)
 
     async def once(self, kind: str, call: Call[T], *, token: str | None, size: int = 0) -> T:
@@ -108,9 +110,11 @@ class Lanes:
             self.stats.asked(kind)
             try:
                 async with asyncio.timeout(limit):
-                    return await self._thread(lambda: self._made(call, token))
+                    answer = await self._thread(lambda: self._made(call, token))
             except TimeoutError:
                 raise Failed("stall", f"no answer within {limit:.0f} s", transient=True) from None
+        waiting.tell("")
+        return answer
 
     async def work(self, call: Callable[[], T]) -> T:
         """Run other blocking work in a thread of its own; when cancelled, wait until it has ended all the same."""

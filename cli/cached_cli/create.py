@@ -8,7 +8,7 @@ import click
 from cached.units import format_duration, format_size
 
 from cached_cli.command import CachedCommand, Duration, Methods, Replicas, Share
-from cached_cli.output import emit_json, left, plain, talk, warn
+from cached_cli.output import counted, emit_json, left, plain, talk, warn
 from cached_cli.progress import Meter
 from cached_cli.replicate import require_complete, wait_for
 from cached_cli.session import Session, pass_session
@@ -66,7 +66,9 @@ def create(session: Session, /, name: str, paths: tuple[str, ...], wait: bool, *
     reference = f"id:{made['id']}"
     if not session.json:
         click.echo(made["id"])
-        talk(f"{made['name']}: {made['files']} files, {format_size(made['bytes'])}, {_leased(made)}")
+        talk(
+            f"{made['name']}: {counted(made['files'], 'file')}, {format_size(made['bytes'])}, {_leased(made)}"
+        )
     for warning in (shortened(options.lease_seconds, made.get("lease")), _not_in_memory(options.tier, made)):
         if warning:
             warn(warning)
@@ -135,4 +137,4 @@ def _not_in_memory(asked: str | None, made: dict[str, Any]) -> str:
 
 def _leased(made: dict[str, Any]) -> str:
     lease = made.get("lease")
-    return f"leased for {left(lease['seconds_left'])}" if lease else "no lease on this node"
+    return f"leased for {left(lease['seconds_left'])}" if lease else "no copy here yet"

@@ -14,7 +14,7 @@ from cached.errors import CachedError
 
 from cached_cli.command import CachedCommand
 from cached_cli.output import emit_json, report, size, table, talk, yes_no
-from cached_cli.progress import Meter
+from cached_cli.progress import Meter, patiently
 from cached_cli.session import Session, pass_session
 
 if TYPE_CHECKING:
@@ -63,11 +63,13 @@ def localize(session: Session, transfers: Path, dry_run: bool, scope: str | None
 
     wanted = read(sys.stdin.buffer.read() if transfers == _STDIN else transfers.read_bytes())
     client = session.client()
-    copies, failed = plan(client, wanted)
+    with patiently("Cloud Storage has not said yet what there is", session):
+        copies, failed = plan(client, wanted)
     if dry_run:
         from cached.client.foresight import foresee
 
-        foreseen, more = foresee(client, copies)
+        with patiently("Cloud Storage has not said yet what there is", session):
+            foreseen, more = foresee(client, copies)
         _show_plan(session, foreseen, [*failed, *more])
         return _told(session, [*failed, *more])
     with _ended_in_order(), Meter("localize", session) as meter:

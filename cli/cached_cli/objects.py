@@ -43,7 +43,14 @@ def put(
     Ends when Cloud Storage has it and no node reads the old one any more. Prints the address with its generation.
     """
     if file != _STDIN and file.is_dir():
-        raise UsageError(f"{file} is a directory", hint="an object is one file")
+        raise UsageError(
+            f"{file} is a directory", hint="an object is one file; cached localize takes directories"
+        )
+    if address.endswith("/"):
+        raise UsageError(
+            f"{address} is a directory",
+            hint=f"name the object in it: {address}{'OBJECT' if file == _STDIN else file.name}",
+        )
     with Meter(address, session) as meter:
         made = session.client().put(
             sys.stdin.buffer if file == _STDIN else file,
@@ -89,13 +96,28 @@ def end(session: Session, name: str, delete_origin: bool, dry_run: bool) -> None
     done = plain(reply)
     if session.json:
         return emit_json(done)
-    rows = (
-        (item["kind"], item["name"], item["node"] or "-", size(item["bytes"]), item["action"], item["reason"])
-        for item in done["items"]
-    )
-    table(session, ["KIND", "NAME", "NODE", ">BYTES", "ACTION", "WHY"], rows)
+    _show_end(session, name, done["items"])
     _warn([item for item in done["items"] if item["action"] != "keep"])
     return talk("nothing was changed: this was a dry run") if dry_run else None
+
+
+def _show_end(session: Session, scope: str, items: list[dict[str, Any]]) -> None:
+    """Print what the end of a scope removes; nodes that have nothing of it are left out."""
+    told = [item for item in items if item["reason"] or item["kind"] != "object" or item["name"] != "0"]
+    if not told:
+        return talk(f"nothing is known of the scope {scope}")
+    rows = (
+        (
+            "copies" if item["kind"] == "object" else item["kind"],
+            item["name"],
+            item["node"] or "-",
+            size(item["bytes"]),
+            item["action"],
+            item["reason"],
+        )
+        for item in told
+    )
+    return table(session, ["KIND", "NAME OR NUMBER", "NODE", ">SIZE", "ACTION", "WHY"], rows)
 
 
 def _warn(items: list[dict[str, Any]]) -> None:

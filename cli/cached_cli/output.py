@@ -66,6 +66,11 @@ def size(value: Any) -> str:
     return "-" if value is None else format_size(value)
 
 
+def counted(number: int, noun: str, many: str = "") -> str:
+    """Return `1 file` or `2 files`; `many` where an s does not make it several."""
+    return f"{number} {noun if number == 1 else many or noun + 's'}"
+
+
 def left(seconds: Any) -> str:
     """Return the time left for people, so that a lease just granted reads as granted; `-` for no lease."""
     if seconds is None:

@@ -5,9 +5,11 @@ Reports are cumulative, so any of them may be lost or skipped. Everything goes t
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -77,6 +79,19 @@ class Meter:
                 rate=part.get("bytes_per_second"),
                 left=part.get("seconds_left"),
             )
+
+
+@contextlib.contextmanager
+def patiently(words: str, session: Session, *, after: float = PATIENCE) -> Iterator[None]:
+    """Say `words` when what is done inside takes longer than anybody waits without any."""
+    timer = threading.Timer(after, talk, [words])
+    timer.daemon = True
+    if not session.json:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def parts(label: str, report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 from cached.units import format_duration
 
-from cached_cli.output import pairs, size, table
+from cached_cli.output import counted, pairs, size, table
 from cached_cli.session import Session
 
 #: Counters that the section of objects tells already, by how their names begin.
@@ -20,8 +20,11 @@ _WORDS: Final = {
     "attest.signed": "dumps signed",
     "background_failed": "work in the background that failed: see the log",
     "bytes_damaged": "bytes found damaged",
+    "bytes_linked": "bytes of files that were here already, for another set",
     "bytes_lost": "bytes found missing",
     "bytes_repaired": "bytes repaired",
+    "files_linked": "files that were here already, for another set",
+    "gather.objects": "objects made files of sets",
     "grants_renewed": "leases of replicas renewed",
     "objects.block_differs": "parts asked for by nodes with another [objects] block",
     "objects.cleared_for_peer": "times that another node emptied a user's part of the cache",
@@ -42,8 +45,12 @@ _WORDS: Final = {
     "offer.accepted": "replicas accepted",
     "offer.rejected": "replicas that other nodes refused",
     "offer.refused": "replicas refused here",
+    "origin.files_repaired": "files of sets repaired from Cloud Storage",
+    "origin.set_bytes_got": "bytes of sets that another node had read from Cloud Storage",
+    "origin.set_bytes_read": "bytes of sets read from Cloud Storage",
     "persist.bytes": "bytes of sets stored in Cloud Storage",
     "persist.done": "sets stored in Cloud Storage",
+    "persist.failed": "times that a set did not get into Cloud Storage",
     "redis.lost": "times that Redis was lost",
     "redis.returned": "times that Redis came back",
     "redis.skipped": "questions to Redis left out while it is lost",
@@ -89,7 +96,7 @@ def _heads(found: dict[str, Any]) -> Iterator[tuple[str, object]]:
     here = ", ".join(f"{count} {state}" for state, count in sets.get("replicas", {}).items())
     yield (
         "sets",
-        f"{sets.get('known', 0)} known; here {here or 'none'}; {found.get('open', 0)} opens pin them",
+        f"{sets.get('known', 0)} known; here {here or 'none'}; pinned by {counted(found.get('open', 0), 'open')}",
     )
     health = found.get("health") or ["nothing to look at"]
     for number, words in enumerate(health):
@@ -116,7 +123,7 @@ def _objects(objects: dict[str, Any]) -> Iterator[tuple[str, object]]:
         wanted = size(objects.get("working_set_bytes"))
         yield "working set", f"{wanted}; {whole} of it fit, {part} in memory"
     if objects.get("copies"):
-        yield "copies", f"{objects['copies']}, {objects.get('open', 0)} opens pin them"
+        yield "copies", f"{objects['copies']}, pinned by {counted(objects.get('open', 0), 'open')}"
     gone = {reason: count for reason, count in objects.get("gone", {}).items() if count}
     if gone:
         yield "copies gone", ", ".join(f"{count} {reason}" for reason, count in gone.items())
@@ -138,17 +145,27 @@ def _asked(origin: dict[str, Any]) -> str:
 
 
 def _lists(session: Session, found: dict[str, Any]) -> None:
-    for name in ("transfers", "traffic"):
-        entries = found.get(name)
-        if isinstance(entries, list) and entries:
-            columns = [key for key in entries[0] if not isinstance(entries[0][key], dict)]
-            rows = ([_cell(key, entry.get(key)) for key in columns] for entry in entries)
-            click.echo()
-            table(session, [name.upper() if key == columns[0] else key.upper() for key in columns], rows)
+    if transfers := found.get("transfers"):
+        click.echo()
+        columns = ["TRANSFER OF", "SET", "METHOD", "STATE", ">THERE", ">OF", ">PER SECOND", "WHY IT WAITS"]
+        table(session, columns, map(_transfer, transfers))
+    if traffic := found.get("traffic"):
+        click.echo()
+        columns = ["MOVED OF", "SET", ">SENT", ">RECEIVED", ">IN VAIN"]
+        table(session, columns, map(_moved, traffic))
 
 
-def _cell(key: str, value: object) -> object:
-    return size(value) if "bytes" in key.split("_") else "-" if value in (None, "") else value
+def _transfer(one: dict[str, Any]) -> tuple[object, ...]:
+    sizes = (size(one.get(key)) for key in ("bytes_present", "bytes_wanted", "bytes_per_second"))
+    return (*_set(one), one.get("method") or "-", one.get("state", "-"), *sizes, one.get("reason", ""))
+
+
+def _moved(one: dict[str, Any]) -> tuple[object, ...]:
+    return (*_set(one), *(size(one[f"bytes_{key}"]) for key in ("sent", "received", "redundant")))
+
+
+def _set(one: dict[str, Any]) -> tuple[str, str]:
+    return one["name"], one["set"][:12]
 
 
 def _matters(name: str, count: object) -> bool:

@@ -30,8 +30,8 @@ _GB_HOUR: Final = 1e9 * 3600
 def usage(session: Session, user: str | None, since: str | None, scope: str | None, as_csv: bool) -> None:
     """Tell how much space is used on this node, by whom, and what was taken over time.
 
-    Space taken is in GB·h: a gigabyte (10^9 bytes) kept for an hour. SAVED is what Cloud Storage did not have to serve,
-    SPENT what it did.
+    Space taken is in GB·h: a gigabyte (10^9 bytes) kept for an hour. SAVED and READS are what Cloud Storage did not
+    have to serve, SPENT and REQUESTS what it did.
     """
     if as_csv and session.json:
         raise UsageError("--json and --csv cannot be had together", hint="choose one of them")
@@ -49,13 +49,13 @@ def usage(session: Session, user: str | None, since: str | None, scope: str | No
 
 def _print_kept(session: Session, items: list[dict[str, Any]]) -> None:
     rows = ([one["owner"], size(one["bytes"]), one["sets"], size(one["quota_bytes"])] for one in items)
-    table(session, ["OWNER", ">BYTES", ">SETS", ">QUOTA BYTES"], rows)
+    table(session, ["OWNER", ">SETS TAKE", ">SETS", ">QUOTA"], rows)
 
 
 def _print_taken(session: Session, found: dict[str, Any]) -> None:
     click.echo()
     pairs([("taken since", found["since"])])
-    columns = ["OWNER", "KIND", "TIER", "SCOPE", ">GB·h", ">SAVED", ">OPERATIONS", ">SPENT", ">OPERATIONS"]
+    columns = ["OWNER", "KIND", "TIER", "SCOPE", ">GB·h", ">SAVED", ">READS", ">SPENT", ">REQUESTS"]
     rows = [[*(one[name] or "-" for name in _WHOSE), *_said(one)] for one in found["ledger"]]
     rows.append(["sum", "", "", "", *_said(found["sums"])])
     table(session, columns, rows)

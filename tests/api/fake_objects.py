@@ -17,6 +17,7 @@ from cached.api.verbs import ObjectVerbs
 from cached.errors import Forbidden, NotFound, OriginChanged, SourceChanged
 from cached.node.caller import Caller
 from cached.node.objects import PutOptions
+from cached.origin import waiting
 
 
 @dataclass(kw_only=True)
@@ -61,6 +62,8 @@ class FakeCloud:
         self.gate = asyncio.Event()
         self.gate.set()
         self.reports = [wire.Progress(bytes_present=n, bytes_wanted=2, state="TRANSFERRING") for n in (1, 2)]
+        #: Why an open waits while the gate is shut.
+        self.waits_for = ""
         self.cancelled = 0
         self._generations = 1000
 
@@ -130,6 +133,7 @@ class FakeCloud:
         for report in self.reports if progress else ():
             assert progress is not None
             progress(report)
+        waiting.tell(self.waits_for)
         await self.gate.wait()
         return self._opened(view)
 

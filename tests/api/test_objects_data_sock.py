@@ -111,6 +111,24 @@ def test_progress_comes_before_the_answer_to_who_asked_for_it(daemon):
         packets.close_all(descriptors)
 
 
+def test_who_waits_is_told_why_as_often_as_nothing_moves(daemon, monkeypatch):
+    monkeypatch.setattr(exchange, "HEARTBEAT", 0.05)
+    cloud = daemon.node.cloud
+    cloud.waits_for = "Cloud Storage does not answer"
+    daemon.hold()
+    with Raw(daemon) as raw:
+        value, _ = raw.ask(op="object", address="gs://genomes/chr/1.fa", progress=True)
+        while not value["progress"]["reason"]:
+            value, _ = raw.receive()
+        assert value["progress"]["reason"] == "Cloud Storage does not answer"
+        assert value["progress"]["bytes_present"], "what has come is told as before"
+        daemon.go_on()
+        while "progress" in value:
+            value, descriptors = raw.receive()
+        assert value["ok"] is True
+        packets.close_all(descriptors)
+
+
 def test_what_nothing_can_keep_comes_without_a_descriptor_and_without_a_pin(daemon):
     daemon.node.cloud.through.add("chr/1.fa")
     with Raw(daemon) as raw:

@@ -228,7 +228,17 @@ STATUS = {
         }
     },
     "transfers": [{"set": "f" * 40, "name": "nr", "bytes_present": 1024, "bytes_wanted": 2048, "reason": ""}],
-    "traffic": [],
+    "traffic": [
+        {
+            "set": "e" * 40,
+            "name": "nr",
+            "content": "c" * 64,
+            "bytes_sent": 2048,
+            "bytes_received": 0,
+            "bytes_redundant": 1,
+            "by_method": {},
+        }
+    ],
     "objects": {
         "advice": "memory should grow",
         "byte_hit_rate": 0.9171,
@@ -260,12 +270,16 @@ def test_status_says_what_matters_in_sections_and_words(run, client):
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in out.splitlines() if line}
     assert lines["node"] == "n1, running for 1m 30s"
     assert lines["cluster"] == "2 of 3 known nodes alive, heard of them 1s ago"
-    assert lines["sets"] == "4 known; here 3 COMMITTED; 2 opens pin them"
+    assert lines["sets"] == "4 known; here 3 COMMITTED; pinned by 2 opens"
     assert lines["health"] == "the disk tier is full"
     assert "look at the log" in out
     assert lines["disk"] == "10.0 GiB 2.0 KiB 7.0 GiB 0 B 0 B 1.0 MiB 1.0 GiB"
     assert lines["objects"] == "memory should grow"
     assert "3 (3.0 KiB) from memory, 3 (1.0 KiB) from Cloud Storage" in out
+    assert f"nr {'e' * 12} 2.0 KiB 0 B 1 B" in [" ".join(line.split()) for line in out.splitlines()]
+    assert f"nr {'f' * 12} - - 1.0 KiB 2.0 KiB -" in [" ".join(line.split()) for line in out.splitlines()]
+    assert "c" * 13 not in out, "what only programs want is in the JSON"
+    assert "pinned by 1 open\n" in out
     assert "50.0% of the reads, 91.7% of the bytes" in out
     assert "4.0 KiB; 100.0% of it fit, - in memory" in out
     assert "Cloud Storage 9 stat, 2 of them again; 1.0 KiB received, 0 B sent" in out

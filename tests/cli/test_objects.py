@@ -77,6 +77,9 @@ def test_put_prints_the_address_with_its_generation(run, client, tmp_path):
 def test_put_refuses_a_directory_and_a_broken_generation(run, client, tmp_path):
     assert run("put", str(tmp_path), "gs://b/o").code == 2
     assert run("put", "f", "gs://b/o", "--if-generation", "-1").code == 2
+    for file, named in (("d/f", "gs://b/d/f"), ("-", "gs://b/d/OBJECT")):
+        ran = run("put", file, "gs://b/d/")
+        assert (ran.code, named in ran.err) == (2, True)
     assert not client.calls
 
 
@@ -107,6 +110,22 @@ def test_the_end_of_a_scope_says_what_goes(run, client):
     assert "\x1b" not in ran.out
     assert client.last == ("end_scope", ("s",), {"delete_origin": True, "dry_run": True})
     assert run("scope", "end", "s", "--json").json["origin_objects"] == 1
+
+
+def test_the_end_of_a_scope_leaves_out_nodes_that_have_nothing_of_it(run, client):
+    facts = {"kind": "object", "action": "clear"}
+    some = [
+        wire.ScopeItem(name="2", node="n1", bytes=4096, **facts),
+        wire.ScopeItem(name="0", node="n2", **facts),
+        wire.ScopeItem(name="0", node="n3", reason="does not answer", **facts),
+    ]
+    reply = {"scope": "s", "dry_run": False, "sets": 0, "objects": 2, "origin_objects": 0, "bytes": 4096}
+    client.answers["end_scope"] = wire.ScopeReply(items=some, **reply)
+    rows = [" ".join(line.split()) for line in run("scope", "end", "s").out.splitlines()[1:]]
+    assert rows == ["copies 2 n1 4.0 KiB clear", "copies 0 n3 0 B clear does not answer"]
+    client.answers["end_scope"] = wire.ScopeReply(items=some[1:2], **reply)
+    ran = run("scope", "end", "s")
+    assert (ran.code, ran.out, ran.err) == (0, "", "nothing is known of the scope s\n")
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from cached import wire
 
 from cached_cli.output import left
-from cached_cli.progress import PATIENCE, Meter, reasons
+from cached_cli.progress import PATIENCE, Meter, patiently, reasons
 from cached_cli.session import Session, instance_dirs
 
 
@@ -68,3 +69,15 @@ def test_a_lease_just_granted_reads_as_granted():
         "expired",
         "-",
     ]
+
+
+def test_what_takes_long_without_reports_is_explained_too(capsys):
+    said, deadline = "", time.monotonic() + 60
+    with patiently("no answer yet", Session(), after=0.001):
+        while not said and time.monotonic() < deadline:
+            said = capsys.readouterr().err
+    assert said == "no answer yet\n"
+    for session, after in ((Session(json=True), 0.0), (Session(), 3600.0)):
+        with patiently("no answer yet", session, after=after):
+            pass
+    assert capsys.readouterr() == ("", "")

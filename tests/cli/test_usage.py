@@ -35,7 +35,7 @@ def test_people_see_what_is_kept_and_what_was_taken(run, client):
     ran = run("usage")
     assert ran.code == 0
     lines = [line.split() for line in ran.out.splitlines() if line]
-    assert lines[:2] == [["OWNER", "BYTES", "SETS", "QUOTA", "BYTES"], ["alice", "2.0", "KiB", "3", "-"]]
+    assert lines[:2] == [["OWNER", "SETS", "TAKE", "SETS", "QUOTA"], ["alice", "2.0", "KiB", "3", "-"]]
     assert lines[2] == ["taken", "since", "2026-01-01T00:00:00Z"]
     assert lines[3] == [
         "OWNER",
@@ -44,9 +44,9 @@ def test_people_see_what_is_kept_and_what_was_taken(run, client):
         "SCOPE",
         "GB·h",
         "SAVED",
-        "OPERATIONS",
+        "READS",
         "SPENT",
-        "OPERATIONS",
+        "REQUESTS",
     ]
     assert lines[4] == ["alice", "object", "memory", "run-1", "2.000", "1.0", "GiB", "12", "0", "B", "0"]
     assert lines[5][:4] == ["-", "object", "disk", "-"]

@@ -145,8 +145,24 @@ def test_without_any_credentials_the_node_itself_is_refused_with_a_hint(gcs, tmp
     origin = patient(endpoint="https://127.0.0.1:1")
 
     async def scene():
-        with pytest.raises(Forbidden, match=r"gs://b/o.*credentials") as refused:
+        with pytest.raises(Forbidden, match=r"gs://b/o: .*the node has no account") as refused:
             await origin.stat(THERE, token=None)
-        assert "account of the node" in refused.value.hint
+        assert "[origin] credentials" in refused.value.hint
+
+    play(origin, scene)
+
+
+def test_an_emulator_that_refuses_the_node_is_told_from_credentials_that_have_expired(gcs):
+    gcs.put("b", "o", DATA)
+    gcs.allow("b", "ada")
+    origin = patient()
+
+    async def scene():
+        with pytest.raises(Forbidden, match=r"gs://b/o: .*the node has no account") as refused:
+            await origin.stat(THERE, token=None)
+        assert "expired" not in str(refused.value.to_wire())
+        with pytest.raises(Forbidden, match="no access token came") as refused:
+            [row async for row in origin.list("b", "", token="")]
+        assert "CACHED_GCS_TOKEN" in refused.value.hint
 
     play(origin, scene)
