@@ -35,6 +35,7 @@ PARTS = {
     "start": Part("bench.start"),
     "restart": Part("bench.restart", seconds=900),
     "matching": Part("bench.matching"),
+    "create": Part("bench.create"),
     "small_files": Part("bench.small_files"),
     "direct": Part("bench.direct", seconds=900),
     "swarm": Part("bench.swarm", ("--matrix", "--minutes", "40"), seconds=3600, root=True),

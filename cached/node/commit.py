@@ -167,10 +167,10 @@ async def _publish(
         try:
             await verify.heal_from_staged(node, store, content, order.txid)
             places = await asyncio.to_thread(staging.places)
-            if (
-                not await asyncio.to_thread(store.publish, order.txid, content, manifest, linked.paths)
-                and places
-            ):
+            published = await asyncio.to_thread(
+                store.publish, order.txid, content, manifest, linked.paths, staging.written
+            )
+            if not published and places:
                 await asyncio.to_thread(store.put_places, content, places)
             faults.point(CREATE_PUBLISHED)
             async with sharing.joining(node, "disk", linked):

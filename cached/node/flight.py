@@ -11,6 +11,7 @@ from cached.node.speed import Speed
 from cached.replication.transfer import Progress
 from cached.sets.manifest import Manifest
 from cached.storage.links import NOTHING, Linked
+from cached.storage.writeback import Writeback
 
 
 @dataclass(kw_only=True)
@@ -35,8 +36,20 @@ class Flight:
     speed: Speed = field(default_factory=Speed)
     #: When the set had been accepted, by the monotonic clock.
     began: float = field(default_factory=time.monotonic)
+    #: Where very many files come: what goes to the device while they do.
+    writeback: Writeback | None = None
 
     def rate(self) -> float:
         """Return the bytes per second that it receives of late."""
         now = asyncio.get_running_loop().time()
         return round(self.speed.look(now, sum(self.progress.by_source.values())), 1)
+
+    def written(self) -> None:
+        """Wait until what was written back early is on the device; raises the `OSError` that was met. Blocks."""
+        if self.writeback is not None:
+            self.writeback.end()
+
+    def close(self) -> None:
+        """Give back what the transfer held. Blocks."""
+        if self.writeback is not None:
+            self.writeback.close()

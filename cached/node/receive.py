@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -21,7 +19,7 @@ from cached.catalog.tx import Tx
 from cached.critical import to_the_end
 from cached.errors import CachedError, IntegrityFailed, NoSource, NoSpace
 from cached.leases import capacity
-from cached.node import announce, prepare, seeding, sharing, sources, ways
+from cached.node import announce, beside, prepare, seeding, sharing, sources, ways
 from cached.node.flight import Flight
 from cached.node.kept import obtain
 from cached.node.metadata import Metadata, staged
@@ -44,11 +42,6 @@ UNPROVEN = b"unproven"
 #: Rounds over all methods before a transfer gives up, and the pause after each, in seconds.
 ROUNDS = 6
 PAUSE = 2.0
-#: Blocks set aside are given back this many bytes before they are needed, and looked after this often, in seconds.
-AHEAD = 512 << 20
-GIVE_WAY = 0.1
-#: What has come is written to the device this often, in seconds.
-WRITE_AHEAD = 1.0
 
 
 def start(node: Node, set_id: str, *, receivers: int = 1, piece_size: int = 0) -> Flight:
@@ -148,6 +141,7 @@ async def _run(node: Node, flight: Flight) -> None:
             del node.transfers[flight.set_id]
         if not node.draining:
             announce.publish(node)
+        await asyncio.to_thread(flight.close)
 
 
 async def _failed(node: Node, flight: Flight, error: CachedError) -> None:
@@ -217,7 +211,7 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
         linked=flight.linked.paths,
     )
     failure: CachedError = NoSource("no node that has the set can be reached")
-    async with _giving_way(node, flight), _writing(node, flight):
+    async with beside.giving_way(node, flight), beside.writing(node, flight):
         for attempt in range(ROUNDS):
             places = await ways.places_of(node, flight, metadata, holders)
             for number, name in enumerate(ways.ordered(node, flight, holders, places)):
@@ -235,55 +229,6 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
                     node.counters.note(f"receive.{name}_failed", error.message, set=flight.set_id[:8])
             await asyncio.sleep(PAUSE * (attempt + 1))
     raise failure
-
-
-@contextlib.asynccontextmanager
-async def _giving_way(node: Node, flight: Flight) -> AsyncIterator[None]:
-    """Give the blocks set aside back while the bytes come that they were kept for."""
-    ballast = node.space.ballast(flight.txid)
-
-    async def give_way() -> None:
-        given = 0
-        while ballast is not None and ballast.left:
-            due = flight.progress.bytes_present - flight.linked.logical + AHEAD
-            if due > given:
-                await asyncio.to_thread(ballast.use, due - given)
-                given = due
-            await asyncio.sleep(GIVE_WAY)
-
-    async with _beside(node, "give way", give_way()):
-        yield
-
-
-@contextlib.asynccontextmanager
-async def _writing(node: Node, flight: Flight) -> AsyncIterator[None]:
-    """Have what has come written to the device while the rest comes, so that the sync before the commit is short."""
-    store = node.stores[node.shelf.replicas[flight.set_id].tier]
-
-    def write_ahead(manifest: Manifest) -> None:
-        with store.stage(flight.txid) as staging:
-            staging.write_ahead(manifest)
-
-    async def write() -> None:
-        while flight.manifest is not None and store.tier != "memory":
-            await asyncio.sleep(WRITE_AHEAD)
-            await asyncio.to_thread(write_ahead, flight.manifest)
-
-    async with _beside(node, "write ahead", write()):
-        yield
-
-
-@contextlib.asynccontextmanager
-async def _beside(node: Node, name: str, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Let work go on while the block runs; it ends with the block, which goes on when the work fails."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        [ended] = await asyncio.gather(task, return_exceptions=True)
-        if isinstance(ended, Exception):
-            node.counters.background_failed(name, ended)
 
 
 async def _commit(node: Node, flight: Flight, manifest: Manifest | None) -> None:
@@ -337,7 +282,7 @@ def _publish(store: Store, flight: Flight, record: SignedRecord, manifest: Manif
     else:
         with store.stage(flight.txid) as staging:
             staging.put_record(record)
-        store.publish(flight.txid, flight.content, manifest, flight.linked.paths)
+        store.publish(flight.txid, flight.content, manifest, flight.linked.paths, flight.written)
     return capacity.physical(manifest or store.manifest(flight.content))
 
 

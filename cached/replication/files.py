@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator
+import stat
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from cached.errors import IntegrityFailed
-from cached.replication.pack import disk_error
+from cached.replication.pack import disk_error, opened
 from cached.replication.segments import LeafLine, Range, Segment, merged
 from cached.sets.merkle import DIGEST, damaged_leaves, hash_leaves, leaf_count
+from cached.storage.files import write_all
+from cached.storage.publication import file_mode
+from cached.storage.small import shared_out, write_new
 from cached.storage.tree import Parents
 
 _CHUNK = 4 * 1024 * 1024
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -68,51 +74,73 @@ class _Present:
 
 
 def _missing(data: Path, segment: Segment, leaves: bytes) -> Iterator[Range]:
-    """Iterate over the wrong leaves of a whole file."""
+    """Iterate over the wrong leaves of a whole file; one that was made whole, and is not right, is taken away."""
     path = data / segment.path
     try:
-        with path.open("r+b") as file:
-            if os.fstat(file.fileno()).st_size > segment.size:
-                file.truncate(segment.size)
-            at = segment.leaf
-            while chunk := file.read(_CHUNK):
-                count = leaf_count(len(chunk))
-                expected = leaves[at * DIGEST : (at + count) * DIGEST]
-                yield from ((at + bad, at + bad + 1) for bad in damaged_leaves(chunk, expected))
-                at += count
+        file = os.open(path, _READ)
     except FileNotFoundError:
-        at = segment.leaf
+        yield segment.leaf, segment.end
+        return
+    try:
+        facts = os.fstat(file)
+        wrong = list(_wrong(file, segment, leaves))
+        if (wrong or facts.st_size > segment.size) and _is_finished(facts):
+            os.unlink(path)
+            wrong = [(segment.leaf, segment.end)]
+        elif facts.st_size > segment.size:
+            os.truncate(path, segment.size)
+    finally:
+        os.close(file)
+    yield from wrong
+
+
+def _wrong(file: int, segment: Segment, leaves: bytes) -> Iterator[Range]:
+    at, done = segment.leaf, 0
+    while chunk := os.pread(file, min(_CHUNK, segment.size - done), done):
+        count = leaf_count(len(chunk))
+        expected = leaves[at * DIGEST : (at + count) * DIGEST]
+        yield from ((at + bad, at + bad + 1) for bad in damaged_leaves(chunk, expected))
+        at, done = at + count, done + len(chunk)
     if at < segment.end:
         yield at, segment.end
 
 
+def _is_finished(facts: os.stat_result) -> bool:
+    """Tell whether a file is not to be written to: it has its final mode, or belongs to others as well."""
+    return facts.st_nlink > 1 or not facts.st_mode & stat.S_IWUSR
+
+
 def write_block(data: Path, block: list[tuple[Segment, memoryview]], leaves: bytes) -> None:
-    """Check the bytes of each segment and write them; raise `IntegrityFailed` at the first wrong file."""
+    """Check the bytes of each segment and write them; raise `IntegrityFailed` at a wrong file.
+
+    Many segments are written by two threads: small files take longer to make than to fill.
+    """
+    with opened(data) as top:
+        shared_out(partial(_write_all, top, leaves), block)
+
+
+def _write_all(top: int, leaves: bytes, block: Sequence[tuple[Segment, memoryview]]) -> None:
     path = ""
     try:
-        top = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with Parents(top, make=True) as parents:
-                for segment, content in block:
-                    path = segment.path
-                    if hash_leaves(content) != leaves[segment.leaf * DIGEST : segment.end * DIGEST]:
-                        raise IntegrityFailed(f"{path!r} does not match", path=path)
-                    _write(parents, segment, content)
-        finally:
-            os.close(top)
+        with Parents(top, make=True) as parents:
+            for segment, content in block:
+                path = segment.path
+                if hash_leaves(content) != leaves[segment.leaf * DIGEST : segment.end * DIGEST]:
+                    raise IntegrityFailed(f"{path!r} does not match", path=path)
+                _write(parents, segment, content)
     except OSError as error:
         raise disk_error(error, f"writing {path!r}") from error
 
 
 def _write(parents: Parents, segment: Segment, content: memoryview) -> None:
+    if segment.whole is not None:
+        mode = file_mode(executable=segment.whole.executable)
+        write_new(parents, segment.path, content, mode, replace=True)
+        return
     parent, name = parents.of(segment.path)
     descriptor = os.open(name, _WRITE, 0o644, dir_fd=parent)
-    offset = segment.offset
     try:
-        view = content
-        while view:
-            done = os.pwrite(descriptor, view, offset)
-            view, offset = view[done:], offset + done
+        write_all(descriptor, content, segment.offset)
     finally:
         os.close(descriptor)
 
@@ -145,7 +173,7 @@ def read_blocks(
 
 
 def _read(directory: int, segment: Segment, block: int) -> Iterator[bytes]:
-    descriptor = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
+    descriptor = os.open(segment.path, _READ, dir_fd=directory)
     try:
         offset, end = segment.offset, segment.offset + segment.size
         while offset < end:

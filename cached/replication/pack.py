@@ -18,10 +18,11 @@ from cached.replication.layout import Pack, describe_pack, pack_bytes, packed, t
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import LEAF, hash_leaves, root_from_leaves
 from cached.storage.files import write_all
+from cached.storage.publication import file_mode
+from cached.storage.small import write_new
 from cached.storage.tree import Parents
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 _SUFFIX = ".pack"
 _CHUNK = 4 * 1024 * 1024
 assert _CHUNK % LEAF == 0
@@ -80,6 +81,8 @@ def complete(pack: Path, data: Path, manifest: Manifest, linked: Collection[str]
         if twin.path in linked:
             continue
         try:
+            with contextlib.suppress(FileNotFoundError):  # an earlier attempt may have left it read-only
+                os.unlink(data / twin.path)
             shutil.copyfile(data / entry.path, data / twin.path)
         except OSError as error:
             raise disk_error(error, f"copying {entry.path!r}") from error
@@ -93,7 +96,7 @@ def put_in(paths: Collection[str], pack: Path, data: Path, manifest: Manifest) -
     if not any(entry.path in paths for entry in packed(manifest)):
         return
     try:
-        with _opened(data) as top, Parents(top) as parents, open(pack, "ab"), pack.open("r+b") as out:
+        with opened(data) as top, Parents(top) as parents, open(pack, "ab"), pack.open("r+b") as out:
             at = 0
             for entry in packed(manifest):
                 if entry.path in paths:
@@ -111,7 +114,7 @@ def unpack(pack: Path, data: Path, manifest: Manifest, linked: Collection[str] =
     try:
         with (
             pack.open("rb", buffering=_CHUNK) as source,
-            _opened(data) as top,
+            opened(data) as top,
             Parents(top, make=True) as parents,
         ):
             for entry in packed(manifest):
@@ -119,18 +122,14 @@ def unpack(pack: Path, data: Path, manifest: Manifest, linked: Collection[str] =
                 if entry.path in linked:
                     continue
                 _check(entry, content)
-                parent, name = parents.of(entry.path)
-                file = os.open(name, _NEW, 0o644, dir_fd=parent)
-                try:
-                    write_all(file, content, 0)
-                finally:
-                    os.close(file)
+                mode = file_mode(executable=entry.executable)
+                write_new(parents, entry.path, content, mode, replace=True)
     except OSError as error:
         raise disk_error(error, "unpacking small files") from error
 
 
 def _contents(data: Path, manifest: Manifest) -> Iterator[bytes]:
-    with _opened(data) as top, Parents(top) as parents:
+    with opened(data) as top, Parents(top) as parents:
         for entry in packed(manifest):
             yield _content(parents, entry)
 
@@ -147,7 +146,8 @@ def _content(parents: Parents, entry: Entry) -> bytes:
 
 
 @contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[int]:
+def opened(folder: Path) -> Iterator[int]:
+    """Open a directory to make and open files below it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield descriptor

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from cached.sets.manifest import Manifest
+from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import LEAF, leaf_count
 
 #: From this leaf up to, without, that one.
@@ -27,6 +27,8 @@ class Segment(NamedTuple):
     size: int
     #: Number of the first leaf, counted through all files.
     leaf: int
+    #: The file, where this is all of it.
+    whole: Entry | None = None
 
     @property
     def end(self) -> int:
@@ -58,7 +60,8 @@ class LeafLine:
                 entry, start = self._files[index], self._starts[index]
                 stop = min(end, start + leaf_count(entry.size))
                 offset = (leaf - start) * LEAF
-                yield Segment(entry.path, offset, min(entry.size, (stop - start) * LEAF) - offset, leaf)
+                size = min(entry.size, (stop - start) * LEAF) - offset
+                yield Segment(entry.path, offset, size, leaf, entry if size == entry.size else None)
                 leaf, index = stop, index + 1
 
     def bytes_in(self, ranges: Iterable[Range]) -> int:

@@ -168,9 +168,11 @@ def sync_filesystem(fd: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
-def start_writing(fd: int) -> None:
-    """Have the kernel begin to write a file's changes to its device (`sync_file_range`); nothing is durable by that."""
-    whole = ctypes.c_int64(0)
-    if _libc().sync_file_range(fd, whole, whole, ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)) != 0:
+def start_writing(fd: int, start: int = 0, size: int = 0) -> None:
+    """Have the kernel begin to write what was changed of a file to its device (`sync_file_range`), as soon as the
+    device takes it; nothing is durable by that. `size` 0: to the end.
+    """
+    begin, count = ctypes.c_int64(start), ctypes.c_int64(size)
+    if _libc().sync_file_range(fd, begin, count, ctypes.c_uint(_SYNC_FILE_RANGE_WRITE)) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

@@ -7,17 +7,23 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from cached import faults
 from cached.errors import IntegrityFailed, SourceChanged
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import hash_leaves, root_from_leaves
 from cached.storage import files, tree
+from cached.storage.beneath import start_writing
 from cached.storage.disk import Store
 from cached.storage.publication import leaf_bytes
 
 #: Bytes read at a time; a multiple of the 16 KiB leaf.
 BUFFER = 1 << 20
+#: From so many bytes on two threads share a file.
+SHARED = 64 << 20
+#: Bytes after which the kernel is told to write them to the device.
+AHEAD = 16 << 20
 _FICLONE = 0x40049409
 _CANNOT_CLONE = frozenset(
     {
@@ -43,17 +49,40 @@ def read_leaves(source: int, size: int, report: Report, *, into: int | None = No
 
     `SourceChanged` when the source ends early. The position of both descriptors stays as it is.
     """
+    return _read_part(source, 0, size, report, into)
+
+
+def read_shared(source: int, size: int, report: Report, *, into: int | None = None) -> bytes:
+    """Do as `read_leaves`, a large file by two threads: they read, hash and write without the interpreter's lock.
+
+    What is written goes to the device while the rest is read. `report` is called by both.
+    """
+    if size < SHARED:
+        return read_leaves(source, size, report, into=into)
+    middle = size // 2 // BUFFER * BUFFER
+    with ThreadPoolExecutor(1, thread_name_prefix="copy") as other:
+        rest = other.submit(_read_part, source, middle, size, report, into, ahead=True)
+        first = _read_part(source, 0, middle, report, into, ahead=True)
+        return first + rest.result()
+
+
+def _read_part(
+    source: int, start: int, end: int, report: Report, into: int | None, *, ahead: bool = False
+) -> bytes:
     buffer = _buffer()
     digests = []
-    done = 0
-    while done < size:
-        view = buffer[: min(BUFFER, size - done)]
+    done = begun = start
+    while done < end:
+        view = buffer[: min(BUFFER, end - done)]
         _read_full(source, view, done)
         digests.append(hash_leaves(view))
         if into is not None:
             files.write_all(into, view, done)
         done += len(view)
         report(len(view))
+        if ahead and into is not None and done - begun >= AHEAD:
+            start_writing(into, begun, done - begun)
+            begun = done
     return b"".join(digests)
 
 

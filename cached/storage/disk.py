@@ -25,7 +25,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from cached import faults
@@ -134,10 +134,12 @@ class Store:
         content: str,
         manifest: Manifest | None = None,
         linked: Collection[str] = frozenset(),
+        written: Callable[[], None] = lambda: None,
     ) -> bool:
         """Make a sealed staging area durable and visible as `content`; False when the store had it already.
 
-        `manifest` is the content's, where the caller has it; `linked` names files that are links to those of others.
+        `manifest` is the content's, where the caller has it; `linked` names files that are links to those of others;
+        `written` is called before all is synced, and raises what was met when some of it went to the device before.
         Modes and times are set, strays removed, all is synced, then renamed in one step.
         `IntegrityFailed` when the staged tree is not what the manifest says (bytes are not read again).
         Afterwards the staging area is gone. Repeating a publish that was cut short is safe.
@@ -149,7 +151,7 @@ class Store:
                 return False
             published = False
             if not home.exists():
-                publication.settle(staged, content, self.tier, manifest, linked)
+                publication.settle(staged, content, self.tier, manifest, linked, written)
                 published = files.rename_new(staged, home)
                 faults.point(STORE_RENAMED)
             if not published:

@@ -17,9 +17,14 @@ FEW = 128
 _THREADS = 4
 
 
+def is_many(manifest: Manifest) -> bool:
+    """Tell whether a tree has so many entries that they are synced together."""
+    return len(manifest.entries) > FEW
+
+
 def sync_staged(home: Path, data_fd: int, manifest: Manifest) -> None:
     """Bring a tree and the files beside it to the device: files first, then directories."""
-    if len(manifest.entries) > FEW:
+    if is_many(manifest):
         sync_filesystem(data_fd)
         return
     work = [_later(data_fd, entry.path) for entry in manifest.files()]
@@ -36,8 +41,8 @@ def sync_staged(home: Path, data_fd: int, manifest: Manifest) -> None:
 
 def write_ahead(data_fd: int, manifest: Manifest) -> None:
     """Begin to write to the device what a tree has so far, so that `sync_staged` will find little left to do."""
-    if len(manifest.entries) > FEW:
-        return  # each of them is small, and most are synced together
+    if is_many(manifest):
+        return  # they are synced together: `writeback` does that early
     for entry in manifest.files():
         with contextlib.suppress(FileNotFoundError):
             fd = tree.open_file(data_fd, entry.path)

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +30,7 @@ from cached.sets.paths import check_link, check_path
 from cached.storage import copying, files, tree
 from cached.storage.disk import Store
 from cached.storage.publication import file_mode
+from cached.storage.small import shared_out, write_new
 
 INGEST_FILE = faults.declare("ingest.file")
 INGEST_SEALED = faults.declare("ingest.sealed")
@@ -69,6 +71,7 @@ class Ingest:
         `Busy` when the area holds something already: an ingest is never resumed.
         """
         self.staging = store.stage(txid)
+        self.staging.write_back()
         #: Bytes and files that are copied and hashed; read them at any time.
         self.bytes_done = 0
         self.files_done = 0
@@ -118,15 +121,13 @@ class Ingest:
         Whoever made the bundle has seen to it that no file changed meanwhile. `UsageError` when the bundle is
         shorter or larger than may be; otherwise as `add_file`.
         """
-        data = _bundle(fd, sum(entry.size for entry in small))
+        data = memoryview(_bundle(fd, sum(entry.size for entry in small)))
         for entry in small:
             check_path(entry.path)
         self._claim_all([(entry.path, entry.size) for entry in small])
-        view, at = memoryview(data), 0
-        with tree.Parents(self.staging.data_fd, make=True) as parents:
-            for entry in small:
-                self._write_small(parents, entry, view[at : at + entry.size])
-                at += entry.size
+        ends = accumulate(entry.size for entry in small)
+        parts = [(entry, data[end - entry.size : end]) for entry, end in zip(small, ends, strict=True)]
+        shared_out(self._write_small, parts)
 
     def open_file(self, path: str, size: int) -> int:
         """Make a file that somebody else fills, and return its descriptor, which the caller closes.
@@ -144,7 +145,7 @@ class Ingest:
     def take_file(self, path: str, fd: int, size: int, executable: bool = False, mtime_ns: int = 0) -> None:
         """Hash the file that `open_file` made, now that it is filled. `SourceChanged` when it is too short."""
         with files.translated(path):
-            leaves = copying.read_leaves(fd, size, self._report)
+            leaves = copying.read_shared(fd, size, self._report)
             os.ftruncate(fd, size)
             os.utime(fd, ns=(mtime_ns, mtime_ns))
             os.fchmod(fd, file_mode(executable=executable))
@@ -169,6 +170,8 @@ class Ingest:
 
     def seal(self) -> tuple[Manifest, str]:
         """Write manifest, leaves and times beside the tree; return manifest and content id. Call it last."""
+        if self.staging.writeback is not None:
+            self.staging.writeback.hurry()
         with self._lock:
             if unfinished := [path for path, entry in self._entries.items() if entry is None]:
                 raise Busy(f"{unfinished[0]!r} is not copied yet", path=unfinished[0])
@@ -189,7 +192,7 @@ class Ingest:
         self._spool.close()
 
     def _take_in(self, path: str, leaves: bytes, size: int, executable: bool, mtime_ns: int) -> None:
-        entry = Entry(path=path, kind="file", size=size, executable=executable, root=root_from_leaves(leaves))
+        entry = _entry(path, leaves, size, executable)
         with self._lock:
             self._spool.keep(path, leaves)
             self._entries[path] = entry
@@ -197,22 +200,34 @@ class Ingest:
             self.files_done += 1
         faults.point(INGEST_FILE)
 
-    def _write_small(self, parents: tree.Parents, small: Small, data: memoryview) -> None:
-        path, size = small.path, small.size
+    def _write_small(self, parts: Sequence[tuple[Small, memoryview]]) -> None:
+        made: list[tuple[Small, bytes]] = []
+        path, allocate = "", self.staging.tier == "memory"
         try:
-            parent, name = parents.of(path)
-            writer = os.open(name, _NEW, file_mode(executable=small.executable), dir_fd=parent)
-            try:
-                if self.staging.tier == "memory":
-                    files.allocate(writer, size)
-                files.write_all(writer, data, 0)
-                os.utime(writer, ns=(small.mtime_ns, small.mtime_ns))
-            finally:
-                os.close(writer)
+            with tree.Parents(self.staging.data_fd, make=True) as parents:
+                for small, data in parts:
+                    self._go_on()
+                    path, mode = small.path, file_mode(executable=small.executable)
+                    write_new(parents, path, data, mode, mtime_ns=small.mtime_ns, allocate=allocate)
+                    made.append((small, hash_leaves(data)))
+                    faults.point(INGEST_FILE)
         except OSError as error:
             raise (_misplaced(path) if error.errno in _MISPLACED else files.told(error, path)) from error
-        self._report(size)
-        self._take_in(path, hash_leaves(data), size, small.executable, small.mtime_ns)
+        self._keep_small(made)
+
+    def _keep_small(self, made: Sequence[tuple[Small, bytes]]) -> None:
+        size = 0
+        with self._lock:
+            for small, leaves in made:
+                self._entries[small.path] = _entry(small.path, leaves, small.size, small.executable)
+                self._mtimes[small.path] = small.mtime_ns
+                if len(leaves) > DIGEST:
+                    self._spool.keep(small.path, leaves)
+                size += small.size
+            self.files_done += len(made)
+            self.bytes_done += size
+        if self.staging.writeback is not None:
+            self.staging.writeback.wrote(size, len(made))
 
     def _claim(self, path: str, size: int) -> None:
         self._claim_all([(path, size)])
@@ -228,8 +243,7 @@ class Ingest:
             self.staging.use(size)
 
     def _claim_one(self, path: str, size: int) -> None:
-        if self._cancelled:
-            raise Busy("the creation was cancelled")
+        self._go_on()
         if path in self._entries:
             raise BadName(f"{path!r} is there twice", path=path)
         if self._max_entries is not None and len(self._entries) >= self._max_entries:
@@ -251,11 +265,11 @@ class Ingest:
             if self.staging.tier == "disk" and copying.clone(fd, writer):
                 if os.fstat(writer).st_size != size:
                     raise _changed(path, "its size changed")
-                leaves = copying.read_leaves(writer, size, self._report)
+                leaves = copying.read_shared(writer, size, self._report)
             else:
                 if self.staging.tier == "memory":
                     files.allocate(writer, size)
-                leaves = copying.read_leaves(fd, size, self._report, into=writer)
+                leaves = copying.read_shared(fd, size, self._report, into=writer)
             os.utime(writer, ns=(mtime_ns, mtime_ns))
             os.fchmod(writer, file_mode(executable=executable))
         except SourceChanged as error:
@@ -266,9 +280,12 @@ class Ingest:
             os.close(writer)
         return leaves
 
-    def _report(self, count: int) -> None:
+    def _go_on(self) -> None:
         if self._cancelled:
             raise Busy("the creation was cancelled")
+
+    def _report(self, count: int) -> None:
+        self._go_on()
         with self._lock:
             self.bytes_done += count
 
@@ -280,6 +297,12 @@ class Ingest:
     def _times(self, manifest: Manifest) -> bytes:
         times = [self._mtimes.get(entry.path, 0) for entry in manifest.entries]
         return encode_mtimes(times)
+
+
+def _entry(path: str, leaves: bytes, size: int, executable: bool) -> Entry:
+    # the only leaf of a small file is its root
+    root = leaves if len(leaves) <= DIGEST else root_from_leaves(leaves)
+    return Entry(path=path, kind="file", size=size, executable=executable, root=root)
 
 
 #: What the system says to an entry below a file or a link, or in the place of a directory.
@@ -317,9 +340,6 @@ def _bundle(fd: int, size: int) -> bytes:
     if len(data) != size:
         raise UsageError(f"a bundle has {len(data)} bytes, its files {size}")
     return data
-
-
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def _changed(path: str, why: str) -> SourceChanged:

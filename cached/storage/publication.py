@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from hashlib import sha256
 from pathlib import Path
 
@@ -49,11 +49,13 @@ def settle(
     tier: Tier,
     known: Manifest | None = None,
     linked: Collection[str] = frozenset(),
+    written: Callable[[], None] = lambda: None,
 ) -> None:
     """Give a sealed tree its final modes and times, remove strays, check structure and sizes, sync it all.
 
     `known` is the manifest of the content where the caller has it: to read a large one takes a while. `linked` names
-    the files that are links to those of other contents, and stay as they are there.
+    the files that are links to those of other contents, and stay as they are there. `written` is called before the
+    sync, see `Store.publish`.
     """
     with files.translated(staged):
         manifest = _sealed_manifest(staged, content, known)
@@ -66,6 +68,7 @@ def settle(
                 _settle_directory(data_fd, directory, members, tier, wanted, linked)
             _set_directory_times(data_fd, manifest, times)
             faults.point(STORE_SETTLED)
+            written()
             if tier == "disk":
                 durability.sync_staged(staged, data_fd, manifest)
         finally:
@@ -123,9 +126,12 @@ def _settle_directory(
     try:
         with os.scandir(fd) as found:
             present = {entry.name: entry.stat(follow_symlinks=False) for entry in found}
+        skip = len(path) + 1 if path else 0
         for entry in members:
-            name = entry.path.rpartition("/")[2]
+            name = entry.path[skip:]
             facts = present.pop(name, None)
+            if facts is not None and _is_settled(entry, facts, times.get(entry.path), tier):
+                continue
             _check_shape(fd, name, entry, facts)
             if entry.kind == "file" and facts is not None and entry.path not in linked:
                 _settle_file(fd, name, entry, facts, tier)
@@ -139,6 +145,18 @@ def _settle_directory(
         os.fchmod(fd, 0o555)
     finally:
         os.close(fd)
+
+
+def _is_settled(entry: Entry, facts: os.stat_result, mtime: int | None, tier: Tier) -> bool:
+    """Tell whether a file on disk was made as it is to be, so that nothing is left to do: most are."""
+    return (
+        facts.st_size == entry.size
+        and facts.st_mtime_ns == mtime
+        and facts.st_mode == (_EXECUTABLE if entry.executable else _PLAIN)
+        and facts.st_nlink == 1
+        and entry.kind == "file"
+        and tier == "disk"
+    )
 
 
 def _check_shape(fd: int, name: str, entry: Entry, facts: os.stat_result | None) -> None:
@@ -157,6 +175,8 @@ def _check_shape(fd: int, name: str, entry: Entry, facts: os.stat_result | None)
         )
 
 
+_PLAIN = stat.S_IFREG | file_mode(executable=False)
+_EXECUTABLE = stat.S_IFREG | file_mode(executable=True)
 _FORMATS = {"file": stat.S_IFREG, "dir": stat.S_IFDIR, "link": stat.S_IFLNK}
 
 

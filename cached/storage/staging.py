@@ -15,6 +15,7 @@ from cached.sets.manifest import Entry, Manifest
 from cached.sets.set import SignedRecord, Tier
 from cached.storage import durability, files, records, tree
 from cached.storage.ballast import Ballast
+from cached.storage.writeback import Writeback
 
 STAGE_PREPARED = faults.declare("stage.prepared")
 STAGE_SEALED = faults.declare("stage.sealed")
@@ -28,6 +29,8 @@ class Staging:
         self.tier: Tier = tier
         #: Blocks set aside for what is still to be written, where the caller did so.
         self.ballast: Ballast | None = None
+        #: What goes to the device early, see `write_back`.
+        self.writeback: Writeback | None = None
         #: Path of the tree, for engines that need a path.
         self.data = path / "data"
         #: Directory descriptor of the tree.
@@ -39,8 +42,20 @@ class Staging:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def write_back(self) -> None:
+        """Have what is written go to the device while more is coming; nothing is to be done on the memory tier."""
+        if self.tier == "disk" and self.writeback is None:
+            self.writeback = Writeback(self.data_fd)
+
+    def written(self) -> None:
+        """Wait until what was begun early is on the device; raises the `OSError` that was met."""
+        if self.writeback is not None:
+            self.writeback.end()
+
     def close(self) -> None:
         """Close the directory descriptor; may be repeated."""
+        if self.writeback is not None:
+            self.writeback.close()
         if self.data_fd >= 0:
             os.close(self.data_fd)
             self.data_fd = -1

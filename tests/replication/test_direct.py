@@ -103,6 +103,26 @@ def test_a_fetch_goes_on_where_the_last_one_ended_and_repairs_what_is_wrong(tmp_
     assert one.sent[content.id] < sum(MIXED.values()) - 3_900_000
 
 
+@pytest.mark.parametrize("found", [b"", b"wrong" * 8, bytes(40_000), bytes(200_000)])
+def test_a_finished_file_that_is_wrong_comes_anew_and_is_not_written_to(tmp_path, found):
+    content = make_content(tmp_path / "src", MIXED)
+    job = job_for(content, tmp_path / "dst", 0)
+    wrong = job.data / "ünï/çødé"
+    wrong.write_bytes(found)
+    wrong.chmod(0o444)
+    os.link(wrong, tmp_path / "theirs")
+    asyncio.run(Direct(fetch_stream=Pipe({"one": server(content)}).fetch).fetch(job, holders("one")))
+    assert same(content, job.data)
+    assert (tmp_path / "theirs").read_bytes() == found
+
+
+def test_files_that_came_whole_have_their_final_mode(tmp_path):
+    content = make_content(tmp_path / "src", MIXED)
+    job = job_for(content, tmp_path / "dst", 0)
+    asyncio.run(Direct(fetch_stream=Pipe({"one": server(content)}).fetch).fetch(job, holders("one")))
+    assert {(job.data / f"many/{index:03d}").stat().st_mode & 0o777 for index in range(1, 300)} == {0o444}
+
+
 def test_a_fetch_of_some_files_alone_asks_for_no_others(tmp_path):
     content = make_content(tmp_path / "src", MIXED)
     one = server(content)

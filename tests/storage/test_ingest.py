@@ -158,6 +158,32 @@ def test_a_file_that_changes_while_it_is_read_is_refused(work, opened, roomy, mo
         work.add_file("f", fd, 5)
 
 
+@pytest.mark.parametrize("size", [2 << 20, (3 << 20) + 5, (4 << 20) - 1])
+def test_a_large_file_that_two_threads_share_is_what_one_would_make(store, work, opened, monkeypatch, size):
+    monkeypatch.setattr(copying, "SHARED", 2 << 20)
+    monkeypatch.setattr(copying, "AHEAD", 1 << 20)
+    data = os.urandom(size)
+    work.add_file("f", opened(data), size)
+    _, content = work.seal()
+    store.publish("tx", content)
+    assert (store.data(content) / "f").read_bytes() == data
+    assert store.leaves(content) == hash_leaves(data)
+    assert work.bytes_done == size
+
+
+def test_a_large_file_whose_second_half_ends_early_is_refused(work, opened, roomy, monkeypatch):
+    monkeypatch.setattr(copying, "SHARED", 2 << 20)
+    fd, report = opened(bytes(4 << 20)), work._report
+
+    def cut_short(count: int) -> None:
+        os.truncate(roomy / "source", (2 << 20) + 1)
+        report(count)
+
+    monkeypatch.setattr(work, "_report", cut_short)
+    with pytest.raises(SourceChanged, match="'f'"):
+        work.add_file("f", fd, 4 << 20)
+
+
 def test_a_clone_is_hashed_instead_of_the_source(store, work, opened, monkeypatch):
     def clone(source: int, goal: int) -> bool:
         return os.copy_file_range(source, goal, 99_999, 0, 0) > 0

@@ -1,0 +1,92 @@
+"""Beside a transfer: blocks set aside are given back, and what has come goes to the device, while the rest comes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+from cached.critical import to_the_end
+from cached.node.flight import Flight
+from cached.node.node import Node
+from cached.sets.manifest import Manifest
+from cached.storage import durability
+from cached.storage.disk import Store
+from cached.storage.writeback import Writeback
+
+#: Blocks set aside are given back this many bytes before they are needed, and looked after this often, in seconds.
+AHEAD = 512 << 20
+GIVE_WAY = 0.1
+#: What has come is written to the device this often, in seconds.
+WRITE_AHEAD = 1.0
+
+
+@contextlib.asynccontextmanager
+async def giving_way(node: Node, flight: Flight) -> AsyncIterator[None]:
+    """Give the blocks set aside back while the bytes come that they were kept for."""
+    ballast = node.space.ballast(flight.txid)
+
+    async def give_way() -> None:
+        given = 0
+        while ballast is not None and ballast.left:
+            due = flight.progress.bytes_present - flight.linked.logical + AHEAD
+            if due > given:
+                await asyncio.to_thread(ballast.use, due - given)
+                given = due
+            await asyncio.sleep(GIVE_WAY)
+
+    async with _beside(node, "give way", give_way()):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def writing(node: Node, flight: Flight) -> AsyncIterator[None]:
+    """Have what has come written to the device while the rest comes, so that the sync before the commit is short."""
+    store, manifest = node.stores[node.shelf.replicas[flight.set_id].tier], flight.manifest
+    if manifest is None or store.tier == "memory":
+        yield
+        return
+    many = durability.is_many(manifest)
+    work = _write_back(store, flight) if many else _write_ahead(store, flight, manifest)
+    async with _beside(node, "write ahead", work):
+        yield
+    if flight.writeback is not None:
+        flight.writeback.hurry()
+
+
+async def _write_ahead(store: Store, flight: Flight, manifest: Manifest) -> None:
+    def write() -> None:
+        with store.stage(flight.txid) as staging:
+            staging.write_ahead(manifest)
+
+    while True:
+        await asyncio.sleep(WRITE_AHEAD)
+        await asyncio.to_thread(write)
+
+
+async def _write_back(store: Store, flight: Flight) -> None:
+    def begin() -> Writeback:
+        with store.stage(flight.txid) as staging:
+            return Writeback(staging.data_fd)
+
+    flight.writeback = await to_the_end(asyncio.to_thread(begin), Writeback.close)
+    told = flight.progress.bytes_present
+    while True:
+        await asyncio.sleep(GIVE_WAY)
+        present = flight.progress.bytes_present
+        flight.writeback.wrote(present - told)
+        told = present
+
+
+@contextlib.asynccontextmanager
+async def _beside(node: Node, name: str, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Let work go on while the block runs; it ends with the block, which goes on when the work fails."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        [ended] = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(ended, Exception):
+            node.counters.background_failed(name, ended)
