@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -58,9 +57,9 @@ class ExecCommand(CachedCommand):
     "--no-fetch", is_flag=True, help="End with 3 when this node has no replica, instead of fetching it."
 )
 @click.option(
-    "--summary",
-    is_flag=True,
-    help="End with a line on stderr: sizes, and from where they came (on a terminal, always).",
+    "--summary/--no-summary",
+    default=True,
+    help="End with a line on stderr: sizes, and from where they came (default: yes).",
 )
 @click.pass_context
 @pass_session
@@ -83,7 +82,7 @@ def execute(
     cannot be executed 126; death by a signal is 128 plus its number.
     """
     wanted = parse_all(names)
-    provenance = Provenance(session, wanted=summary or sys.stderr.isatty())
+    provenance = Provenance(session, wanted=summary)
     with undisturbed(), contextlib.ExitStack() as stack:
         if any(each.by_id for each in wanted):
             wanted = check_distinct(_named(session, each, fetch=not no_fetch) for each in wanted)

@@ -1,10 +1,8 @@
-"""`exec` ends with one line about its sets, where somebody wants it, and in nobody's way."""
+"""`exec` ends with one line about its sets, and it is in nobody's way."""
 
 from __future__ import annotations
 
 import json
-import os
-import pty
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,37 +33,24 @@ def call(*arguments: str, **settings: Any) -> Any:
     )
 
 
-def test_it_is_said_when_asked_for_after_the_command_on_stderr_alone(daemon):
-    ended = call("nr", "--summary", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
+def test_it_is_said_after_the_command_on_stderr_alone(daemon):
+    ended = call("nr", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
     assert ended.returncode == 7
     assert ended.stdout == "out\n"
     assert ended.stderr.splitlines() == ["err", ALL]
 
 
-def test_without_a_terminal_nothing_is_said_unasked(daemon):
-    assert call("nr", "--", "true").stderr == ""
-
-
-def test_on_a_terminal_it_is_said_unasked(daemon):
-    ours, theirs = pty.openpty()
-    program = subprocess.Popen([*CACHED, "nr", "--", "true"], stderr=theirs, stdin=subprocess.DEVNULL)
-    os.close(theirs)
-    said = b""
-    try:
-        while ALL.encode() not in said:
-            said += os.read(ours, 4096)
-    finally:
-        os.close(ours)
-        assert program.wait(120) == 0
+def test_nothing_is_said_where_it_is_not_wanted(daemon):
+    assert call("nr", "--no-summary", "--", "true").stderr == ""
 
 
 def test_what_had_to_be_fetched_is_told_apart_for_whole_sets_and_parts_of_them(daemon):
     (made,) = daemon.node.sets.values()
     made.here = False
-    assert call("nr", "--summary", "--", "true").stderr.splitlines() == [FETCHED]
-    part = call("nr/sub", "--summary", "--json", "--", "true")
+    assert call("nr", "--", "true").stderr.splitlines() == [FETCHED]
+    part = call("nr/sub", "--json", "--", "true")
     assert json.loads(part.stderr)["summary"]["bytes_by_place"]["here"] == 256 * 40
-    assert call("nr", "--view", "--summary", "--", "true").stderr.splitlines()[-1] == ALL
+    assert call("nr", "--view", "--", "true").stderr.splitlines()[-1] == ALL
 
 
 def test_what_the_line_needs_never_fails_the_command(daemon, monkeypatch):
@@ -73,5 +58,5 @@ def test_what_the_line_needs_never_fails_the_command(daemon, monkeypatch):
         raise RuntimeError
 
     daemon.node.show = broken  # type: ignore[method-assign]
-    ended = call("nr", "--summary", "--", "true")
+    ended = call("nr", "--", "true")
     assert ended.returncode == 0
