@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from cached.errors import Forbidden, UsageError
-from cached.node import book, metadata, offer, pool, replicate, revise, sources
+from cached.node import book, metadata, offer, pooltable, replicate, revise, sources
 from cached.node.node import Node
 from cached.node.trust import trusted_with
 from cached.peers.link import Writer
@@ -126,7 +126,7 @@ class PeerApi:
         return {"refusals": self._node.rejections.of(known.record.id)}
 
     async def _share(self, peer: Peer, body: dict[str, Any]) -> Any:
-        return msgspec.to_builtins(await pool.share(self._node, peer, _read(body, Ask)))
+        return msgspec.to_builtins(await pooltable.share(self._node, peer, _read(body, Ask)))
 
     async def _metadata(self, peer: Peer, query: dict[str, Any], writer: Writer) -> None:
         await metadata.serve(self._node, peer, query, writer)

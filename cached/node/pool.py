@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
@@ -22,9 +24,8 @@ from cached.errors import (
     NoSource,
     OriginChanged,
     OriginUnavailable,
-    UsageError,
 )
-from cached.node import announce, ledger, origins
+from cached.node import announce, ledger, origins, pooltable
 from cached.node.node import Node
 from cached.node.parallel import each
 from cached.node.shelf import Known
@@ -32,10 +33,9 @@ from cached.node.sources import Introduced
 from cached.node.trust import trusted_with
 from cached.origin.places import Places
 from cached.origin.values import NODE_ACCOUNT
-from cached.peers.records import Peer
 from cached.replication import direct, placement
 from cached.replication.files import scan, write_block
-from cached.replication.reading import UNKNOWN, Ask, Share, Table, block_leaves, may_be
+from cached.replication.reading import ALONE, Ask, Share, block_leaves
 from cached.replication.segments import LeafLine, Segment
 from cached.replication.transfer import FetchJob
 
@@ -50,54 +50,18 @@ GETTING = 4
 TICK = 0.25
 BREATH = 0.02
 #: Seconds that a keeper has to answer, and for which one that did not so many times in a row is passed over.
-PATIENCE = 3.0
+PATIENCE = 1.5
 SILENCES = 2
 PASSED_OVER = 20.0
-#: Seconds for which a node that has been answered sends others to the keeper that answered.
-SURE = 5.0
-#: Seconds without a byte after which a member is left, and for which it is avoided.
+#: Seconds without a byte after which a member is left, and for which it is avoided; twice as long each time, at most so
+#: many times.
 STALL = 5.0
 AVOIDED = 5.0
+_DOUBLINGS = 6
 #: Seconds after which a member whose reads failed for the moment may try again.
 RECOVERED = 10.0
 #: Parts of files of one block that are read at the same time.
 PARTS = 8
-
-
-async def share(node: Node, peer: Peer, ask: Ask) -> Share:
-    """Answer a member of a pool that this node keeps the table of. Raises `Forbidden` or `UsageError`."""
-    known = node.shelf.known.get(ask.set)
-    if known is not None and not trusted_with(peer, known):
-        raise Forbidden("only nodes that may hold the set share the reading of it")
-    _check_blocks(known, ask)
-    keeper, when = node.keepers.get(ask.content, (node.id, 0.0))
-    if keeper != node.id and asyncio.get_running_loop().time() - when < SURE:
-        return Share(keeper=keeper)
-    return _answer(node, peer.node_id, ask)
-
-
-def _check_blocks(known: Known | None, ask: Ask) -> None:
-    """Raise `UsageError` unless the content can have so many blocks: they decide what the table costs."""
-    if known is None:
-        fits = 0 <= ask.blocks <= UNKNOWN
-    else:
-        record = known.record
-        fits = ask.content == record.content and may_be(ask.blocks, record.bytes, record.files)
-    if not fits:
-        raise UsageError(f"the set's content does not have {ask.blocks} blocks")
-
-
-def _answer(node: Node, who: str, ask: Ask) -> Share:
-    now = asyncio.get_running_loop().time()
-    for content in [content for content, table in node.tables.items() if table.idle(now)]:
-        del node.tables[content]
-    table = node.tables.get(ask.content)
-    if table is None or table.blocks != ask.blocks:
-        table = node.tables[ask.content] = Table(ask.content, ask.blocks)
-    try:
-        return table.ask(who, ask, now)
-    except ValueError:
-        raise UsageError("a share of the reading is asked for with blocks of the content, in hex") from None
 
 
 async def draw(node: Node, known: Known, job: FetchJob, places: Places, holders: Introduced) -> None:
@@ -144,10 +108,15 @@ class _Member:
         #: Until when a keeper is passed over, or a member avoided.
         self._silent: dict[str, float] = {}
         self._avoided: dict[str, float] = {}
+        #: How many times in a row each member gave nothing.
+        self._failed: Counter[str] = Counter()
         self._joined: set[str] = set()
         self._unable: tuple[CachedError, float] | None = None
         self._fresh = True
         self._silences = 0
+        #: When the last block came that the keeper had given, 0 before the first word; those read without its word.
+        self._given = 0.0
+        self._alone: set[int] = set()
 
     def _blocks(self) -> range:
         return range(self._count)
@@ -175,8 +144,9 @@ class _Member:
             answer = await self._ask()
             if answer is not None:
                 self._begin(answer)
-                if answer.hopeless and not (self._reading or self._getting):
-                    raise self._failure(answer)
+                if answer.hopeless and self._unable and not (self._reading or self._getting):
+                    raise self._unable[0]
+            self._help_oneself()
             await self._wait()
         await self._ask()  # so that the others know where all of it is
 
@@ -196,7 +166,7 @@ class _Member:
         ask = self._words(now)
         if keeper == self._node.id:
             self._answered(keeper, now)
-            return _answer(self._node, keeper, ask)
+            return pooltable.answer(self._node, keeper, ask)
         try:
             said = await self._node.link.call(keeper, "origin.share", msgspec.to_builtins(ask), PATIENCE)
             answer = msgspec.convert(said, Share)
@@ -231,6 +201,7 @@ class _Member:
     def _words(self, now: float) -> Ask:
         failure = self._unable[0] if self._unable and self._unable[1] > now else None
         whole = bool(self._whole())
+        avoided = tuple(who for who, until in self._avoided.items() if until > now)
         return Ask(
             set=self._known.record.id,
             content=self._job.content,
@@ -240,7 +211,8 @@ class _Member:
             getting={str(block): giver for block, giver in self._getting.values()},
             read=0 if failure or whole else READING - len(self._reading),
             get=GETTING - len(self._getting),
-            avoid=tuple(who for who, until in self._avoided.items() if until > now),
+            avoid=avoided,
+            distrusted=tuple(who for who in avoided if self._failed[who] > 1),
             unable=failure.message if failure else "",
             code=failure.code if failure else "",
             readers=self._node.config.origin.readers,
@@ -256,13 +228,13 @@ class _Member:
             if self._avoided.get(holder.node_id, 0.0) <= now
         ]
 
-    def _failure(self, answer: Share) -> CachedError:
-        return CachedError.from_wire({"code": answer.code, "message": answer.hopeless})
-
     # What is done about it
 
     def _begin(self, answer: Share) -> None:
         busy = {*self._reading.values(), *(block for block, _ in self._getting.values())}
+        for task, (_, giver) in self._getting.items():
+            if giver in answer.silent:
+                task.cancel()
         for block in answer.read:
             if self._lacks(block, busy):
                 faults.point(POOL_CLAIMED)
@@ -273,6 +245,22 @@ class _Member:
         for block, giver in gifts:
             if self._lacks(block, busy):
                 self._getting[self._task(self._get(block, giver))] = (block, giver)
+
+    def _help_oneself(self) -> None:
+        """Read what is missing by oneself, a block at a time, when the keeper has long led to nothing."""
+        now = asyncio.get_running_loop().time()
+        self._given = self._given or now
+        if now - self._given <= ALONE or self._reading or self._unable or self._whole():
+            return
+        missing = [block for block in self._blocks() if not self._have >> block & 1]
+        busy = {block for block, _ in self._getting.values()}
+        block = random.choice(missing)
+        if self._lacks(block, busy):
+            self._node.counters.note(
+                "origin.read_alone", "the others bring nothing", set=self._known.record.id[:8]
+            )
+            self._alone.add(block)
+            self._reading[self._task(self._read(block))] = block
 
     def _lacks(self, block: int, busy: set[int]) -> bool:
         if not 0 <= block < self._count or block in busy or self._have >> block & 1:
@@ -301,8 +289,13 @@ class _Member:
     def _settle(self, task: asyncio.Task[None]) -> None:
         block, giver = self._getting.pop(task, (-1, ""))
         block = block if giver else self._reading.pop(task)
-        error = task.exception()
+        error = NoSource("it has fallen silent") if task.cancelled() else task.exception()
         if error is None:
+            if block in self._alone:
+                self._alone.discard(block)
+            else:
+                self._given = asyncio.get_running_loop().time()
+            self._failed.pop(giver, None)
             self._have |= 1 << block
             progress, size = self._job.progress, self._new_bytes(block)
             progress.bytes_present += size
@@ -318,7 +311,7 @@ class _Member:
         self._job.progress.reason = error.message
         now = asyncio.get_running_loop().time()
         if giver:
-            self._avoided[giver] = now + AVOIDED
+            self._shun(giver, error, now)
             self._joined.discard(giver)
             self._node.counters.note("origin.not_got", error.message, node=giver[:8])
         elif isinstance(
@@ -328,6 +321,14 @@ class _Member:
             self._node.counters.note("origin.not_read", error.message, set=self._known.record.id[:8])
         else:  # no space, a failing disk: nothing that another source would change
             raise error
+
+    def _shun(self, giver: str, error: CachedError, now: float) -> None:
+        """Avoid a member that gave nothing; several blocks that fail together are one failure, wrong bytes are two."""
+        if self._avoided.get(giver, 0.0) <= now:
+            self._failed[giver] += 1
+        if isinstance(error, IntegrityFailed):
+            self._failed[giver] = max(2, self._failed[giver])
+        self._avoided[giver] = now + AVOIDED * 2 ** min(self._failed[giver] - 1, _DOUBLINGS)
 
     async def _read(self, block: int) -> None:
         """Read one block from the origin, part by part of the files that lie in it."""

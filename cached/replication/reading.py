@@ -4,6 +4,11 @@ When no node has the bytes, those that want them share the work: the content's l
 cut into blocks, a few members are elected to read, a block is claimed before it is read, and whoever lacks a block
 gets it from a member that has it. One node, the keeper, keeps this table; all that it knows comes with each member's
 `Ask`, so that another keeper can take over at any moment. What a silent member claimed is free after `LEASE` seconds.
+
+No member is believed further than others find it true. One holds `CLAIMS` blocks at most, each for `SLOW` seconds until
+it is offered to others too, however often it is claimed anew. Blocks that only members have from whom the asker has got
+nothing, again and again (`Ask.distrusted`), are read as if nobody had them. And a member that gets nothing to do for
+`ALONE` seconds reads what it lacks by itself, whatever the keeper says (`cached.node.pool`).
 """
 
 from __future__ import annotations
@@ -24,6 +29,10 @@ SETTLE = 1.0
 WHOLE = 600.0
 #: Seconds after which a block that is still not read may be read by somebody else too, when nothing else is left.
 SLOW = 30.0
+#: Blocks that one member may hold claims of: more than it reads at the same time, and few of all.
+CLAIMS = 16
+#: Seconds after which a member that nobody gives anything to do reads by itself.
+ALONE = 30.0
 #: Bytes of a block, at least and at most; a content is cut into about so many.
 LEAST = 1 << 20
 MOST = 8 << 20
@@ -50,6 +59,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     get: int = 0
     #: Members that it could get nothing from.
     avoid: tuple[str, ...] = ()
+    #: Of those, the ones that gave nothing again and again, or wrong bytes: what they say to have is not there.
+    distrusted: tuple[str, ...] = ()
     #: Why it cannot read from the origin; empty: it can. And the code of that error.
     unable: str = ""
     code: str = ""
@@ -72,6 +83,8 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     members: int = 1
     #: Ask that node instead: it keeps the table, and answers.
     keeper: str = ""
+    #: Members from whom it is getting something, and who have fallen silent.
+    silent: tuple[str, ...] = ()
 
 
 def block_leaves(total_bytes: int) -> int:
@@ -95,6 +108,8 @@ class _Member:
     have: int = 0
     #: Claimed blocks, and since when.
     reading: dict[int, float] = field(default_factory=dict)
+    #: When it first claimed each block: claiming one anew wins no time.
+    claimed: dict[int, float] = field(default_factory=dict)
     getting: dict[int, str] = field(default_factory=dict)
     unable: str = ""
     code: str = ""
@@ -124,21 +139,27 @@ class Table:
         if max(len(getting), reading.bit_count()) > _LOOK:
             raise ValueError("nobody reads or gets so many blocks at the same time")
         self._forget(now)
-        for other in ask.avoid:  # one that has everything need not speak; nor does one that has died
-            if other in self._members and now - self._members[other].seen > LEASE:
-                del self._members[other]
         self._since = now if self._since is None else self._since
         member = self._members.setdefault(who, _Member(seen=now))
         member.seen, member.have, member.whole = now, have, have == self._all
-        member.reading = {block: member.reading.get(block, now) for block in _blocks(reading & ~have)}
+        self._note_claims(member, _blocks(reading & ~have), now)
         member.getting, member.unable, member.code = getting, ask.unable, ask.code
         self._elect(max(1, ask.readers))
         settled = ask.fresh or now - self._since > SETTLE
-        read = self._claim(who, member, min(ask.read, _LOOK), now) if ask.read > 0 and settled else ()
+        held = self._held(ask, now)
+        read = self._claim(who, member, min(ask.read, _LOOK), held, now) if ask.read > 0 and settled else ()
         got = self._gifts(who, member, ask) if ask.get > 0 else ()
-        missing = self._all & ~self._held()
+        missing = self._all & ~held
         hopeless = self._hopeless() if missing and not self._readers else ("", "")
-        return Share(read=read, get=got, hopeless=hopeless[0], code=hopeless[1], members=len(self._members))
+        silent = tuple({giver for giver in getting.values() if self._is_silent(giver, now)})
+        return Share(
+            read=read,
+            get=got,
+            hopeless=hopeless[0],
+            code=hopeless[1],
+            members=len(self._members),
+            silent=silent,
+        )
 
     def leave(self, who: str) -> None:
         """Forget a member that gave up."""
@@ -172,41 +193,62 @@ class Table:
         )
         self._readers = (stay + rest)[:count]
 
-    def _held(self) -> int:
+    def _note_claims(self, member: _Member, reading: list[int], now: float) -> None:
+        """Take in what a member says to read: no more than `CLAIMS` blocks, those that it has claimed before first."""
+        reading.sort(key=lambda block: (block not in member.reading, block))
+        for block in reading[:CLAIMS]:
+            member.claimed.setdefault(block, now)
+        member.reading = {block: member.claimed[block] for block in reading[:CLAIMS]}
+
+    def _is_silent(self, who: str, now: float) -> bool:
+        """Tell whether a member that should speak does not; one that has everything need not."""
+        member = self._members.get(who)
+        return now - self._start(now) > LEASE and (
+            member is None or (not member.whole and now - member.seen > LEASE)
+        )
+
+    def _start(self, now: float) -> float:
+        return now if self._since is None else self._since
+
+    def _held(self, ask: Ask, now: float) -> int:
+        """Return the blocks that the asker may get from a member: not from those who have given it nothing."""
         held = 0
-        for member in self._members.values():
-            held |= member.have
+        for who, member in self._members.items():
+            gone = who in ask.avoid and now - member.seen > LEASE
+            if not (gone or who in ask.distrusted):
+                held |= member.have
         return held
 
-    def _claim(self, who: str, member: _Member, count: int, now: float) -> tuple[int, ...]:
-        if who not in self._readers:
+    def _claim(self, who: str, member: _Member, count: int, held: int, now: float) -> tuple[int, ...]:
+        count = min(count, CLAIMS - len(member.reading))
+        if who not in self._readers or count <= 0:
             return ()
-        claims = [
-            (block, since) for other in self._members.values() for block, since in other.reading.items()
-        ]
-        taken = sum(1 << block for block in {block for block, _ in claims})
-        missing = self._all & ~self._held()
-        given = _first(missing & ~taken, count)
+        latest: dict[int, float] = {}
+        for other in self._members.values():
+            for block, since in other.reading.items():
+                latest[block] = max(since, latest.get(block, since))
+        missing = self._all & ~held
+        given = _first(missing & ~sum(1 << block for block in latest), count)
         if not given and not member.reading:
-            slow = {block for block, since in claims if now - since > SLOW}
+            slow = (block for block, since in latest.items() if now - since > SLOW)
             given = _first(missing & sum(1 << block for block in slow), 1)
-        member.reading |= dict.fromkeys(given, now)
+        member.claimed |= {block: now for block in given if block not in member.claimed}
+        member.reading |= {block: member.claimed[block] for block in given}
         return tuple(given)
 
     def _gifts(self, who: str, member: _Member, ask: Ask) -> tuple[tuple[int, str], ...]:
         """Choose, of the blocks that others have, those that fewest have, each from whom fewest get something."""
-        givers = {
-            other: one for other, one in self._members.items() if other != who and other not in ask.avoid
-        }
+        shunned = {who, *ask.avoid, *ask.distrusted}
+        givers = {other: one for other, one in self._members.items() if other not in shunned}
         under_way = sum(1 << block for block in member.getting)
         wanted = self._all & ~member.have & ~under_way & ~sum(1 << block for block in member.reading)
-        held = 0
+        there = 0
         for one in givers.values():
-            held |= one.have
+            there |= one.have
         load = Counter(giver for one in self._members.values() for giver in one.getting.values())
         options = [
             (len(having), _spread(who, block), block, having)
-            for block in _from(wanted & held, _spread(who, 0) % max(1, self.blocks), _LOOK)
+            for block in _from(wanted & there, _spread(who, 0) % max(1, self.blocks), _LOOK)
             if (having := [other for other, one in givers.items() if one.have >> block & 1])
         ]
         gifts = []

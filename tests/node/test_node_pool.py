@@ -11,7 +11,8 @@ import msgspec
 import pytest
 from cached import wire
 from cached.errors import Forbidden, IntegrityFailed, NameTaken, NotFound, UsageError
-from cached.node import begin, drive, fetch, persist, pool, read, receive, recover, verify
+from cached.node import begin, drive, fetch, persist, pool, pooltable, read, receive, recover, verify
+from cached.peers.records import Peer
 from cached.replication import reading
 from cached.sets.names import parse_ref
 from tests.node.fakes import NOTHING, caller, create_set, hand_over, left_behind, until, world
@@ -367,11 +368,11 @@ def test_strangers_are_told_nothing_and_nonsense_is_refused(tmp_path):
             node = await node_with(w, origin, "a")
             view = await made(node, ADA, "nr", source_set="gs://data/out")
             ask = reading.Ask(set=view.id, content=view.content, blocks=6, have="0")
-            friend = pool.Peer(node_id="f" * 40, domains=node.identity.domains)
+            friend = Peer(node_id="f" * 40, domains=node.identity.domains)
             with pytest.raises(Forbidden):
-                await pool.share(node, pool.Peer(node_id="f" * 40, domains=frozenset({"elsewhere"})), ask)
+                await pooltable.share(node, Peer(node_id="f" * 40, domains=frozenset({"elsewhere"})), ask)
             with pytest.raises(Exception, match="hex"):
-                await pool.share(node, friend, msgspec.structs.replace(ask, have="zz"))
+                await pooltable.share(node, friend, msgspec.structs.replace(ask, have="zz"))
             for nonsense in (
                 {"getting": {"17179869184": friend.node_id}},
                 {"getting": {"-1": friend.node_id}},
@@ -383,7 +384,24 @@ def test_strangers_are_told_nothing_and_nonsense_is_refused(tmp_path):
                 {"set": "0" * 32, "blocks": 1 << 40},
             ):
                 with pytest.raises(UsageError):
-                    await pool.share(node, friend, msgspec.structs.replace(ask, **nonsense))
-            assert (await pool.share(node, friend, ask)).members == 1
+                    await pooltable.share(node, friend, msgspec.structs.replace(ask, **nonsense))
+            assert (await pooltable.share(node, friend, ask)).members == 1
+
+    run(story())
+
+
+def test_a_keeper_that_gives_nothing_to_do_keeps_nobody_waiting_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "ALONE", 0.2)
+    hopeless = reading.Share(hopeless="gs://data/out/big: HTTP 403", code="forbidden", silent=("nobody",))
+    monkeypatch.setattr(pooltable, "answer", lambda *_: hopeless)
+
+    async def story():
+        origin, _ = await kept(tmp_path)
+        async with world(tmp_path) as w:
+            node = await node_with(w, origin, "a")
+            view = await made(node, ADA, "nr", source_set="gs://data/out")
+            await committed(node, view.id)
+            assert node.counters.snapshot()["origin.read_alone"] == 6
+            assert node.counters.snapshot()["origin.set_bytes_read"] == SIZE
 
     run(story())

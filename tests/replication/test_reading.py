@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 import pytest
-from cached.replication.reading import LEASE, SETTLE, SLOW, Ask, Table, block_leaves, may_be
+from cached.replication.reading import ALONE, CLAIMS, LEASE, SETTLE, SLOW, Ask, Table, block_leaves, may_be
 from cached.sets.merkle import LEAF
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 BLOCKS = 24
 
@@ -173,7 +176,7 @@ def test_nobody_claims_or_gets_more_blocks_than_one_answer_looks_at():
     ):
         with pytest.raises(ValueError, match="so many"):
             table.ask("a", msgspec.structs.replace(wide, **many), 0.0)
-    assert len(table.ask("a", wide, 0.0).read) == 512
+    assert len(table.ask("a", wide, 0.0).read) == CLAIMS
 
 
 @given(st.lists(st.integers(0, 40 << 20), max_size=20))
@@ -184,3 +187,145 @@ def test_the_number_of_blocks_fits_the_size_of_the_content(sizes):
     assert may_be(blocks, total, len(sizes))
     assert not may_be(-1, total, len(sizes))
     assert not may_be(blocks + len(sizes) + 1, total, len(sizes))
+
+
+def test_nobody_holds_more_than_a_few_claims_and_claiming_anew_wins_no_time():
+    table = Table("c", 1000)
+    wide = msgspec.structs.replace(ask(read=0), blocks=1000)
+    greedy = msgspec.structs.replace(wide, reading=f"{(1 << 400) - 1:x}")
+    table.ask("g", greedy, 0.0)
+    assert len(table.claimed(0.0)) == CLAIMS
+    everything_else = ((1 << 1000) - 1) & ~0b11
+    for now in range(1, int(SLOW) + 2):  # it lets go of the last two, and claims them again, all the time
+        table.ask("g", msgspec.structs.replace(wide, reading="3" if now % 2 else "0"), float(now))
+        share = table.ask("b", msgspec.structs.replace(wide, have=f"{everything_else:x}", read=4), float(now))
+    assert share.read
+
+
+def test_blocks_that_only_a_liar_says_to_have_are_read_by_who_got_nothing_from_it():
+    table = Table("c", BLOCKS)
+    table.ask("liar", ask((1 << BLOCKS) - 1, read=0), 0.0)
+    assert table.ask("b", ask(readers=2), 0.0).read == ()
+    share = table.ask("b", ask(readers=2, avoid=("liar",), distrusted=("liar",)), 0.1)
+    assert share.read
+    assert not share.get
+
+
+def test_who_gets_something_from_a_member_that_fell_silent_is_told():
+    table = Table("c", BLOCKS)
+    table.ask("a", ask(0b11, read=0), 0.0)
+    assert table.ask("b", ask(getting={"0": "a"}), 0.1).silent == ()
+    for now in (1.0, 2.0, 3.0, 4.0):
+        table.ask("b", ask(getting={"0": "a"}), now)
+    said = table.ask("b", ask(getting={"0": "a"}), LEASE + 0.5)
+    assert said.silent == ("a",)
+    assert 0 in said.read
+
+
+class Pool(RuleBasedStateMachine):
+    """Honest members beside others that stop, lie and claim too much; the honest ones always finish."""
+
+    @initialize(honest=st.integers(1, 4), wicked=st.integers(0, 3), readers=st.integers(1, 4))
+    def begin(self, honest, wicked, readers):
+        self.table, self.now, self.readers = Table("c", BLOCKS), 0.0, readers
+        self.have = {f"h{number}": set() for number in range(honest)}
+        self.reading = {who: {} for who in self.have}
+        self.shunned = {who: {} for who in self.have}
+        self.wicked = [f"w{number}" for number in range(wicked)]
+        self.stopped = set()
+        self.reads = Counter()
+        self.moved = dict.fromkeys(self.have, 0.0)
+
+    def say(self, who):
+        """One honest word, and what comes of it: what was claimed is read by the next word, gifts come at once."""
+        have, reading = self.have[who], self.reading[who]
+        for block in [block for block, since in reading.items() if self.now > since]:
+            del reading[block]
+            have.add(block)
+        failed = self.shunned[who]
+        avoid = tuple(other for other, (until, _) in failed.items() if until > self.now)
+        said = ask(
+            bits(have),
+            bits(reading),
+            readers=self.readers,
+            fresh=not self.now,
+            avoid=avoid,
+            distrusted=tuple(other for other in avoid if failed[other][1] > 1),
+        )
+        share = self.table.ask(who, said, self.now)
+        assert len(share.read) <= CLAIMS
+        for block in share.read:
+            assert block not in have
+            assert not any(block in other for other in self.reading.values()) or self.slow(block)
+            reading[block] = self.now
+            self.reads[block] += 1
+        for block, giver in share.get:
+            if block in self.have.get(giver, ()) and giver not in self.stopped:
+                have.add(block)
+                failed.pop(giver, None)
+            else:
+                failed[giver] = self.now + 5.0, failed.get(giver, (0, 0))[1] + 1
+        if share.read or share.get or reading:
+            self.moved[who] = self.now
+        elif (
+            self.now - self.moved[who] > ALONE and len(have) < BLOCKS
+        ):  # nobody's word keeps it waiting for ever
+            block = min(set(range(BLOCKS)) - have)
+            reading[block] = self.now
+            self.reads[block] += 1
+
+    def slow(self, block):
+        return any(self.now - other.get(block, self.now) > SLOW for other in self.reading.values())
+
+    @rule(step=st.floats(0.05, 1.0))
+    def time_passes(self, step):
+        self.now += step
+        for who in self.have:
+            if who not in self.stopped:
+                self.say(who)
+
+    @precondition(lambda self: self.wicked)
+    @rule(data=st.data())
+    def somebody_lies(self, data):
+        numbers = st.sets(st.integers(0, BLOCKS - 1)).map(bits)
+        who = data.draw(st.sampled_from(self.wicked))
+        others = st.lists(st.sampled_from(sorted(self.have)), max_size=3).map(tuple)
+        said = ask(
+            data.draw(numbers),
+            data.draw(numbers),
+            read=data.draw(st.integers(0, 600)),
+            get=data.draw(st.integers(0, 50)),
+            readers=data.draw(st.integers(1, 9)),
+            avoid=data.draw(others),
+            distrusted=data.draw(others),
+            unable=data.draw(st.sampled_from(["", "gs://b/o: HTTP 403"])),
+            getting={str(block): "h0" for block in data.draw(st.sets(st.integers(0, BLOCKS - 1)))},
+        )
+        self.table.ask(who, said, self.now)
+
+    @precondition(lambda self: len(self.have) - len(self.stopped) > 1)
+    @rule(data=st.data())
+    def somebody_stops(self, data):
+        self.stopped.add(data.draw(st.sampled_from(sorted(set(self.have) - self.stopped))))
+
+    def teardown(self):
+        """The wicked go on saying their worst, and yet everybody else has all of it within a bounded time."""
+        if not hasattr(self, "table"):
+            return
+        alive = [who for who in self.have if who not in self.stopped]
+        everything = (1 << BLOCKS) - 1
+        until = self.now + (len(self.wicked) + 2) * (SLOW + ALONE) + BLOCKS * (SLOW + ALONE)
+        lies = [ask(0, everything, read=600), ask(everything, 0, read=0), ask(0, 0, read=600, readers=1)]
+        while not all(len(self.have[who]) == BLOCKS for who in alive):
+            self.now += 0.25
+            assert self.now < until, (self.have, self.reading)
+            for who, lie in zip(self.wicked, lies, strict=False):
+                self.table.ask(who, lie, self.now)
+            for who in alive:
+                self.say(who)
+        if not self.wicked and not self.stopped:
+            assert set(self.reads.values()) == {1}
+
+
+Pool.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestPool = Pool.TestCase
