@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -175,7 +176,7 @@ class _Connection(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     rbufsize = 1 << 20
     server: _Server
-    _under_way = False
+    _under_way: Request | None = None
     _unsent = 0
 
     def log_message(self, *args: object) -> None:
@@ -190,7 +191,7 @@ class _Connection(BaseHTTPRequestHandler):
             return
         request = parse(self.command, self.path, self.headers)
         fake.counters.begin(request.kind)
-        self._under_way = True
+        self._under_way = request
         try:
             self._serve(request, body)
         except Dropped as dropped:
@@ -202,8 +203,8 @@ class _Connection(BaseHTTPRequestHandler):
 
     def _done(self) -> None:
         """Count the request as over: before its last byte goes out, or a client could ask again too soon."""
-        if self._under_way:
-            self._under_way = False
+        if self._under_way is not None:
+            self._under_way.ended, self._under_way = time.monotonic(), None
             self.server.fake.counters.end()
 
     def _serve(self, request: Request, body: Body) -> None:

@@ -55,6 +55,7 @@ def _call(fake: FakeGcs, method: str, args: list[Any], kwargs: dict[str, Any]) -
         "clear_faults": fake.faults.clear,
         "state": lambda: _state(fake),
         "media": lambda: [(one.bucket, one.name, one.range) for one in fake.requests if one.kind == "media"],
+        "times": lambda: [(one.began, one.ended) for one in fake.requests if one.kind == "media"],
     }
     function = special.get(method) or getattr(fake, method if method in _METHODS else "")
     return function(*args, **kwargs)
@@ -128,6 +129,11 @@ class RemoteFake:
     def media(self) -> list[tuple[str, str, str | None]]:
         """Bucket, object and range of the newest requests for bytes, oldest first."""
         return [(bucket, name, wanted) for bucket, name, wanted in self.call("media")]
+
+    @property
+    def times(self) -> list[tuple[float, float | None]]:
+        """When each of `media` began and ended, in seconds of the monotonic clock; None: it is under way."""
+        return [(began, ended) for began, ended in self.call("times")]
 
     @property
     def bytes_out(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -40,6 +41,9 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     user: str = ""
     xml: bool = False
+    #: Seconds of the monotonic clock, which all processes share; None: it is under way.
+    began: float = field(default_factory=time.monotonic)
+    ended: float | None = None
 
     @property
     def range(self) -> str | None:

@@ -207,6 +207,8 @@ def test_a_fake_in_another_process_does_all_that_the_one_in_this_process_does(mo
             0,
             1,
         )
+        [(began, ended)] = fake.times
+        assert began < ended < time.monotonic()
         fake.reset_counters()
         assert fake.counts["media"] == 0
         assert (fake.names("b"), fake.generation("b", "dir/ö?")) == (["dir/ö?"], generation)
