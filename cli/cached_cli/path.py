@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import click
@@ -40,6 +41,7 @@ def path(session: Session, name: str, no_fetch: bool) -> None:
     pid, descriptor = hold(lambda: _open(session, reference), caller(os.getppid()))
     found = f"/proc/{pid}/fd/{descriptor}" + (f"/{inside}" if inside else "")
     if inside and not os.path.lexists(found):
+        os.kill(pid, signal.SIGTERM)
         raise NotFound(f"{reference} has no {inside}", hint=f"see cached files {reference}")
     if session.json:
         return emit_json({"path": found})

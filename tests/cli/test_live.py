@@ -232,6 +232,7 @@ def test_a_path_is_valid_until_the_shell_ends(node, shell):
 def test_a_path_that_is_not_there_is_3(node):
     assert call("path", "none").returncode == 3
     assert call("path", "nr/none").returncode == 3
+    wait_until(lambda: node.pins.total() == 0)  # nobody is left who keeps it open
     assert call("path", "nr/../x").returncode == 2
     node.absent.add("nr")
     assert call("path", "--no-fetch", "nr").returncode == 3
