@@ -37,6 +37,8 @@ def test_fields_without_a_value_are_null_in_the_json():
         "volatile": False,
         "node_id": "",
         "alive": True,
+        "bytes_per_second": None,
+        "seconds_left": None,
     }
 
 

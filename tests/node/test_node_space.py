@@ -95,17 +95,19 @@ def test_what_is_written_in_place_of_ballast_is_not_counted_twice(tmp_path):
     async def story():
         async with world(tmp_path) as w:
             node = await w.node("a")
-            await node.space.reserve(reservation("a", 64 * MIB))
-            ballast = node.space.ballast("a")
-            if not ballast.held:
-                pytest.skip("this filesystem cannot set blocks aside")
-            before = node.space._state("disk").partition_free
-            ballast.use(64 * MIB)
-            with (node.stores["disk"].root / "incoming" / "a" / "data" / "f").open("wb") as file:
-                file.write(b"x" * 64 * MIB)
-                file.flush()
-            after = node.space._state("disk").partition_free
-            assert before - after < 32 * MIB
+            taken = []
+            for txid in "abcde":  # others write to this partition too, but hardly each time
+                await node.space.reserve(reservation(txid, 64 * MIB))
+                ballast = node.space.ballast(txid)
+                if not ballast.held:
+                    pytest.skip("this filesystem cannot set blocks aside")
+                before = node.space._state("disk").partition_free
+                ballast.use(64 * MIB)
+                with (node.stores["disk"].root / "incoming" / txid / "data" / "f").open("wb") as file:
+                    file.write(b"x" * 64 * MIB)
+                    file.flush()
+                taken.append(before - node.space._state("disk").partition_free)
+            assert min(taken) < 32 * MIB
 
     asyncio.run(story())
 
