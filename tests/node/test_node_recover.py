@@ -185,9 +185,14 @@ def test_what_nobody_can_give_is_owed_until_somebody_can_or_the_grant_ends(tmp_p
             receive.retry(b)
             assert view.id not in b.transfers, "not at once again"
             w.down.clear()
-            b.rejections.welcome(view.id)
-            receive.retry(b)
-            await until(lambda: b.shelf.replicas[view.id].state == "COMMITTED")
+
+            def committed():  # one try of many may come to nothing on a busy machine
+                if view.id not in b.transfers:
+                    b.rejections.welcome(view.id)
+                    receive.retry(b)
+                return b.shelf.replicas[view.id].state == "COMMITTED"
+
+            await until(committed)
             assert bytes_of(b, "nr/f") == FILES["f"]
             await until(lambda: not b.owed)
 
