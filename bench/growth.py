@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.cluster import Cluster, clustered, remove, write_files
-from bench.report import Figure, Row, document, table
+from bench.report import Figure, Row, show
 from bench.swarm.run import Setting, measure
 
 _BYTES: Final = (10**6, 10**7, 10**8, 10**9)
@@ -110,12 +109,7 @@ def main() -> None:
         from bench.plots import draw
 
         draw(rows, asked.plots)
-    if asked.json:
-        json.dump(document(rows, load, ("libtorrent",)), sys.stdout, indent=2)
-        print()
-        return
-    for name, (_, found) in rows.items():
-        print(table(name, found))
+    show(rows, load, ("libtorrent",), as_json=asked.json)
 
 
 if __name__ == "__main__":

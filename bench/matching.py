@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -29,7 +27,7 @@ from cached.node.node import Node
 from cached.peers.records import Beat, Holding, NodeRecord, Peer, SignedNode
 from cached.sets.set import SetRecord
 
-from bench.report import Figure, Row, document, table
+from bench.report import Figure, Row, show
 from bench.restart import CONFIG, committed, made
 
 #: Most that one change may cost, in milliseconds of processor time in both processes.
@@ -182,12 +180,7 @@ def main() -> None:
     rows: dict[str, Row] = {
         titles[kind]: (parameters, figures(costs, TARGET)) for kind, costs in found.items()
     }
-    if asked.json:
-        json.dump(document(rows, load, ("htcondor",)), sys.stdout, indent=2)
-        print()
-        return
-    for name, (_, shown) in rows.items():
-        print(table(name, shown))
+    show(rows, load, ("htcondor",), as_json=asked.json)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ from __future__ import annotations
 import argparse
 import bisect
 import itertools
-import json
 import os
 import random
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
@@ -22,7 +20,7 @@ from cached.objects.index import Index
 from cached.objects.key import ObjectKey
 from cached.objects.room import rounded
 
-from bench.report import Figure, Row, document, table
+from bench.report import Figure, Row, show
 
 KB, MB, GB = 10**3, 10**6, 10**9
 Read = tuple[str, int]
@@ -201,12 +199,7 @@ def main() -> None:
     rows: dict[str, Row] = {trace: ({"seeds": options.seeds}, figures(runs)) for trace, runs in found.items()}
     ours, lru = (sum(mean(runs)[key] for runs in found.values()) for key in ("hit_rate", "lru_hit_rate"))
     rows["all"] = ({}, [Figure("sum of byte hit rates, of LRU's", ours / lru, "x", 1.0, ">=")])
-    if options.json:
-        json.dump(document(rows, load), sys.stdout, indent=2)
-        print()
-        return
-    for trace, (_, row) in rows.items():
-        print(table(trace, row))
+    show(rows, load, as_json=options.json)
 
 
 def mean(runs: list[dict[str, float]]) -> dict[str, float]:

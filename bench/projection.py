@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from cached.peers.records import Beat
 from cached.replication.partition import LEASE, ClaimTable
 
 from bench.bound import GOODPUT
-from bench.report import Figure, Row, document, table
+from bench.report import Figure, Row, show
 
 _NODES: Final = 1000
 _SIZE: Final = 100 * 10**9
@@ -122,12 +121,7 @@ def main() -> None:
     }
     if asked.costs:
         rows |= transfers(json.loads(asked.costs.read_text()))
-    if asked.json:
-        json.dump(document(rows, load_before), sys.stdout, indent=2)
-        print()
-        return
-    for name, (_, found) in rows.items():
-        print(table(name, found))
+    show(rows, load_before, as_json=asked.json)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
 """Figures with their targets beside them, and the table and JSON of all of them: what every measurement prints.
 
 rows = {"N = 5": ({"size": 48 << 20}, [Figure("slowest node", 1.04, "x", 1.08)])}
-print(table("N = 5", rows["N = 5"][1]))
-json.dump(document(rows, load, ("libtorrent",)), sys.stdout)
+show(rows, load, ("libtorrent",), as_json=False)
 """
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
 import statistics
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -83,6 +84,23 @@ def document(
             for name, (parameters, found) in rows.items()
         },
     }
+
+
+def show(
+    rows: dict[str, Row],
+    load: Sequence[float],
+    libraries: Iterable[str] = (),
+    programs: Iterable[str] = (),
+    *,
+    as_json: bool,
+) -> None:
+    """Print all rows: their tables, or the document."""
+    if as_json:
+        json.dump(document(rows, load, libraries, programs), sys.stdout, indent=2)
+        print()
+        return
+    for name, (_, found) in rows.items():
+        print(table(name, found))
 
 
 def machine() -> dict[str, Any]:

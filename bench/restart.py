@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -39,7 +37,7 @@ from cached.sets.merkle import LEAF, hash_leaves, leaf_count, root_from_leaves
 from cached.sets.set import SetRecord, SignedRecord, newer, set_id
 from cached.units import parse_size
 
-from bench.report import Figure, Row, document, medians, table
+from bench.report import Figure, Row, medians, show
 from bench.start import Bench, processor_seconds
 
 CONFIG: Final = """\
@@ -318,12 +316,7 @@ def main() -> None:
     rows: dict[str, Row] = {
         "restart": ({"sets": asked.sets, "size": asked.size, "runs": asked.runs}, figures(found))
     }
-    if asked.json:
-        json.dump(document(rows, load, ("libtorrent",)), sys.stdout, indent=2)
-        print()
-        return
-    for name, (_, shown) in rows.items():
-        print(table(name, shown))
+    show(rows, load, ("libtorrent",), as_json=asked.json)
 
 
 if __name__ == "__main__":

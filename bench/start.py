@@ -10,7 +10,6 @@ children. Modules have their bytecode, as installed ones do.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import socket
@@ -21,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.report import Figure, Row, document, table
+from bench.report import Figure, Row, show
 
 CACHED = str(Path(sys.executable).with_name("cached"))
 
@@ -146,12 +145,7 @@ def main() -> None:
         name: ({"sets": asked.sets, "runs": asked.runs}, figures(bench, middle(bares)))
         for name, bench in benches.items()
     }
-    if asked.json:
-        json.dump(document(rows, load), sys.stdout, indent=2)
-        print()
-        return
-    for name, (_, found) in rows.items():
-        print(table(name, found))
+    show(rows, load, as_json=asked.json)
 
 
 def figures(bench: Bench, bare_seconds: float) -> list[Figure]:
