@@ -15,9 +15,11 @@ from cached.storage import durability
 from cached.storage.disk import Store
 from cached.storage.writeback import Writeback
 
-#: Blocks set aside are given back this many bytes before they are needed, and looked after this often, in seconds.
-AHEAD = 512 << 20
+#: Blocks set aside are looked after this often, in seconds, and given back so long before they are needed: as many
+#: looks at the speed of the last one, and some bytes besides. What is free until then is anybody's who writes.
 GIVE_WAY = 0.1
+LOOKS = 3
+AHEAD = 2 << 20
 #: What has come is written to the device this often, in seconds.
 WRITE_AHEAD = 1.0
 
@@ -28,9 +30,10 @@ async def giving_way(node: Node, flight: Flight) -> AsyncIterator[None]:
     ballast = node.space.ballast(flight.txid)
 
     async def give_way() -> None:
-        given = 0
+        given = came = 0
         while ballast is not None and ballast.left:
-            due = flight.progress.bytes_present - flight.linked.logical + AHEAD
+            before, came = came, flight.progress.bytes_present - flight.linked.logical
+            due = came + LOOKS * (came - before) + AHEAD
             if due > given:
                 await asyncio.to_thread(ballast.use, due - given)
                 given = due
@@ -38,6 +41,15 @@ async def giving_way(node: Node, flight: Flight) -> AsyncIterator[None]:
 
     async with _beside(node, "give way", give_way()):
         yield
+
+
+async def gave_all(node: Node, flight: Flight) -> bool:
+    """Give back at once whatever is still set aside; tell whether that was anything."""
+    ballast = node.space.ballast(flight.txid)
+    if ballast is None or not ballast.left:
+        return False
+    await asyncio.to_thread(ballast.use, ballast.left)
+    return True
 
 
 @contextlib.asynccontextmanager

@@ -220,15 +220,20 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
                     await ways.go(node, name, job, holders, places, fallback=number > 0)
                     return
                 except CachedError as error:
-                    if isinstance(error, NoSpace) or (
-                        isinstance(error, IntegrityFailed) and name != ways.ORIGIN
-                    ):
+                    if await _lasts(node, flight, name, error):
                         raise
                     failure = error
                     flight.progress.reason = error.message
                     node.counters.note(f"receive.{name}_failed", error.message, set=flight.set_id[:8])
             await asyncio.sleep(PAUSE * (attempt + 1))
     raise failure
+
+
+async def _lasts(node: Node, flight: Flight, way: str, error: CachedError) -> bool:
+    """Tell whether no other way and no other time helps; the bytes may have come faster than space was given back."""
+    if isinstance(error, NoSpace):
+        return not await beside.gave_all(node, flight)
+    return isinstance(error, IntegrityFailed) and way != ways.ORIGIN
 
 
 async def _commit(node: Node, flight: Flight, manifest: Manifest | None) -> None:

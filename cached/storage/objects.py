@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import stat
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -73,6 +74,8 @@ class ObjectStore:
         #: The same as text: joining paths takes as long as opening a file.
         self._folder = str(self.path)
         self._serial = itertools.count()
+        #: One look at a time whether a file is open: each would take the other for a reader.
+        self._looking = threading.Lock()
         with files.translated(self.path):
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.chmod(0o700)
@@ -167,18 +170,19 @@ class ObjectStore:
         place of SIGIO, which would end it.
         """
         path = name if isinstance(name, Path) else self._path(name)
-        try:
-            fd = os.open(path, _READ)
-        except OSError:
-            return False
-        try:
-            fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        except OSError as error:
-            return error.errno == errno.EAGAIN
-        finally:
-            os.close(fd)
+        with self._looking:
+            try:
+                fd = os.open(path, _READ)
+            except OSError:
+                return False
+            try:
+                fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+                fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+                fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            except OSError as error:
+                return error.errno == errno.EAGAIN
+            finally:
+                os.close(fd)
         return False
 
     def remove(self, name: str) -> bool:

@@ -83,6 +83,7 @@ def test_on_a_pipe_nothing_is_shown_of_what_moves(cluster):
     files = cluster.tree("s", {"f": noise(14 * MB)})
     a.cli("create", "s", files, "--replicas", "all")
     cluster.wait_for(lambda: b.show("s"))
-    waited = run(subprocess.run, b, ("exec", "s", "--", "true"), capture_output=True, text=True, check=True)
+    words = ("exec", "s", "--no-summary", "--", "true")
+    waited = run(subprocess.run, b, words, capture_output=True, text=True, check=True)
     assert has(b, "s")
     assert waited.stderr == ""

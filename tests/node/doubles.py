@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,6 +97,15 @@ class _Chunks:
         await self.queue.put(bytes(data))
 
 
+@contextlib.contextmanager
+def in_time(node_id: str) -> Iterator[None]:
+    """Say it as the real link does when an answer does not come in time."""
+    try:
+        yield
+    except TimeoutError:
+        raise PeerUnreachable(f"node {node_id[:8]} did not answer in time") from None
+
+
 class FakeLink:
     """Calls go straight to the other node's handlers, through the JSON that would travel."""
 
@@ -132,8 +142,9 @@ class FakeLink:
     async def call(self, node_id: str, method: str, body: Any, timeout: float = 10.0) -> Any:
         other = await self._reach(node_id, method)
         sent = msgspec.json.decode(msgspec.json.encode(body))
-        async with asyncio.timeout(timeout):
-            answer = await other.methods[method](self._peer(), sent)
+        with in_time(node_id):
+            async with asyncio.timeout(timeout):
+                answer = await other.methods[method](self._peer(), sent)
         return msgspec.json.decode(msgspec.json.encode(answer))
 
     async def fetch(
@@ -152,7 +163,11 @@ class FakeLink:
 
         task = asyncio.create_task(serve())
         try:
-            while (chunk := await asyncio.wait_for(chunks.queue.get(), timeout)) is not None:
+            while True:
+                with in_time(node_id):
+                    chunk = await asyncio.wait_for(chunks.queue.get(), timeout)
+                if chunk is None:
+                    return
                 if isinstance(chunk, CachedError):
                     raise chunk
                 yield chunk

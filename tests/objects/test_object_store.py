@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,7 @@ def test_only_names_of_copies_are_names(store, name):
 
 KILLED = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from cached import faults
 from cached.storage.objects import ObjectStore
@@ -187,3 +189,10 @@ def test_looking_whether_a_file_is_open_harms_nobody_who_opens_it_at_that_moment
         [sys.executable, "-c", RACING, str(tmp_path)], capture_output=True, text=True, check=True, timeout=300
     )
     assert ended.stdout == "well\n"
+
+
+def test_two_looks_at_a_file_at_once_never_take_each_other_for_a_reader(store):
+    fill(store, NAME, b"x")
+    with ThreadPoolExecutor(4) as threads:
+        looks = threads.map(lambda _: store.is_open(NAME), range(20_000))
+        assert not any(looks)
