@@ -135,13 +135,19 @@ async def _run(node: Node, flight: Flight) -> None:
             node, flight, CachedError("the transfer met an unexpected error: the log has the details")
         )
     finally:
-        await to_the_end(prepare.let_go(node, flight))
-        flight.ended.set()
-        if node.transfers.get(flight.set_id) is flight:
-            del node.transfers[flight.set_id]
-        if not node.draining:
-            announce.publish(node)
-        await asyncio.to_thread(flight.close)
+        try:
+            await to_the_end(_let_go(node, flight))
+        finally:  # no wait after this: whoever sees that it has ended may begin another at once
+            flight.ended.set()
+            if node.transfers.get(flight.set_id) is flight:
+                del node.transfers[flight.set_id]
+            if not node.draining:
+                announce.publish(node)
+
+
+async def _let_go(node: Node, flight: Flight) -> None:
+    await prepare.let_go(node, flight)
+    await asyncio.to_thread(flight.close)
 
 
 async def _failed(node: Node, flight: Flight, error: CachedError) -> None:

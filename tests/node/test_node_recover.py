@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import time
 
 import msgspec
 import pytest
@@ -299,5 +300,30 @@ def test_failing_to_empty_the_trash_keeps_nothing_else_from_being_done(tmp_path,
             await recover.afterwards(node, w.findings)
             assert node.shelf.replicas[view.id].verified_boot == w.clock.boot_id
             assert node.counters.snapshot()["recover.failed"] == 1
+
+    asyncio.run(story())
+
+
+def test_a_try_begun_the_moment_another_ended_is_made(tmp_path, monkeypatch):
+    async def story():
+        monkeypatch.setattr(receive, "ROUNDS", 1)
+        monkeypatch.setattr(receive, "PAUSE", 0.0)
+        monkeypatch.setattr("cached.node.metadata.ROUNDS", 1)
+        monkeypatch.setattr("cached.node.flight.Flight.close", lambda _: time.sleep(0.2))
+        async with world(tmp_path) as w:
+            a, b = await w.node("a"), await w.node("b")
+            view = await create_set(a, ALICE, "nr", FILES, lease_seconds=5000)
+            await w.gossip()
+            await fetch.fetch(b, ALICE, NR, None)
+            w.down.add("a")
+            shutil.rmtree(tmp_path / "b" / "disk" / "contents" / view.content)
+            await receive.refetch(b, b.shelf.replicas[view.id])
+            flight = b.transfers[view.id]
+            await flight.ended.wait()
+            assert flight.error is not None
+            w.down.clear()
+            again = receive.start(b, view.id)
+            assert again is not flight
+            await until(again.ended.is_set, 30)
 
     asyncio.run(story())
