@@ -26,6 +26,7 @@ from cached.sets.set import Tier
 from cached.storage import links
 from cached.storage import reconcile as rules
 from cached.storage.disk import Store
+from cached.storage.repair import close_directories
 from cached.storage.survey import survey
 
 RECOVER_CLEANED = faults.declare("recover.cleaned")
@@ -66,6 +67,7 @@ async def at_start(node: Node) -> Findings:
                 todo = rules.RemoveOrphan(content=action.content)
             await _act(node, tier, store, todo, findings)
     await _without_tiers(node)
+    await _close_directories(node)
     boot = node.now().boot_id
     seen = {content for _, content in findings.verify} | {content for content, _, _ in findings.broken}
     for row in node.shelf.replicas.values():
@@ -83,6 +85,13 @@ def _unlink(store: Store, transfers: Iterable[TransferRow]) -> None:
     for row in transfers:
         if row.tier == store.tier:
             links.unlink_all(store.root / "incoming" / row.txid)
+
+
+async def _close_directories(node: Node) -> None:
+    """Undo what a repair does to directories while it works: it is known of which files, in all sets that have them."""
+    for (content, tier), paths in node.shelf.withheld.items():
+        if tier in node.stores:
+            await asyncio.to_thread(close_directories, node.stores[tier], content, paths)
 
 
 async def _without_tiers(node: Node) -> None:

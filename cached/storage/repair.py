@@ -129,6 +129,18 @@ def open_again(store: Store, content: str, paths: Iterable[str]) -> None:
     _chmod_files(store, content, [path for path in paths if path in modes], modes.__getitem__)
 
 
+def close_directories(store: Store, content: str, paths: Iterable[str]) -> None:
+    """Make the directories of files read-only: a repair that was cut short may have left them writable."""
+    with suppress(NotFound), _opened(store, content) as data_fd:
+        for path in paths:
+            with suppress(OSError, NotFound):
+                folder = tree.open_directory(data_fd, path.rpartition("/")[0])
+                try:
+                    os.fchmod(folder, 0o555)
+                finally:
+                    os.close(folder)
+
+
 def _chmod_files(store: Store, content: str, paths: Iterable[str], mode: Callable[[str], int]) -> None:
     with _opened(store, content) as data_fd:
         for path in paths:

@@ -215,7 +215,7 @@ def test_damage_is_found_named_and_mended_also_across_a_crash(cluster, point):
     cluster.together()
     a.cli("verify", "kept", "--repair")
     cluster.wait_for(
-        lambda: not a.cli("verify", "twin", "--repair", check=False).returncode, what="the twin to be mended"
+        lambda: not a.cli("verify", "twin", check=False).returncode, what="the twin to be mended"
     )
     walk.intact("twin", twin)
     walk.settled()

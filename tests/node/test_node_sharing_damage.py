@@ -83,6 +83,29 @@ def test_a_repair_from_another_node_mends_all_sets_that_have_the_file(tmp_path):
     asyncio.run(story())
 
 
+def test_a_crash_in_a_repair_leaves_no_directory_writable_in_any_set_that_has_the_file(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, old, new = await shared(w)
+            b = await w.node("b")
+            await w.gossip()
+            await fetch.fetch(b, ALICE, parse_ref("old"), None)
+            await w.gossip()
+            rot(path_of(a, old.id, "b"))
+            assert not await whole(a, "old")
+            for view in (old, new):
+                path_of(a, view.id, "b").parent.chmod(0o755)  # as a repair does while it works
+            await w.crash("a")
+            a = await w.node("a")
+            for view in (old, new):
+                assert path_of(a, view.id, "b").parent.stat().st_mode & 0o777 == 0o555
+            await w.gossip()
+            assert await whole(a, "old", repair=True)
+            assert await whole(a, "new")
+
+    asyncio.run(story())
+
+
 def test_a_file_that_one_set_has_lost_comes_back_from_the_other_without_any_node(tmp_path):
     async def story():
         async with world(tmp_path) as w:
