@@ -60,6 +60,8 @@ AVOIDED = 5.0
 _DOUBLINGS = 6
 #: Seconds after which a member whose reads failed for the moment may try again.
 RECOVERED = 10.0
+#: Times that a part is read whose bytes come wrong, before its reader stands back.
+READS = 3
 #: Parts of files of one block that are read at the same time.
 PARTS = 8
 
@@ -340,13 +342,18 @@ class _Member:
             return
         pinned = self._where[segment.path]
         start, stop = segment.offset, segment.offset + segment.size
-        data = await origins.port(self._node).read(pinned, start, stop, token=NODE_ACCOUNT)
-        try:
-            await self._write([(segment, memoryview(data))])
-        except IntegrityFailed:
-            raise IntegrityFailed(
-                f"{pinned.address} does not have the bytes of {segment.path!r}", path=segment.path
-            ) from None
+        for left in reversed(range(READS)):
+            data = await origins.port(self._node).read(pinned, start, stop, token=NODE_ACCOUNT)
+            try:
+                await self._write([(segment, memoryview(data))])
+            except IntegrityFailed:
+                wrong = f"{pinned.address} does not have the bytes of {segment.path!r}"
+                if not left:
+                    raise IntegrityFailed(wrong, path=segment.path) from None
+                self._node.counters.note("origin.read_again", wrong, set=self._known.record.id[:8])
+                ledger.spent_on(self._node, self._known.record.id, segment.size, 1)
+            else:
+                return
 
     async def _get(self, block: int, giver: str) -> None:
         """Get one block from another member."""

@@ -10,10 +10,10 @@ import threading
 import msgspec
 import pytest
 from cached import wire
-from cached.errors import Forbidden, IntegrityFailed, NameTaken, NotFound, UsageError
+from cached.errors import Forbidden, IntegrityFailed, NameTaken, NotFound, PeerUnreachable, UsageError
 from cached.node import begin, drive, fetch, persist, pool, pooltable, read, receive, recover, verify
 from cached.peers.records import Peer
-from cached.replication import reading
+from cached.replication import placement, reading
 from cached.sets.names import parse_ref
 from tests.node.fakes import NOTHING, caller, create_set, hand_over, left_behind, until, world
 from tests.origin.memory_origin import MemoryOrigin
@@ -321,6 +321,87 @@ def test_what_keeps_everybody_from_reading_is_said_and_tried_again(tmp_path):
             await until(lambda: node.counters.snapshot().get("receive.failed"), 60)
             assert "gs://data/out/big" in node.rejections.own(view.id)
             assert node.shelf.replicas[view.id].state == "TRANSFERRING"
+
+    run(story())
+
+
+def wrong(origin, times):
+    """Have the first `times` ranges of `big` come with a byte changed."""
+    real, left = origin.read, [times]
+
+    async def read_(pinned, start, stop, *, token):
+        data = await real(pinned, start, stop, token=token)
+        if pinned.name == "out/big" and left[0]:
+            left[0] -= 1
+            return b"!" + data[1:] if data[:1] != b"!" else b"?" + data[1:]
+        return data
+
+    origin.read = read_
+
+
+def test_a_byte_that_comes_wrong_once_is_read_again_at_once_and_nobody_stands_back(tmp_path):
+    async def story():
+        origin, _ = await kept(tmp_path)
+        async with world(tmp_path) as w:
+            node = await node_with(w, origin, "a")
+            wrong(origin, 2)
+            view = await made(node, ADA, "nr", source_set="gs://data/out")
+            await committed(node, view.id)
+            check(node)
+            counts = node.counters.snapshot()
+            assert counts["origin.read_again"] == 2
+            assert "origin.not_read" not in counts
+
+    run(story())
+
+
+def test_what_comes_wrong_again_and_again_makes_its_reader_stand_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "READS", 2)
+
+    async def story():
+        origin, _ = await kept(tmp_path)
+        async with world(tmp_path) as w:
+            node = await node_with(w, origin, "a")
+            wrong(origin, 1000)
+            view = await made(node, ADA, "nr", source_set="gs://data/out")
+            await until(lambda: node.counters.snapshot().get("receive.failed"), 60)
+            assert "gs://data/out/big" in node.rejections.own(view.id)
+            assert node.counters.snapshot()["origin.not_read"]
+
+    run(story())
+
+
+def test_a_keeper_that_was_passed_over_is_asked_again_after_a_while(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "PASSED_OVER", 0.5)
+    monkeypatch.setattr(pool, "TICK", 0.02)
+    monkeypatch.setattr(reading, "LEASE", 60.0)
+
+    async def story():
+        origin, old = await kept(tmp_path)
+        async with world(tmp_path) as w:
+            nodes = await many(w, origin, 2)
+            keeper = placement.rendezvous(old.content, [node.id for node in nodes])[0]
+            other = next(node for node in nodes if node.id != keeper)
+            go, asked, real = asyncio.Event(), [], other.link.call
+
+            async def call(node_id, method, body, timeout):
+                if method == "origin.share":
+                    asked.append(asyncio.get_running_loop().time())
+                    if len(asked) <= pool.SILENCES:
+                        raise PeerUnreachable("it does not answer")
+                    go.set()
+                return await real(node_id, method, body, timeout)
+
+            async def before(kind, address):
+                if kind == "media" and ".cached/" not in address.name:
+                    await go.wait()
+
+            other.link.call, origin.before = call, before
+            view = await made(other, ADA, "nr", source_set="gs://data/out")
+            await committed(other, view.id)
+            assert len(asked) > pool.SILENCES
+            assert other.counters.snapshot()["origin.keeper_silent"] == 1
+            assert asked[pool.SILENCES] - asked[pool.SILENCES - 1] >= 0.5
 
     run(story())
 
