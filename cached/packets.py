@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import os
 import socket
+import struct
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
@@ -22,6 +23,7 @@ MAX_PACKET: Final = 190_000
 MAX_DESCRIPTORS: Final = 253
 
 _INT: Final = array.array("i").itemsize
+_ONE: Final = struct.Struct("i")
 #: Plain numbers: arithmetic on the flags of `socket` costs more than the system call.
 _TRUNC: Final = int(socket.MSG_TRUNC)
 _CUT: Final = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
@@ -96,6 +98,10 @@ def close_all(descriptors: Iterable[int]) -> None:
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    if len(ancillary) == 1:
+        level, kind, payload = ancillary[0]
+        if level == _SOCKET and kind == _RIGHTS and len(payload) == _INT:  # mostly
+            return list(_ONE.unpack(payload))
     found = array.array("i")
     for level, kind, payload in ancillary:
         if level == _SOCKET and kind == _RIGHTS:

@@ -32,8 +32,9 @@ class ApiMetrics:
     """Requests by operation and outcome, and open connections; used from the event loop alone."""
 
     def __init__(self) -> None:
+        #: Requests by bucket, and their seconds in all, by operation.
         self._buckets: dict[str, list[int]] = {}
-        self._sums: Counter[str] = Counter()
+        self._sums: dict[str, float] = {}
         self._errors: Counter[tuple[str, str]] = Counter()
         #: Connections open at present, by socket.
         self.connections: Counter[str] = Counter()
@@ -43,8 +44,9 @@ class ApiMetrics:
         buckets = self._buckets.get(op)
         if buckets is None:
             buckets = self._buckets[op] = [0] * (len(BOUNDS) + 1)
+            self._sums[op] = 0.0
         buckets[bisect_left(BOUNDS, seconds)] += 1
-        self._sums[op] += seconds  # type: ignore[assignment]
+        self._sums[op] += seconds
 
     def failed(self, op: str, code: str) -> None:
         """Count an error that a caller was given."""

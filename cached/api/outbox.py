@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -80,7 +81,8 @@ class Outbox:
                 self._broken()
                 return True
             return self._sent(_too_many_in_flight(), ())
-        packets.close_all(descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
         return True
 
 

@@ -81,13 +81,13 @@ def shares(size: int, users: Iterable[str], scope: str) -> list[tuple[str, str, 
     return [(owner, scope if len(owners) == 1 else "", size / len(owners)) for owner in owners]
 
 
-def read(parts: Mapping[str, int], operations: int) -> Iterator[tuple[str, Figures]]:
-    """Yield what one read is to be charged, by tier; `parts` are its bytes by where they came from.
+def read(parts: Mapping[str, int], operations: int, reads: int = 1) -> Iterator[tuple[str, Figures]]:
+    """Yield what a read, or several, is to be charged, by tier; `parts` are its bytes by where they came from.
 
-    `operations` were asked of Cloud Storage for it. What came from elsewhere saved its bytes, and a request if Cloud
-    Storage served nothing at all.
+    `operations` were asked of Cloud Storage for it. What came from elsewhere saved its bytes, and a request for each
+    read if Cloud Storage served nothing at all.
     """
-    saved = 0 if operations or "origin" in parts else 1
+    saved = 0 if operations or "origin" in parts else reads
     for place, size in parts.items():
         if place != "origin":
             yield place, Figures(saved_bytes=size, saved_operations=saved)

@@ -72,6 +72,7 @@ async def _try(node: Node) -> None:
 async def _write_down(node: Node) -> None:
     here = await held(node)
     now = node.now()
+    node.objects.hits.settle()
     mark = node.meter.look(here, now)
     charges = node.meter.take(now)
     try:
@@ -81,9 +82,11 @@ async def _write_down(node: Node) -> None:
         raise
 
 
-def moved(node: Node, user: str, scope: str, parts: Mapping[str, int], operations: int) -> None:
+def moved(
+    node: Node, user: str, scope: str, parts: Mapping[str, int], operations: int, reads: int = 1
+) -> None:
     """Charge a user for bytes of objects by where they came from, and for requests to Cloud Storage."""
-    for tier, figures in meter.read(parts, operations):
+    for tier, figures in meter.read(parts, operations, reads):
         node.meter.moved(Line(user, "object", tier, scope), figures)
 
 

@@ -23,6 +23,7 @@ def collect(node: Node) -> Iterator[Metric]:
 
 
 def _reads(node: Node) -> Iterator[Metric]:
+    node.objects.hits.settle()
     account = node.objects.account
     hits = [(place, account.places[place]) for place in PLACES if place in HITS]
     yield _counters(

@@ -15,6 +15,7 @@ from cached.units import format_size
 def objects(node: Node) -> dict[str, Any]:
     """Return the state of the object cache; nothing in it tells of single users or objects."""
     cache, counts = node.objects, node.counters.snapshot()
+    cache.hits.settle()
     account, known, asked = cache.account, figures(node), cache.origin.stats.snapshot()
     return {
         "advice": advice(known, room(node, "memory"), room(node, "disk")),
@@ -53,6 +54,7 @@ def objects(node: Node) -> dict[str, Any]:
 def figures(node: Node) -> Figures:
     """Return the figures to scale on."""
     cache = node.objects
+    cache.hits.settle()
     return cache.account.figures(room(node, "memory"), room(node, "disk"), cache.now())
 
 

@@ -107,12 +107,14 @@ class Account:
         self.places: dict[Place, Counted] = {place: Counted() for place in PLACES}
         self.working_set = working_set or WorkingSet()
 
-    def served(self, name: str, size: int, parts: dict[Place, int], now: float) -> None:
-        """Count a read of `size` bytes under a name; `parts` are the bytes by place, of which the dearest counts it."""
+    def served(self, name: str, size: int, parts: dict[Place, int], now: float, reads: int = 1) -> None:
+        """Count reads of `size` bytes under a name; `parts` are all their bytes by place, of which the dearest counts
+        them.
+        """
         for place, moved in parts.items():
             self.places[place].bytes += moved
         dearest = max(parts, key=_COST.__getitem__, default=PLACES[0])
-        self.places[dearest].reads += 1
+        self.places[dearest].reads += reads
         self.working_set.note(name, size, now)
 
     @property

@@ -17,6 +17,7 @@ from cached.objects.account import Account, Place
 from cached.objects.credit import Credit
 from cached.objects.entry import Entry
 from cached.objects.freshness import Freshness
+from cached.objects.hits import Hit, Hits
 from cached.objects.homes import Homes
 from cached.objects.key import ObjectKey
 from cached.objects.lent import Lent
@@ -108,9 +109,9 @@ class ObjectCache:
     count: Callable[..., None]
     #: `note(event, words, **facts)`: the same, said in the log.
     note: Callable[..., None]
-    #: `charged(user, scope, parts, operations)`: what was moved for a user, in bytes by place, and how many
-    #: requests to Cloud Storage that took.
-    charged: Callable[[str, str, Mapping[Place, int], int], None] = lambda *_: None
+    #: `charged(user, scope, parts, operations, reads)`: what was moved for a user by so many reads, in bytes by place,
+    #: and how many requests to Cloud Storage that took.
+    charged: Callable[[str, str, Mapping[Place, int], int, int], None] = lambda *_: None
     #: What the news of other nodes may cost.
     credit: Credit = field(default_factory=Credit)
     #: Copies on their way here, by name.
@@ -123,7 +124,12 @@ class ObjectCache:
     pins: dict[str, tuple[Entry, str]] = field(default_factory=dict)
     #: What each local user has open.
     lent: Lent = field(default_factory=Lent)
+    #: Hits that are not counted yet; whoever wants figures settles them first.
+    hits: Hits = field(default_factory=Hits)
     _serial: Iterator[int] = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        self.hits.count = self.hit
 
     def key(self, user: str, pinned: Pinned) -> ObjectKey:
         """Return what a user's copy of a generation is kept under."""
@@ -132,8 +138,8 @@ class ObjectCache:
 
     def may_hold(self, user: str, name: str, size: int) -> bool:
         """Say whether a user may have one more copy open, and not the others' share of the tiers with it."""
-        capacity = sum(room.cap for room in self.tiers.index.rooms.values())
-        return self.lent.allows(user, name, rounded(size), capacity, self.tiers.is_open)
+        tiers = self.tiers
+        return self.lent.allows(user, name, rounded(size), tiers.index.capacity, tiers.is_open)
 
     def pin(self, entry: Entry, user: str) -> str:
         """Return a new name for an open of a copy by a user; `unpin` ends it."""
@@ -167,8 +173,18 @@ class ObjectCache:
         self.background.add(task)
         task.add_done_callback(self._ended)
 
+    def hit(self, hit: Hit, times: int = 1) -> None:
+        """Count hits in memory and charge their reader."""
+        entry, user, scope = hit
+        if entry.held:
+            self.tiers.index.touch(entry, user, self.wall(), times)
+        parts: dict[Place, int] = {"memory": entry.size * times}
+        self.account.served(entry.name, entry.size, parts, self.now(), times)
+        self.charged(user, scope, parts, 0, times)
+
     async def close(self) -> None:
         """End all that is under way."""
+        self.hits.settle()
         for flight in list(self.flights.values()):
             await end(flight.task)
         for task in list(self.background):

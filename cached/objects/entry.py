@@ -79,9 +79,9 @@ class Entry(msgspec.Struct, kw_only=True, eq=False):
         """Return an entry that lies nowhere yet."""
         return Entry(**{field: getattr(row, field) for field in Row.__struct_fields__})
 
-    def used_by(self, user: str, now: float) -> None:
-        """Note a use."""
-        self.frequency += 1
+    def used_by(self, user: str, now: float, times: int = 1) -> None:
+        """Note a use, or several."""
+        self.frequency += times
         self.last_used = max(self.last_used, now)
         if user and self.users[-1:] != (user,):
             self.users = (*(one for one in self.users if one != user), user)[-USERS:]

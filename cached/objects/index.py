@@ -27,7 +27,8 @@ class Index:
         self._of_object: dict[tuple[str, str], set[str]] = {}
         self._rankings: dict[Tier, Ranking] = {tier: Ranking() for tier in caps}
         self._ghosts = Ghosts(ghosts)
-        self._capacity = sum(room.cap for room in self.rooms.values())
+        #: Bytes of all tiers together.
+        self.capacity = sum(room.cap for room in self.rooms.values())
         #: Bytes read, as a multiple of the capacity; see `eviction`.
         self._age = 0.0
         #: Names of copies of which something that outlives the daemon has changed since `take_changed`.
@@ -56,11 +57,11 @@ class Index:
         names, self._changed = self._changed, set()
         return list(names)
 
-    def touch(self, entry: Entry, user: str, now: float) -> None:
+    def touch(self, entry: Entry, user: str, now: float, times: int = 1) -> None:
         """Note that a copy was used."""
-        entry.used_by(user, now)
+        entry.used_by(user, now, times)
         self.changed(entry.name)
-        self._age += rounded(entry.size) / max(1, self._capacity)
+        self._age += times * rounded(entry.size) / max(1, self.capacity)
         entry.score = self._score(entry)
         self._rank(entry)
 

@@ -15,6 +15,7 @@ from cached.objects.entry import Entry
 from cached.objects.eviction import Reason
 from cached.objects.gather import requests
 from cached.objects.here import matching, open_copy
+from cached.objects.hits import Hit
 from cached.objects.key import ObjectKey
 from cached.origin.values import Pinned
 
@@ -53,10 +54,13 @@ def open_now(cache: ObjectCache, reader: Reader, address: Address) -> Copy | Non
 
 
 def count(cache: ObjectCache, reader: Reader, copy: Copy) -> None:
-    """Count a hit and charge its reader."""
-    entry = copy.entry
+    """Count a hit and charge its reader; where that changes nothing for others, in a moment."""
+    entry, user = copy.entry, reader.user
+    if copy.tier == "memory" and entry.users[-1:] == (user,):
+        cache.hits.note(Hit(entry, user, reader.scope))
+        return
     if entry.held:
-        cache.tiers.index.touch(entry, reader.user, cache.wall())
+        cache.tiers.index.touch(entry, user, cache.wall())
     _note(cache, reader, copy, {copy.tier: entry.size}, hit=True)
 
 
@@ -67,7 +71,7 @@ async def stat(cache: ObjectCache, reader: Reader, address: Address) -> Pinned:
     `OriginChanged` (the generation demanded is gone), `OriginUnavailable`.
     """
     asked = cache.now()
-    cache.charged(reader.user, reader.scope, {}, 1)
+    cache.charged(reader.user, reader.scope, {}, 1, 1)
     try:
         pinned = await cache.origin.stat(address, token=reader.token)
     except CachedError as error:
@@ -170,7 +174,7 @@ def _served(
 
 def _note(cache: ObjectCache, reader: Reader, copy: Copy, parts: dict[Place, int], *, hit: bool) -> None:
     cache.account.served(copy.entry.name, copy.entry.size, parts, cache.now())
-    cache.charged(reader.user, reader.scope, parts, requests(parts.get("origin", 0)))
+    cache.charged(reader.user, reader.scope, parts, requests(parts.get("origin", 0)), 1)
     if hit and copy.tier == "disk":
         cache.later(cache.tiers.promote(copy.entry))
 

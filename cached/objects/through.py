@@ -32,7 +32,7 @@ async def read_through(
                 else None
             )
             sent += len(data)
-            cache.charged(reader.user, reader.scope, {"origin": len(data)}, 1)
+            cache.charged(reader.user, reader.scope, {"origin": len(data)}, 1, 1)
             yield data
     finally:
         if sent:

@@ -74,7 +74,7 @@ async def put(
     finally:
         # It may have been stored although the answer was lost.
         cache.freshness.forget(address.bucket, address.name, cache.now())
-    cache.charged(reader.user, reader.scope, {"origin": size}, 1)
+    cache.charged(reader.user, reader.scope, {"origin": size}, 1, 1)
     await _tell(cache, pinned)
     try:
         await _keep(cache, reader, pinned, fd)

@@ -16,6 +16,7 @@ import signal
 import stat
 import threading
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -224,6 +225,11 @@ class ObjectStore:
         return Path(self._checked(name))
 
     def _checked(self, name: str) -> str:
-        if not _NAME.fullmatch(name):
+        if not _is_name(name):
             raise UsageError(f"{name!r} names no copy of an object")
         return f"{self._folder}/{name}"
+
+
+@lru_cache(maxsize=16_384)
+def _is_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None

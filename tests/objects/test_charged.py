@@ -7,7 +7,7 @@ import os
 
 from cached.addresses import Address
 from cached.objects.cache import Reader
-from cached.objects.read import open_object
+from cached.objects.read import count, open_now, open_object
 from cached.objects.through import read_through
 from cached.objects.write import Wish, put
 from tests.objects.cache_kit import MB, ada, bob, content, town
@@ -17,7 +17,7 @@ ADDRESS = Address("b", "o")
 
 def noting(cache):
     noted = []
-    cache.charged = lambda *what: noted.append(what)
+    cache.charged = lambda *what: noted.append(what[:4])
     return noted
 
 
@@ -43,6 +43,44 @@ def test_within_the_freshness_window_nothing_is_asked_and_nothing_spent(tmp_path
             noted = noting(node)
             await content(node, ada(), ADDRESS)
             assert noted == [("ada", "", {"disk": 1000}, 0)]
+
+    asyncio.run(story())
+
+
+def test_hits_in_memory_that_follow_each_other_are_counted_together_and_each_saves_a_request(tmp_path):
+    async def story():
+        async with town(tmp_path, window=3600.0) as (place, [node]):
+            place.origin.store("b", "o", b"x" * 1000)
+            opened = await open_object(node, ada(), ADDRESS, keep="memory")
+            os.close(opened.fd)
+            charged, before = [], node.account.places["memory"].reads
+            node.charged = lambda *what: charged.append(what)
+            for _ in range(3):
+                copy = open_now(node, ada(), ADDRESS)
+                assert copy.tier == "memory"
+                os.close(copy.fd)
+                count(node, ada(), copy)
+                node.tiers.release(copy.entry)
+            assert charged == [], "not yet"
+            uses = opened.entry.frequency
+            node.hits.settle()
+            assert charged == [("ada", "", {"memory": 3000}, 0, 3)]
+            assert node.account.places["memory"].reads == before + 3
+            assert opened.entry.frequency == uses + 3
+            node.hits.settle()
+            assert len(charged) == 1
+
+    asyncio.run(story())
+
+
+def test_the_first_hit_of_another_user_is_counted_at_once(tmp_path):
+    async def story():
+        async with town(tmp_path, window=3600.0) as (place, [node]):
+            place.origin.store("b", "o", b"x" * 1000)
+            for reader in (ada(), bob(), ada()):
+                opened = await open_object(node, reader, ADDRESS, keep="memory")
+                os.close(opened.fd)
+                assert opened.entry.users[-1] == reader.user
 
     asyncio.run(story())
 
