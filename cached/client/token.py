@@ -5,6 +5,8 @@ In this order: what the program gives; `CACHED_GCS_TOKEN_FILE` (read each time: 
 Google's application default credentials, where there are any and its library is installed; `gcloud auth
 print-access-token`; none, which is enough for public objects. Nothing of this is imported or run before the first
 object is asked for.
+
+Each open of an object asks for the token, so what the environment says is looked at again only when it has changed.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from cached.client.lookup import Lookup
 from cached.errors import Forbidden, OriginUnavailable, UsageError
 from cached.wire import checked_token
 
@@ -24,6 +27,9 @@ Given = str | Callable[[], str] | None
 
 _FILE: Final = "CACHED_GCS_TOKEN_FILE"
 _VARIABLES: Final = ("CACHED_GCS_TOKEN", "CLOUDSDK_AUTH_ACCESS_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN")
+_EMULATOR: Final = "STORAGE_EMULATOR_HOST"
+#: What `from_environment` looks at, as the system's own environment has it; the file comes first.
+_KEYS: Final = tuple(os.fsencode(name) for name in (_FILE, *_VARIABLES, _EMULATOR))
 _SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_write"
 _PRODUCT: Final = Path("/sys/class/dmi/id/product_name")
 #: For how long a token of gcloud is used before it is asked again, in seconds; its tokens have longer to live.
@@ -40,7 +46,11 @@ class Tokens:
     def __init__(self, given: Given = None) -> None:
         #: As it was given, for copies of the client.
         self.given = given
-        self._credentials: Any = None
+        #: What was said, and which token that meant.
+        self._environment: tuple[tuple[bytes | None, ...], str | None] | None = None
+        self._credentials: Lookup[Any] = Lookup(
+            "application default credentials (Google's metadata server)", _default_credentials
+        )
         self._from_gcloud: tuple[str, float] = ("", 0.0)
 
     def __repr__(self) -> str:
@@ -55,30 +65,42 @@ class Tokens:
                     "the access token is no text", hint="token= takes text, or what returns text"
                 )
             return checked_token(token)
-        token_or_none = from_environment(os.environ)
+        token_or_none = self._of_environment()
         if token_or_none is not None:
             return token_or_none
         if has_default_credentials(os.environ):
-            token_or_none = self._default_credentials()
+            token_or_none = self._of_credentials()
             if token_or_none is not None:
                 return token_or_none
         return self._gcloud()
 
-    def _default_credentials(self) -> str | None:
-        """Ask Google's library, if it is installed."""
+    def _of_environment(self) -> str | None:
+        """Return what `from_environment` does, in less time: each look at `os.environ` costs a microsecond."""
+        raw = getattr(os.environ, "_data", None)
+        if raw is None:
+            return from_environment(os.environ)
+        said = tuple(map(raw.get, _KEYS))
+        known = self._environment
+        if known is not None and known[0] == said:
+            return known[1]
+        token = from_environment(os.environ)
+        if not said[0]:  # a file may say something else the next time
+            self._environment = (said, token)
+        return token
+
+    def _of_credentials(self) -> str | None:
+        """Ask Google's library, if it is installed; None: it finds nothing."""
         try:
-            auth = importlib.import_module("google.auth")
             failures = importlib.import_module("google.auth.exceptions")
             requests = importlib.import_module("google.auth.transport.requests")
         except ImportError:
             return None
         try:
-            if self._credentials is None:
-                self._credentials, _ = auth.default(scopes=[_SCOPE])
-            if not self._credentials.valid:
-                self._credentials.refresh(requests.Request())
-        except failures.DefaultCredentialsError:
-            return None
+            credentials = self._credentials.get()
+            if credentials is None:
+                return None
+            if not credentials.valid:
+                credentials.refresh(requests.Request())
         except failures.RefreshError:
             raise Forbidden(
                 "your application default credentials could not be renewed",
@@ -89,7 +111,7 @@ class Tokens:
                 "your application default credentials could not be renewed: Google did not answer",
                 hint="try again, or set CACHED_GCS_TOKEN_FILE",
             ) from None
-        return checked_token(str(self._credentials.token or ""))
+        return checked_token(str(credentials.token or ""))
 
     def _gcloud(self) -> str:
         """Ask the Google Cloud CLI, if there is one; its answer is used for a while, no answer for ever."""
@@ -111,7 +133,7 @@ def from_environment(env: Mapping[str, str]) -> str | None:
     for name in _VARIABLES:
         if token := env.get(name, "").strip():
             return checked_token(token)
-    return "" if env.get("STORAGE_EMULATOR_HOST") else None
+    return "" if env.get(_EMULATOR) else None
 
 
 def has_default_credentials(env: Mapping[str, str], product: Path = _PRODUCT) -> bool:
@@ -125,6 +147,16 @@ def has_default_credentials(env: Mapping[str, str], product: Path = _PRODUCT) ->
         return product.read_text().startswith("Google")
     except OSError:
         return False
+
+
+def _default_credentials() -> Any:
+    """Return what Google's library finds, None for nothing. It may ask the network for half a minute."""
+    auth = importlib.import_module("google.auth")
+    failures = importlib.import_module("google.auth.exceptions")
+    try:
+        return auth.default(scopes=[_SCOPE])[0]
+    except failures.DefaultCredentialsError:
+        return None
 
 
 def _from_file(path: str) -> str:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _KEPT: Final = 256
 #: Seconds without a request after which a user's client, and with it the token, is forgotten.
 IDLE: Final = 60.0
+#: Seconds for which it counts that the machine has no account: to look for one may take half a minute.
+ABSENT: Final = 300.0
 _SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_write"
 #: The first request to each bucket would also ask for the bucket, for labels of traces that nobody reads.
 _NO_BUCKET_REQUESTS: Final = "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA"
@@ -50,6 +52,10 @@ class Accounts:
         self._timer: threading.Timer | None = None
         self._adapter: Any = None
         self._lock = threading.Lock()
+        #: The machine's own account, if it was found; else why not, and until when that counts.
+        self._machine: Any = None
+        self._no_machine: tuple[Exception, float] | None = None
+        self._searching = threading.Lock()
 
     def load(self) -> None:
         """Load the library; takes about a second the first time."""
@@ -59,6 +65,8 @@ class Accounts:
     def client(self, token: str | None) -> Client:
         """Return the client that acts for a token. Raises exceptions of google.auth, and `BadConfig`."""
         key = "" if token is NODE_ACCOUNT else hashlib.sha256(token.encode()).hexdigest()
+        if token is NODE_ACCOUNT and self._credentials is None and not self._emulated():
+            self._of_machine()  # before the lock: users need not wait for it
         with self._lock:
             self._drop_idle()
             client = self._clients[key][0] if key in self._clients else self._made(token)
@@ -140,9 +148,26 @@ class Accounts:
             return self._from_file(self._credentials)
         if self._emulated():
             return AnonymousCredentials()  # type: ignore[no-untyped-call]
-        import google.auth
+        return self._of_machine()
 
-        return google.auth.default(scopes=[_SCOPE])[0]
+    def _of_machine(self) -> Any:
+        """Return the machine's own account, which Google's library may search the network for; that there is none is
+        remembered for some minutes.
+        """
+        with self._searching:
+            if self._machine is not None:
+                return self._machine
+            if self._no_machine is not None and self._clock() < self._no_machine[1]:
+                raise self._no_machine[0].with_traceback(None)
+            import google.auth
+            from google.auth.exceptions import DefaultCredentialsError
+
+            try:
+                self._machine = google.auth.default(scopes=[_SCOPE])[0]
+            except DefaultCredentialsError as error:
+                self._no_machine = (error, self._clock() + ABSENT)
+                raise
+            return self._machine
 
     def _emulated(self) -> bool:
         """Say whether the service is an emulator, which knows no accounts: Google's own is never without TLS."""

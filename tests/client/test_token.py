@@ -61,6 +61,20 @@ def test_without_anything_there_is_no_token():
     assert Tokens().get() == ""
 
 
+def test_what_changes_in_the_environment_changes_the_token_of_a_client_that_is_there(monkeypatch):
+    tokens = Tokens()
+    for text in ("one", "two"):
+        monkeypatch.setenv("CACHED_GCS_TOKEN", text)
+        assert [tokens.get(), tokens.get()] == [text, text]
+    monkeypatch.delenv("CACHED_GCS_TOKEN")
+    assert tokens.get() == ""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
+    assert tokens.get() == ""
+    monkeypatch.setenv("CACHED_GCS_TOKEN", "no token")
+    with pytest.raises(UsageError):
+        tokens.get()
+
+
 def test_a_token_file_is_read_each_time_and_its_absence_is_told(monkeypatch, tmp_path):
     path = tmp_path / "token"
     monkeypatch.setenv("CACHED_GCS_TOKEN_FILE", str(path))
@@ -168,6 +182,13 @@ def test_default_credentials_that_cannot_be_renewed_are_told_with_the_remedy(goo
         Tokens().get()
     google.absent = True
     assert Tokens().get() == ""
+
+
+def test_a_machine_of_google_without_credentials_is_searched_once_and_not_for_each_open(google):
+    google.absent = True
+    tokens = Tokens()
+    assert [tokens.get(), tokens.get(), tokens.get()] == ["", "", ""]
+    assert google.asked == 1
 
 
 def gcloud(tmp_path: Path, script: str) -> None:

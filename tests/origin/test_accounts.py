@@ -7,7 +7,9 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cached.addresses import Address
@@ -120,6 +122,38 @@ def test_the_client_of_a_user_who_asks_nothing_any_more_is_forgotten_with_the_to
     timer = accounts._timer
     accounts.close()
     assert timer.finished.is_set()
+
+
+def test_a_machine_without_an_account_is_searched_once_in_minutes_and_users_do_not_wait_for_it(
+    gcs, monkeypatch
+):
+    import google.auth
+    from google.auth.exceptions import DefaultCredentialsError
+
+    now, searched, go, at_it = [0.0], [], threading.Event(), threading.Event()
+
+    def default(**_):
+        searched.append(now[0])
+        at_it.set()
+        assert go.wait(30)
+        raise DefaultCredentialsError
+
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setattr(google.auth, "default", default)
+    accounts = Accounts(endpoint="https://storage.invalid", credentials=None, threads=2, clock=lambda: now[0])
+    with ThreadPoolExecutor(1) as pool:
+        search = pool.submit(accounts.client, None)
+        assert at_it.wait(30)
+        assert accounts.client("tok-ada") is not None
+        assert not search.done()
+        go.set()
+        assert isinstance(search.exception(30), DefaultCredentialsError)
+    for when in (1.0, 299.0, 301.0):
+        now[0] = when
+        with pytest.raises(DefaultCredentialsError):
+            accounts.client(None)
+    assert searched == [0.0, 301.0]
+    accounts.close()
 
 
 def test_a_file_that_holds_no_credentials_is_named(gcs, tmp_path):
