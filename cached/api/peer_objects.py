@@ -77,7 +77,8 @@ class PeerObjects:
     async def _scoped(self, peer: Peer, body: dict[str, Any]) -> Any:
         asked = convert(body, scopes.Scope)
         _speaks_for(peer, asked.user)
-        return {"items": msgspec.to_builtins(await scopes.known(self._node, asked.user, asked.scope))}
+        items = await scopes.known(self._node, asked.user, asked.scope, asked.after)
+        return {"items": msgspec.to_builtins(items)}
 
     async def _settled(self, peer: Peer, body: dict[str, Any]) -> Any:
         done = convert(body, scopes.Settled)

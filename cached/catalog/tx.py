@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Select, and_, delete, func, select
+from sqlalchemy import Connection, Select, and_, delete, func, select, tuple_
 
 from cached.catalog import tables
 from cached.catalog.rows import (
@@ -186,11 +186,16 @@ class Tx:
         """Remember an object written for a scope."""
         self._put(tables.SCOPED, row)
 
-    def scoped(self, owner: str, scope: str) -> list[ScopedRow]:
-        """Return the objects that a user wrote for a scope."""
+    def scoped(self, owner: str, scope: str, after: tuple[str, str], most: int) -> list[ScopedRow]:
+        """Return the objects that a user wrote for a scope, those after a bucket and name, and so many at most."""
         columns = tables.SCOPED.table.c
-        wanted = and_(columns.owner == owner, columns.scope == scope)
-        return self._rows(tables.SCOPED, tables.SCOPED.all.where(wanted))
+        below = tuple_(columns.bucket, columns.name) > after
+        wanted = and_(columns.owner == owner, columns.scope == scope, below)
+        return self._rows(tables.SCOPED, tables.SCOPED.all.where(wanted).limit(most))
+
+    def is_scoped(self, owner: str, scope: str, bucket: str, name: str) -> bool:
+        """Tell whether a user is known to have written an object for a scope."""
+        return self._get(tables.SCOPED, owner, scope, bucket, name) is not None
 
     def delete_scoped(self, owner: str, scope: str, bucket: str, name: str) -> None:
         """Forget that an object was written for a scope."""

@@ -1,14 +1,16 @@
 """Scopes: the end of what a batch run left behind: sets, copies of objects, and what it wrote to Cloud Storage.
 
-Every node knows what was written through it. The node that ends a scope asks the others for what they know,
-deletes it in Cloud Storage as the user, and tells them what is done. A node that is away keeps what it knows:
-ending the scope once more, when it is back, finds it.
+Every node knows what was to be written through it, from before the first byte. The node that ends a scope asks the
+others for what they know, looks in Cloud Storage what is there now, as the user, and deletes what says of itself that
+it was written for this scope: whether that was heard of, or which write was noted last, makes no difference. Then it
+tells the others what is done. A node that is away keeps what it knows: ending the scope once more, when it is back,
+finds it.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -16,10 +18,12 @@ import msgspec
 from cached import wire
 from cached.addresses import Address
 from cached.catalog.rows import ScopedRow
+from cached.catalog.tx import Tx
 from cached.errors import CachedError, NotFound, OriginChanged, UsageError
 from cached.node import persist, revise, unkeep, views
 from cached.node.caller import Caller
 from cached.node.node import Node
+from cached.node.parallel import each
 from cached.objects import clear as clearing
 from cached.objects.neighbours import Clear, understood
 from cached.origin.values import Pinned
@@ -35,6 +39,9 @@ MARK: Final = "cached-scope"
 _PATIENCE: Final = 10.0
 #: Objects deleted at the same time.
 _AT_ONCE: Final = 16
+#: Objects told of in one message, at most; and such messages of one node. What is beyond is found the next time.
+PAGE: Final = 10_000
+_PAGES: Final = 100
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +49,8 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
 
     user: str
     scope: str
+    #: Bucket and name that the page wanted comes after.
+    after: tuple[str, str] = ("", "")
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +62,7 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Written(msgspec.Struct, frozen=True, kw_only=True):
-    """One object that was written for a scope; generation 0: it was to be written, and nobody knows whether it was."""
+    """One object that was written for a scope; generation 0: it was to be written, and nobody has heard that it was."""
 
     bucket: str
     name: str
@@ -72,25 +81,21 @@ async def expect(node: Node, user: str, scope: str, address: Address) -> bool:
 
     Return False when it was written for it before.
     """
-    if any(
-        (row.bucket, row.name) == (address.bucket, address.name) for row in await _rows(node, user, scope)
-    ):
-        return False
-    await _note(node, user, scope, Written(bucket=address.bucket, name=address.name, generation=0, bytes=0))
-    return True
+    row = _row(user, scope, Written(bucket=address.bucket, name=address.name, generation=0, bytes=0))
+    return await node.catalog.write(partial(_expect, row))
 
 
 async def written(node: Node, user: str, scope: str, pinned: Pinned) -> None:
     """Write down what was written for a scope."""
     what = Written(bucket=pinned.bucket, name=pinned.name, generation=pinned.generation, bytes=pinned.size)
-    await _note(node, user, scope, what)
+    await node.catalog.write(lambda tx: tx.put_scoped(_row(user, scope, what)))
 
 
-async def known(node: Node, user: str, scope: str) -> list[Written]:
-    """Return what this node knows to be written for a scope."""
+async def known(node: Node, user: str, scope: str, after: tuple[str, str] = ("", "")) -> list[Written]:
+    """Return what this node knows to be written for a scope: the next page, in order of buckets and names."""
+    rows = await node.catalog.read(lambda tx: tx.scoped(user, scope, after, PAGE))
     return [
-        Written(bucket=row.bucket, name=row.name, generation=row.generation, bytes=row.bytes)
-        for row in await _rows(node, user, scope)
+        Written(bucket=row.bucket, name=row.name, generation=row.generation, bytes=row.bytes) for row in rows
     ]
 
 
@@ -98,7 +103,7 @@ async def settle(node: Node, user: str, scope: str, objects: Iterable[tuple[str,
     """Forget objects of a scope that are gone."""
     gone = list(objects)
 
-    def forget(tx: Any) -> None:
+    def forget(tx: Tx) -> None:
         for bucket, name in gone:
             tx.delete_scoped(user, scope, bucket, name)
 
@@ -111,9 +116,9 @@ async def end(
 ) -> wire.ScopeReply:
     """End a scope of the caller: its sets everywhere, its copies on all nodes, and if wanted its objects in the origin.
 
-    Objects are deleted as the user, what its sets put there with the node's account (`unkeep`), and both only in the
-    generation that was written: what was overwritten since stays. What could not be removed is in the answer with the
-    reason, and is found again when the scope is ended once more.
+    Objects are deleted as the user, what its sets put there with the node's account (`unkeep`), and both only if they
+    say that they were written for this scope: what others put in their place stays. What could not be removed is in the
+    answer with the reason, and is found again when the scope is ended once more.
     """
     check_scope(scope)
     if not scope:
@@ -184,66 +189,89 @@ async def _end_copies(node: Node, caller: Caller, scope: str, dry_run: bool) -> 
 async def _end_origin(
     node: Node, caller: Caller, scope: str, token: str, dry_run: bool
 ) -> list[wire.ScopeItem]:
+    found, items = await _told(node, Scope(user=caller.user, scope=scope))
+    ended: dict[tuple[str, str], wire.ScopeItem | None] = {}
+    marked = mark(caller.user, scope)[MARK]
+
+    async def delete(one: Written) -> None:
+        ended[one.bucket, one.name] = await _delete(node, one, marked, token, dry_run)
+
+    await each(found.values(), delete, width=_AT_ONCE)
+    if not dry_run:
+        gone = [where for where in found if (item := ended[where]) is None or not item.reason]
+        await _settle_everywhere(node, caller.user, scope, gone)
+    return items + [item for where in found if (item := ended[where]) is not None]
+
+
+async def _told(node: Node, asked: Scope) -> tuple[dict[tuple[str, str], Written], list[wire.ScopeItem]]:
+    """Return what all nodes know to be written for a scope, and which of them did not say."""
     found: dict[tuple[str, str], Written] = {}
-    asked = Scope(user=caller.user, scope=scope)
-    answers = await node.objects.neighbours.tell(SCOPED, asked, _PATIENCE, caller.user)
+    items: list[wire.ScopeItem] = []
+    neighbours = node.objects.neighbours
+    answers: dict[str, Any] = await neighbours.tell(SCOPED, asked, _PATIENCE, asked.user)
     names = views.node_names(node, answers)
-    items = [
-        wire.ScopeItem(kind="origin", name="", node=names[who], action="ask", reason=answer.message)
-        for who, answer in answers.items()
-        if isinstance(answer, CachedError)
-    ]
-    lists = [await known(node, caller.user, scope)]
-    lists += [
-        understood(answer, _Known).items for answer in answers.values() if not isinstance(answer, CachedError)
-    ]
-    for one in (one for each in lists for one in each):
-        older = found.get((one.bucket, one.name))
-        if older is None or one.generation > older.generation:
-            found[one.bucket, one.name] = one
-    gate, marked = asyncio.Semaphore(_AT_ONCE), mark(caller.user, scope)[MARK]
-    ended = await asyncio.gather(
-        *(_delete(node, one, marked, token, dry_run, gate) for one in found.values())
-    )
-    if not dry_run:
-        gone = [
-            (one.bucket, one.name) for one, item in zip(found.values(), ended, strict=True) if not item.reason
-        ]
-        await settle(node, caller.user, scope, gone)
-        await node.objects.neighbours.tell(
-            SETTLED, Settled(user=caller.user, scope=scope, objects=gone), _PATIENCE, caller.user
-        )
-    return items + ended
-
-
-async def _delete(
-    node: Node, one: Written, marked: str, token: str, dry_run: bool, gate: asyncio.Semaphore
-) -> wire.ScopeItem:
-    address, reason = Address(one.bucket, one.name, one.generation or None), ""
-    if not one.generation:
-        reason = "whether it was written is not known: delete it by hand if it is yours"
-    else:
+    answers[node.id] = {"items": msgspec.to_builtins(await known(node, asked.user, asked.scope))}
+    for who, answer in answers.items():
         try:
-            async with gate:
-                reason = await _delete_marked(node, address, marked, token, dry_run)
-        except (NotFound, OriginChanged):
-            pass  # gone, or overwritten since: nothing of the scope is there
+            page = _page(answer)
+            for _ in range(_PAGES):
+                for one in page:
+                    older = found.get((one.bucket, one.name))
+                    if older is None or one.generation > older.generation:
+                        found[one.bucket, one.name] = one
+                page = await _page_after(node, who, asked, page)
         except CachedError as error:
-            reason = error.message
-    return wire.ScopeItem(kind="origin", name=str(address), bytes=one.bytes, action="delete", reason=reason)
+            items.append(
+                wire.ScopeItem(kind="origin", name="", node=names[who], action="ask", reason=error.message)
+            )
+    return found, items
 
 
-async def _delete_marked(node: Node, address: Address, marked: str, token: str, dry_run: bool) -> str:
-    """Delete an object that says itself whose scope it was written for; return why not, else nothing.
+async def _page_after(node: Node, who: str, asked: Scope, page: list[Written]) -> list[Written]:
+    """Return what a node tells after a page; nothing when that was the last one, or it does not go on."""
+    if len(page) < PAGE:
+        return []
+    last = page[-1].bucket, page[-1].name
+    if who == node.id:
+        return await known(node, asked.user, asked.scope, last)
+    asked = msgspec.structs.replace(asked, after=last)
+    following = _page(await node.objects.neighbours.call(who, SCOPED, asked, _PATIENCE))
+    return following if all((one.bucket, one.name) > last for one in following) else []
 
-    What other nodes tell is believed no further than that.
-    """
-    pinned = await node.objects.origin.stat(address, token=token)
-    if pinned.metadata.get(MARK) != marked:
-        return "it does not say that it was written for this scope: delete it by hand if it is yours"
-    if not dry_run:
-        await node.objects.origin.delete(address, token=token)
-    return ""
+
+def _page(answer: Any) -> list[Written]:
+    if isinstance(answer, CachedError):
+        raise answer
+    return understood(answer, _Known).items
+
+
+async def _settle_everywhere(node: Node, user: str, scope: str, gone: list[tuple[str, str]]) -> None:
+    for start in range(0, len(gone), PAGE):
+        objects = gone[start : start + PAGE]
+        await settle(node, user, scope, objects)
+        done = Settled(user=user, scope=scope, objects=objects)
+        await node.objects.neighbours.tell(SETTLED, done, _PATIENCE, user)
+
+
+async def _delete(node: Node, one: Written, marked: str, token: str, dry_run: bool) -> wire.ScopeItem | None:
+    """Delete an object, and say what was done; None: nothing of the scope is there any more."""
+    address, size = Address(one.bucket, one.name, one.generation or None), one.bytes
+    try:
+        pinned = await node.objects.origin.stat(Address(one.bucket, one.name), token=token)
+        address, size = pinned.address, pinned.size
+        reason = ""
+        if pinned.metadata.get(MARK) != marked:
+            # What other nodes tell is believed no further than the object itself says.
+            if pinned.generation != one.generation:
+                return None
+            reason = "it does not say that it was written for this scope: delete it by hand if it is yours"
+        elif not dry_run:
+            await node.objects.origin.delete(address, token=token)
+    except (NotFound, OriginChanged):
+        return None
+    except CachedError as error:
+        reason = error.message
+    return wire.ScopeItem(kind="origin", name=str(address), bytes=size, action="delete", reason=reason)
 
 
 def mark(user: str, scope: str) -> dict[str, str]:
@@ -251,12 +279,8 @@ def mark(user: str, scope: str) -> dict[str, str]:
     return {MARK: f"{user} {scope}"}
 
 
-async def _rows(node: Node, user: str, scope: str) -> list[ScopedRow]:
-    return await node.catalog.read(lambda tx: tx.scoped(user, scope))
-
-
-async def _note(node: Node, user: str, scope: str, what: Written) -> None:
-    row = ScopedRow(
+def _row(user: str, scope: str, what: Written) -> ScopedRow:
+    return ScopedRow(
         owner=user,
         scope=scope,
         bucket=what.bucket,
@@ -264,4 +288,10 @@ async def _note(node: Node, user: str, scope: str, what: Written) -> None:
         generation=what.generation,
         bytes=what.bytes,
     )
-    await node.catalog.write(lambda tx: tx.put_scoped(row))
+
+
+def _expect(row: ScopedRow, tx: Tx) -> bool:
+    new = not tx.is_scoped(row.owner, row.scope, row.bucket, row.name)
+    if new:
+        tx.put_scoped(row)
+    return new

@@ -32,15 +32,29 @@ def test_copies_of_objects_come_back_are_replaced_and_forgotten(catalog):
     assert catalog.read_now(lambda tx: tx.objects()) == [an_object("b", entry=b"new")]
 
 
+def scoped(owner, scope, after=("", ""), most=10):
+    return lambda tx: tx.scoped(owner, scope, after, most)
+
+
 def test_what_was_written_for_a_scope_is_its_owners(catalog):
     rows = [a_scoped("x"), a_scoped("y"), a_scoped("x", owner="bob"), a_scoped("x", scope="run-2")]
     samples.write(catalog, lambda tx: [tx.put_scoped(row) for row in rows])
-    assert catalog.read_now(lambda tx: tx.scoped("alice", "run-1")) == rows[:2]
-    assert catalog.read_now(lambda tx: tx.scoped("bob", "run-2")) == []
+    assert catalog.read_now(scoped("alice", "run-1")) == rows[:2]
+    assert catalog.read_now(scoped("bob", "run-2")) == []
+    assert catalog.read_now(lambda tx: tx.is_scoped("alice", "run-1", "b", "x"))
+    assert not catalog.read_now(lambda tx: tx.is_scoped("bob", "run-1", "b", "y"))
     samples.write(catalog, lambda tx: tx.put_scoped(a_scoped("y", generation=8)))
     samples.write(catalog, lambda tx: tx.delete_scoped("alice", "run-1", "b", "x"))
-    assert catalog.read_now(lambda tx: tx.scoped("alice", "run-1")) == [a_scoped("y", generation=8)]
-    assert catalog.read_now(lambda tx: tx.scoped("bob", "run-1")) == [rows[2]]
+    assert catalog.read_now(scoped("alice", "run-1")) == [a_scoped("y", generation=8)]
+    assert catalog.read_now(scoped("bob", "run-1")) == [rows[2]]
+
+
+def test_what_was_written_for_a_scope_comes_in_pages_in_order_of_buckets_and_names(catalog):
+    rows = [a_scoped(name, bucket=bucket) for bucket in ("a", "b") for name in ("x", "y", "z")]
+    samples.write(catalog, lambda tx: [tx.put_scoped(row) for row in reversed(rows)])
+    assert catalog.read_now(scoped("alice", "run-1", most=2)) == rows[:2]
+    assert catalog.read_now(scoped("alice", "run-1", ("a", "y"), 3)) == rows[2:5]
+    assert catalog.read_now(scoped("alice", "run-1", ("b", "z"))) == []
 
 
 def test_charges_add_up_hour_by_hour_and_in_sums(catalog):
