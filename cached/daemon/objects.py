@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -29,6 +29,11 @@ from cached.peers.directory import Directory
 from cached.peers.identity import Identity
 from cached.peers.link import Link
 from cached.storage.objects import ObjectStore
+
+#: Seconds after which a node has noticed that it does not hear of others any more, with some to spare.
+_NOTICED: Final = 20.0
+#: Seconds between two looks at who lives.
+_LOOK: Final = 0.25
 
 
 def assemble(
@@ -60,7 +65,8 @@ def assemble(
     neighbours = Neighbours(
         me=identity.node_id,
         present=partial(_present, identity, directory),
-        missing=partial(_missing, directory),
+        missing=partial(missing, directory),
+        in_touch=Sight(directory).in_touch,
         call=link.call,
         fetch=partial(_fetch, identity.node_id, link, here),
     )
@@ -103,9 +109,33 @@ def _present(identity: Identity, directory: Directory, user: str) -> list[str]:
     return [identity.node_id, *(one for one in others if one != identity.node_id)]
 
 
-def _missing(directory: Directory, seconds: float) -> bool:
-    """Tell whether a node that is not seen any more may have served its users so many seconds ago."""
-    return any(not entry.alive and entry.age < seconds for entry in directory.nodes())
+def missing(directory: Directory, seconds: float) -> bool:
+    """Tell whether a node that is not seen any more may have served its users so many seconds ago.
+
+    One that is cut off knows that itself, but perhaps later than others do: hence the longer time.
+    """
+    return any(
+        not (entry.alive or entry.left) and entry.age < seconds + _NOTICED for entry in directory.nodes()
+    )
+
+
+class Sight:
+    """What a node sees of the others, looked at a few times a second at most: every open asks."""
+
+    def __init__(self, directory: Directory, clock: Callable[[], float] = time.monotonic) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._until = float("-inf")
+        self._in_touch = True
+
+    def in_touch(self) -> bool:
+        """Tell whether more than half of the nodes heard of within a day live, those left out that said goodbye."""
+        now = self._clock()
+        if now >= self._until:
+            alive = [entry.alive for entry in self._directory.nodes() if not entry.left]
+            self._in_touch = 2 * sum(alive) > len(alive) or not alive
+            self._until = now + _LOOK
+        return self._in_touch
 
 
 def _fetch(

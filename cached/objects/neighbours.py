@@ -155,6 +155,8 @@ class Neighbours:
     present: Callable[[str], list[str]]
     #: (seconds) -> whether a node was lost sight of that may have been at work so long ago.
     missing: Callable[[float], bool]
+    #: Whether most nodes of the cluster are seen. Of parts that do not see each other, one at most is in touch.
+    in_touch: Callable[[], bool]
     #: (node id, method, body, timeout) -> answer
     call: Callable[[str, str, Any, float], Awaitable[Any]]
     #: (node id, stream, query, longest silence)

@@ -41,7 +41,7 @@ def open_now(cache: ObjectCache, reader: Reader, address: Address) -> Copy | Non
     generation = cache.freshness.allowed(
         reader.user, address.bucket, address.name, cache.now(), address.generation
     )
-    if generation is None:
+    if generation is None or not cache.neighbours.in_touch():
         return None
     key = ObjectKey(address.bucket, address.name, generation, reader.user if cache.sharing == "owner" else "")
     tiers = cache.tiers

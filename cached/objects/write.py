@@ -92,9 +92,14 @@ async def _tell(cache: ObjectCache, pinned: Pinned) -> None:
     await forget(cache, Address(news.bucket, news.name), "replaced", before=news.generation)
     answers = await cache.neighbours.tell(CHANGED, news, _HEARD)
     silent = [node for node, answer in answers.items() if isinstance(answer, CachedError)]
-    if cache.freshness.window > 0 and (silent or cache.neighbours.missing(cache.freshness.window)):
+    if cache.freshness.window > 0 and (silent or _unheard(cache)):
         cache.count("objects.waited_for_silent")
         await asyncio.sleep(max(0.0, asked + cache.freshness.window - cache.now()))
+
+
+def _unheard(cache: ObjectCache) -> bool:
+    """Say whether a node that was not told may remember: one that most others see no more does not (`open_now`)."""
+    return cache.neighbours.missing(cache.freshness.window) or not cache.neighbours.in_touch()
 
 
 async def _keep(cache: ObjectCache, reader: Reader, pinned: Pinned, fd: int) -> None:

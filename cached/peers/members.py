@@ -233,6 +233,7 @@ class Members:
             age=max(0.0, now - max(member.beat_at, member.signed_at)),
             record_age=max(0.0, now - member.signed_at),
             domains=member.peer.domains,
+            left=member.beat is not None and member.beat.left,
         )
 
 

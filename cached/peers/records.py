@@ -142,6 +142,8 @@ class NodeEntry(msgspec.Struct, frozen=True, kw_only=True):
     record_age: float
     #: User domains in the node's certificate.
     domains: frozenset[str]
+    #: It has said goodbye: it does not run any more.
+    left: bool = False
 
 
 class HolderEntry(msgspec.Struct, frozen=True, kw_only=True):

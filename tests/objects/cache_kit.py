@@ -64,6 +64,8 @@ class Town:
         self.dead = set()
         #: A node was lost sight of.
         self.missing = False
+        #: Nodes that see nobody else, and that nobody sees; they reach Cloud Storage all the same.
+        self.cut_off = set()
         #: Calls by node and method.
         self.calls = Counter()
         self._ids = numbers()
@@ -87,8 +89,9 @@ class Town:
         tiers = Tiers(stores, caps, "boot")
         neighbours = Neighbours(
             me=me,
-            present=lambda _user: self.present(),
+            present=lambda _user: self.seen(me),
             missing=lambda _seconds: self.missing,
+            in_touch=lambda: 2 * len(self.seen(me)) > len(self.nodes),
             call=self.call(me),
             fetch=self.fetch,
         )
@@ -121,12 +124,15 @@ class Town:
         return cache
 
     def present(self):
-        return [node for node in self.nodes if node not in self.dead]
+        return [node for node in self.nodes if node not in self.dead | self.cut_off]
+
+    def seen(self, me):
+        return [me] if me in self.cut_off else self.present()
 
     def call(self, caller):
         async def call(node, method, body, timeout):
             self.calls[node, method] += 1
-            if node in self.dead or node not in self.nodes:
+            if node in self.dead or node not in self.nodes or {node, caller} & self.cut_off:
                 raise PeerUnreachable(f"node {node} does not answer")
             return msgspec.to_builtins(
                 await self._answer(caller, self.nodes[node], method, msgspec.to_builtins(body))

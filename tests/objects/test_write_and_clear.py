@@ -76,6 +76,30 @@ def test_after_a_put_no_node_reads_the_old_one_even_within_the_window(tmp_path):
     scene(tmp_path, body, count=3, window=60.0)
 
 
+def test_a_node_that_has_long_been_cut_off_reads_nothing_old_either(tmp_path):
+    async def body(made, writer, lost, _third):
+        made.origin.store("genomes", "chr1", b"old")
+        made.cut_off.add(lost.neighbours.me)
+        assert (await content(lost, ada(), HERE))[0] == b"old"
+        await written(writer, ada(), HERE, b"new")
+        assert (await content(lost, ada(), HERE))[0] == b"new"
+        assert not writer.counts["objects.waited_for_silent"]
+
+    scene(tmp_path, body, count=3, window=60.0)
+
+
+def test_a_node_that_has_long_been_cut_off_waits_for_the_others_before_it_says_that_it_has_written(tmp_path):
+    async def body(made, lost, reader, _third):
+        made.origin.store("genomes", "chr1", b"old")
+        made.cut_off.add(lost.neighbours.me)
+        assert (await content(reader, ada(), HERE))[0] == b"old"
+        await written(lost, ada(), HERE, b"new")
+        assert (await content(reader, ada(), HERE))[0] == b"new"
+        assert lost.counts["objects.waited_for_silent"] == 1
+
+    scene(tmp_path, body, count=3, window=0.3)
+
+
 def test_a_condition_that_does_not_hold_changes_nothing(tmp_path):
     async def body(made, cache):
         old = made.origin.store("genomes", "chr1", b"old")
