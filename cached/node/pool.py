@@ -53,9 +53,10 @@ BREATH = 0.02
 PATIENCE = 1.5
 SILENCES = 2
 PASSED_OVER = 20.0
-#: Seconds without a byte after which a member is left, and for which it is avoided; twice as long each time, at most so
-#: many times.
+#: Seconds without a byte after which a member is left; bytes per second below which it is left all the same; and
+#: seconds for which it is avoided then, twice as long each time, at most so many times.
 STALL = 5.0
+SLOWEST = 32 << 10
 AVOIDED = 5.0
 _DOUBLINGS = 6
 #: Seconds after which a member whose reads failed for the moment may try again.
@@ -362,12 +363,15 @@ class _Member:
         received = bytearray()
         size = self._bytes(block)
         try:
-            async with contextlib.aclosing(self._node.link.fetch(giver, direct.STREAM, query)) as chunks:  # type: ignore[type-var]
+            async with (
+                asyncio.timeout(STALL + size / SLOWEST),
+                contextlib.aclosing(self._node.link.fetch(giver, direct.STREAM, query)) as chunks,  # type: ignore[type-var]
+            ):
                 while len(received) < size:
                     async with asyncio.timeout(STALL):
                         received += await anext(chunks)
         except TimeoutError:
-            raise NoSource("it sends nothing") from None
+            raise NoSource("it sends nothing, or next to nothing") from None
         except StopAsyncIteration:
             raise NoSource("it broke off") from None
         if len(received) != size:

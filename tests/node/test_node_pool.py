@@ -488,3 +488,40 @@ def test_a_keeper_that_gives_nothing_to_do_keeps_nobody_waiting_for_ever(tmp_pat
             assert node.counters.snapshot()["origin.set_bytes_read"] == SIZE
 
     run(story())
+
+
+def test_a_member_that_gives_a_byte_now_and_then_keeps_nobody_waiting_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "ALONE", 0.2)
+    monkeypatch.setattr(pool, "STALL", 0.5)
+    monkeypatch.setattr(pool, "SLOWEST", 1 << 40)
+    asked = []
+
+    def always_the_same(_node, _who, ask):
+        if "drip" in ask.avoid:
+            return reading.Share()
+        missing = [block for block in range(ask.blocks) if not int(ask.have, 16) >> block & 1]
+        free = [block for block in missing if str(block) not in ask.getting]
+        return reading.Share(get=tuple((block, "drip") for block in free[: ask.get]))
+
+    async def drip(node_id, *_):
+        asked.append(node_id)
+        while True:
+            yield b"x"
+            await asyncio.sleep(0.05)
+
+    async def agreed(*_):
+        return {}
+
+    monkeypatch.setattr(pooltable, "answer", always_the_same)
+
+    async def story():
+        origin, _ = await kept(tmp_path)
+        async with world(tmp_path) as w:
+            node = await node_with(w, origin, "a")
+            node.link.fetch, node.link.call = drip, agreed
+            view = await made(node, ADA, "nr", source_set="gs://data/out")
+            await committed(node, view.id, 30)
+            assert set(asked) == {"drip"}
+            assert node.counters.snapshot()["origin.set_bytes_read"] == SIZE
+
+    run(story())
