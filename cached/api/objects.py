@@ -10,7 +10,7 @@ import base64
 import binascii
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -89,10 +89,10 @@ class ObjectRoutes:
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         prefix = parse_prefix(request.query.get("prefix", ""))
-        found = await self._verbs.list(
-            self._caller_of(request), prefix, token_of(request), request.query.get("delimiter", "")
-        )
-        return await asyncio.to_thread(_json, found)
+        delimiter = request.query.get("delimiter", "")
+        pages = self._verbs.list(self._caller_of(request), prefix, token_of(request), delimiter)
+        async with contextlib.aclosing(pages):  # type: ignore[type-var]
+            return await _listed(request, pages)
 
     async def _copies(self, request: web.Request) -> web.StreamResponse:
         prefix = request.query.get("prefix", "")
@@ -223,6 +223,35 @@ def _head_of(request: web.Request, view: wire.ObjectView) -> tuple[web.StreamRes
         response.headers[hdrs.CONTENT_RANGE] = f"bytes {start}-{start + count - 1}/{view.size}"
     response.content_length = count
     return response, start, count
+
+
+async def _listed(request: web.Request, pages: AsyncIterator[wire.ObjectList]) -> web.StreamResponse:
+    """Write a list as it comes. What goes wrong before its first page is an ordinary error, later it stands behind."""
+    response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: "application/json"})
+    prefixes: list[str] = []
+    more, error = b"", None
+    try:
+        async for page in pages:
+            if not response.prepared:
+                await response.prepare(request)
+                await response.write(b'{"items":[')
+            if page.items:
+                await response.write(more + await asyncio.to_thread(_inner, page.items))
+                more = b","
+            prefixes += page.prefixes
+    except CachedError as failure:
+        if not response.prepared:
+            raise
+        error = failure.to_wire()["error"]
+    tail = {"prefixes": prefixes, **({"error": error} if error else {})}
+    await response.write(b"]," + wire.encode(tail)[1:])
+    await response.write_eof()
+    return response
+
+
+def _inner(items: Sequence[wire.ObjectView]) -> bytes:
+    """Return the JSON of a list without its brackets."""
+    return wire.encode(items)[1:-1]
 
 
 async def _pass_on(

@@ -159,8 +159,8 @@ class ObjectVerbs:
     release: Callable[[str], None]
     #: (caller, address, token)
     stat: Callable[[Caller, Address, str], Awaitable[wire.ObjectView]]
-    #: (caller, prefix, token, delimiter)
-    list: Callable[[Caller, Prefix, str, str], Awaitable[wire.ObjectList]]
+    #: (caller, prefix, token, delimiter) -> page after page, the first one also when there is nothing.
+    list: Callable[[Caller, Prefix, str, str], AsyncIterator[wire.ObjectList]]
     #: (caller, prefix or None for all) -> the caller's copies on this node
     copies: Callable[[Caller, Prefix | None], wire.CopyList]
     #: (caller, view, start, stop, token) -> the bytes of a range, from Cloud Storage.
@@ -224,7 +224,6 @@ class Verbs:
     nodes: Callable[[Caller], Awaitable[Sequence[wire.NodeView]]]
     #: (caller) -> JSON value
     status: Callable[[Caller], Awaitable[Any]]
-    #: (caller) -> JSON value
     #: (caller, user, since, scope): each of them None for all that the caller may see.
     usage: Callable[[Caller, str | None, str | None, str | None], Awaitable[Any]]
     #: (caller)

@@ -22,7 +22,7 @@ from cached.client.rest import quoted
 from cached.client.session import Session
 from cached.client.spool import ObjectWriter, Source, descriptor_of
 from cached.client.through import FIRST, ThroughFile
-from cached.errors import DaemonUnreachable, UsageError
+from cached.errors import CachedError, DaemonUnreachable, UsageError
 
 Keep = Literal["auto", "memory", "none"]
 
@@ -170,7 +170,10 @@ class Objects(Session):
     def list_objects(self, prefix: str, delimiter: str = "") -> wire.ObjectList:
         """List what lies below `gs://BUCKET[/PREFIX]`; with a delimiter what lies beyond it only by its beginning."""
         query = {"prefix": str(parse_prefix(prefix)), "delimiter": delimiter}
-        return self._origin.ask("GET", "objects", wire.ObjectList, query=query, token=self._tokens.get())
+        found = self._origin.ask("GET", "objects", wire.ObjectList, query=query, token=self._tokens.get())
+        if found.error is not None:
+            raise CachedError.from_wire({"error": found.error})
+        return found
 
     def list_copies(self, prefix: str | None = None) -> list[wire.CopyView]:
         """Return what of the object cache on this node is this user's, or lies below a prefix; asks nobody else."""

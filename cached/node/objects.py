@@ -96,17 +96,15 @@ async def stat(node: Node, caller: Caller, address: Address, token: str) -> wire
 
 async def list_objects(
     node: Node, caller: Caller, prefix: Prefix, token: str, delimiter: str
-) -> wire.ObjectList:
-    """List the objects below a prefix, as the user; with a delimiter those beyond it by how they begin."""
-    items: list[wire.ObjectView] = []
-    beyond: dict[str, None] = {}
-    async for pinned in node.objects.origin.list(prefix.bucket, prefix.name, token=token):
-        rest = pinned.name[len(prefix.name) :]
-        if delimiter and delimiter in rest:
-            beyond[prefix.name + rest[: rest.index(delimiter) + len(delimiter)]] = None
-        else:
-            items.append(view(pinned))
-    return wire.ObjectList(items=items, prefixes=list(beyond))
+) -> AsyncIterator[wire.ObjectList]:
+    """List the objects below a prefix, as the user; with a delimiter those beyond it by how they begin.
+
+    Page by page, of which the node holds one: a bucket may have more objects than memory.
+    """
+    pages = node.objects.origin.pages(prefix.bucket, prefix.name, token=token, delimiter=delimiter)
+    async for page in pages:
+        node.objects.charged(caller.user, "", {}, 1, 1)
+        yield wire.ObjectList(items=[view(pinned) for pinned in page.items], prefixes=list(page.prefixes))
 
 
 def stream(

@@ -198,12 +198,10 @@ class _Member:
             and trusted_with(entry, self._known)
             and self._silent.get(entry.record.id, 0.0) <= now
         ]
-        order = placement.rendezvous(self._job.content, [*able, self._node.id])
-        return order[0]
+        return placement.rendezvous(self._job.content, [*able, self._node.id])[0]
 
     def _words(self, now: float) -> Ask:
         failure = self._unable[0] if self._unable and self._unable[1] > now else None
-        whole = bool(self._whole())
         avoided = tuple(who for who, until in self._avoided.items() if until > now)
         return Ask(
             set=self._known.record.id,
@@ -212,7 +210,7 @@ class _Member:
             have=f"{self._have:x}",
             reading=f"{sum(1 << block for block in self._reading.values()):x}",
             getting={str(block): giver for block, giver in self._getting.values()},
-            read=0 if failure or whole else READING - len(self._reading),
+            read=0 if failure or self._whole() else READING - len(self._reading),
             get=GETTING - len(self._getting),
             avoid=avoided,
             distrusted=tuple(who for who in avoided if self._failed[who] > 1),

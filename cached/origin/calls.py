@@ -17,7 +17,7 @@ from cached.addresses import Address
 from cached.errors import IntegrityFailed
 from cached.origin.failures import Failed, answered
 from cached.origin.lanes import SLOWEST
-from cached.origin.values import Pinned
+from cached.origin.values import Page, Pinned
 
 if TYPE_CHECKING:
     import requests
@@ -38,7 +38,7 @@ def stat(client: Client, address: Address, timeout: float) -> Pinned:
 
 def page(
     client: Client, bucket: str, prefix: str, delimiter: str, after: str | None, timeout: float
-) -> tuple[list[Pinned], str | None]:
+) -> tuple[Page, str | None]:
     """Ask for one page of a listing; return it, and the token of the next one."""
     listing = client.list_blobs(
         bucket,
@@ -49,8 +49,8 @@ def page(
         retry=None,
         timeout=timeout,
     )
-    rows = [pinned_of(blob) for blob in next(listing.pages, ())]
-    return rows, listing.next_page_token
+    found = next(listing.pages)
+    return Page([pinned_of(blob) for blob in found], found.prefixes), listing.next_page_token
 
 
 def delete(client: Client, address: Address, timeout: float) -> None:

@@ -16,7 +16,7 @@ from cached.origin.accounts import Accounts
 from cached.origin.lanes import Lanes
 from cached.origin.origin import PART, Progress, Reading
 from cached.origin.retry import FIRST
-from cached.origin.values import OriginStats, Pinned
+from cached.origin.values import OriginStats, Page, Pinned
 
 #: Seconds for each step of a connection.
 TIMEOUT: Final = 30.0
@@ -60,10 +60,10 @@ class Gcs:
         call = functools.partial(calls.stat, address=address, timeout=self._lanes.timeout)
         return await self._lanes.ask("stat", call, address, token=token)
 
-    async def list(
+    async def pages(
         self, bucket: str, prefix: str, *, token: str | None, delimiter: str = ""
-    ) -> AsyncIterator[Pinned]:
-        """Yield objects page by page, in order of their names."""
+    ) -> AsyncIterator[Page]:
+        """Yield what lies below a prefix, page by page."""
         after: str | None = None
         while True:
             call = functools.partial(
@@ -74,11 +74,16 @@ class Gcs:
                 after=after,
                 timeout=self._lanes.timeout,
             )
-            rows, after = await self._lanes.ask("list", call, Prefix(bucket, prefix), token=token)
-            for row in rows:
-                yield row
+            page, after = await self._lanes.ask("list", call, Prefix(bucket, prefix), token=token)
+            yield page
             if not after:
                 return
+
+    async def list(self, bucket: str, prefix: str, *, token: str | None) -> AsyncIterator[Pinned]:
+        """Yield all objects below a prefix."""
+        async for page in self.pages(bucket, prefix, token=token):
+            for row in page.items:
+                yield row
 
     async def read(self, pinned: Pinned, start: int, stop: int, *, token: str | None) -> bytes:
         """Return a range of the stored bytes."""

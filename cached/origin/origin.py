@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
 from cached.addresses import Address
-from cached.origin.values import OriginStats, Pinned
+from cached.origin.values import OriginStats, Page, Pinned
 
 #: Runs what blocks, and returns what that returned.
 Reading = Callable[[Callable[[], bytes]], Awaitable[bytes]]
@@ -35,13 +35,18 @@ class Origin(Protocol):
         """Return the live generation, or the one the address names; raises `OriginChanged` when that one is gone."""
         ...
 
-    def list(
+    def pages(
         self, bucket: str, prefix: str, *, token: str | None, delimiter: str = ""
-    ) -> AsyncIterator[Pinned]:
-        """Yield the objects whose names begin with `prefix`, in order of their names.
+    ) -> AsyncIterator[Page]:
+        """Yield the objects whose names begin with `prefix`, in order of their names; one request for each page.
 
-        With a `delimiter`, only those that have none of it in the rest of the name.
+        With a `delimiter`, those that have it in the rest of the name only by how they begin, up to and with it, once
+        each.
         """
+        ...
+
+    def list(self, bucket: str, prefix: str, *, token: str | None) -> AsyncIterator[Pinned]:
+        """Yield all objects whose names begin with `prefix`, in order of their names."""
         ...
 
     async def read(self, pinned: Pinned, start: int, stop: int, *, token: str | None) -> bytes:

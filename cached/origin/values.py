@@ -40,6 +40,13 @@ class Pinned(msgspec.Struct, frozen=True):
         return Address(self.bucket, self.name, self.generation)
 
 
+class Page(msgspec.Struct, frozen=True):
+    """Some of a listing, in order of their names: objects, and with a delimiter how the names of others begin."""
+
+    items: list[Pinned]
+    prefixes: tuple[str, ...] = ()
+
+
 class OriginStats:
     """Requests by kind, bytes in and out, retries by cause; counted from many threads.
 

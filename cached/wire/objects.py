@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -87,6 +87,8 @@ class ObjectList(msgspec.Struct, frozen=True, kw_only=True):
 
     items: list[ObjectView]
     prefixes: list[str] = []
+    #: What kept the list from being whole, as in an answer that is an error.
+    error: dict[str, Any] | None = None
 
 
 class ClearItem(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from typing import Any
 from cached import wire
 from cached.addresses import Address, Prefix
 from cached.api.verbs import ObjectVerbs
-from cached.errors import Forbidden, NotFound, OriginChanged, SourceChanged
+from cached.errors import Forbidden, NotFound, OriginChanged, OriginUnavailable, SourceChanged
 from cached.node.caller import Caller
 from cached.node.objects import PutOptions
 from cached.origin import waiting
@@ -59,6 +59,8 @@ class FakeCloud:
         #: Bytes of such an object after which a stream fails.
         self.breaks_after: int | None = None
         self.streams = 0
+        #: A list fails after its first page.
+        self.lists_break = False
         self.gate = asyncio.Event()
         self.gate.set()
         self.reports = [wire.Progress(bytes_present=n, bytes_wanted=2, state="TRANSFERRING") for n in (1, 2)]
@@ -144,7 +146,9 @@ class FakeCloud:
     async def stat(self, caller: Caller, address: Address, token: str) -> wire.ObjectView:
         return self._found(address, token)
 
-    async def list(self, caller: Caller, prefix: Prefix, token: str, delimiter: str) -> wire.ObjectList:
+    async def list(
+        self, caller: Caller, prefix: Prefix, token: str, delimiter: str
+    ) -> AsyncIterator[wire.ObjectList]:
         self.seen.append(token)
         if self.tokens is not None and token not in self.tokens:
             raise Forbidden(f"{prefix}: Cloud Storage does not let you list it")
@@ -161,7 +165,10 @@ class FakeCloud:
                     prefixes.append(beginning)
             else:
                 items.append(self.view(bucket, name))
-        return wire.ObjectList(items=items, prefixes=prefixes)
+        yield wire.ObjectList(items=items[:1], prefixes=prefixes)
+        if self.lists_break:
+            raise OriginUnavailable(f"{prefix}: Cloud Storage does not answer")
+        yield wire.ObjectList(items=items[1:])
 
     async def stream(
         self, caller: Caller, view: wire.ObjectView, start: int, stop: int, token: str

@@ -204,6 +204,20 @@ def test_lists_have_items_and_prefixes(daemon, http_):
     assert http_.json("GET", "/v1/objects?prefix=gs://absent-bucket")[0] == 404
 
 
+def test_a_list_comes_as_it_is_read_and_says_at_its_end_why_it_is_not_whole(daemon, http_):
+    cloud = daemon.node.cloud
+    cloud.plant("gs://genomes/readme", b"x")
+    _, value = http_.json("GET", "/v1/objects?prefix=gs://genomes")
+    assert [each["name"] for each in value["items"]] == ["chr/1.fa", "readme"]
+    assert "error" not in value
+    assert http_.json("GET", "/v1/objects?prefix=gs://genomes/none")[1] == {"items": [], "prefixes": []}
+    cloud.lists_break = True
+    status, value = http_.json("GET", "/v1/objects?prefix=gs://genomes")
+    assert status == 200
+    assert [each["name"] for each in value["items"]] == ["chr/1.fa"]
+    assert value["error"]["code"] == "origin_unavailable"
+
+
 def test_stat_describes_one_object(daemon, http_):
     status, value = http_.json("GET", "/v1/stat?address=gs://genomes/chr/1.fa")
     assert (status, value["size"], value["content_type"]) == (200, len(DATA), "text/plain")

@@ -22,6 +22,7 @@ from cached.errors import (
     Forbidden,
     NotFound,
     OriginChanged,
+    OriginUnavailable,
     UsageError,
 )
 from tests.api.fake_daemon import Daemon, running
@@ -230,6 +231,12 @@ def test_stat_list_clear_and_the_end_of_a_scope(client, daemon):
     reply = client.end_scope("b7", delete_origin=True, dry_run=True)
     assert (reply.scope, reply.dry_run) == ("b7", True)
     assert set(daemon.node.cloud.seen) == {"tok-ada"}
+
+
+def test_a_list_that_breaks_off_is_an_error_and_no_shorter_list(client, daemon):
+    daemon.node.cloud.lists_break = True
+    with pytest.raises(OriginUnavailable, match="gs://genomes/: Cloud Storage does not answer"):
+        client.list_objects("gs://genomes")
 
 
 def test_a_token_may_be_asked_for_at_each_request(daemon):

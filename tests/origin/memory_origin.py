@@ -13,7 +13,7 @@ import msgspec
 from cached.addresses import Address
 from cached.errors import CachedError, Forbidden, IntegrityFailed, NotFound, OriginChanged, UsageError
 from cached.origin.origin import MOST_AT_ONCE, PART, Progress
-from cached.origin.values import ANONYMOUS, NODE_ACCOUNT, OriginStats, Pinned
+from cached.origin.values import ANONYMOUS, NODE_ACCOUNT, OriginStats, Page, Pinned
 
 EVERYBODY = "*"
 #: Called before each request: what kind it is (stat list media upload delete), of which object.
@@ -39,6 +39,8 @@ class MemoryOrigin:
         self._expired: set[str] = set()
         self._failures: list[list[object]] = []
         self._generation = time.time_ns() // 1000
+        #: Names in one page of a listing.
+        self.page = 1000
         self.closed = False
 
     # What a test says and sees.
@@ -92,15 +94,32 @@ class MemoryOrigin:
         await self._enter("stat", address, token)
         return self._find(address)[0]
 
-    async def list(
+    async def pages(
         self, bucket: str, prefix: str, *, token: str | None, delimiter: str = ""
-    ) -> AsyncIterator[Pinned]:
-        """Yield objects in order of their names."""
+    ) -> AsyncIterator[Page]:
+        """Yield what lies below a prefix, `page` names at a time."""
         await self._enter("list", Address(bucket, prefix), token)
-        objects = self._in(bucket)
+        objects = dict(self._in(bucket))
+        told: dict[str, Pinned | None] = {}
         for name in sorted(objects, key=str.encode):
-            if name.startswith(prefix) and not (delimiter and delimiter in name[len(prefix) :]):
-                yield objects[name][0]
+            if name.startswith(prefix):
+                head, found, _ = name[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
+                told[prefix + head + found if found else name] = None if found else objects[name][0]
+        names = list(told)
+        for start in range(0, max(1, len(names)), self.page):
+            if start:
+                await self._enter("list", Address(bucket, prefix), token)
+            some = names[start : start + self.page]
+            yield Page(
+                [pinned for name in some if (pinned := told[name]) is not None],
+                tuple(name for name in some if told[name] is None),
+            )
+
+    async def list(self, bucket: str, prefix: str, *, token: str | None) -> AsyncIterator[Pinned]:
+        """Yield objects in order of their names."""
+        async for page in self.pages(bucket, prefix, token=token):
+            for row in page.items:
+                yield row
 
     async def read(self, pinned: Pinned, start: int, stop: int, *, token: str | None) -> bytes:
         """Return a range."""

@@ -80,9 +80,23 @@ def test_a_listing_is_in_order_and_goes_over_all_pages(world):
         rows = await everything(world.origin.list("b", "run/", token=None))
         assert [row.name for row in rows] == [*names, "run/deep/er"]
         assert all(row.generation and row.crc32c == 0 for row in rows)
-        flat = await everything(world.origin.list("b", "run/", token=None, delimiter="/"))
-        assert [row.name for row in flat] == names
         assert await everything(world.origin.list("b", "none", token=None)) == []
+
+    play(world.origin, scene)
+
+
+def test_with_a_delimiter_only_the_beginnings_of_what_lies_deeper_are_told_once_each(world):
+    names = sorted((f"run/{number:04}" for number in range(1100)), key=str.encode)
+    for name in [*names, "run/deep/er", "run/deep/est", "run/0500/x", "other/x"]:
+        world.store("b", name, b"")
+
+    async def scene():
+        pages = await everything(world.origin.pages("b", "run/", token=None, delimiter="/"))
+        assert [row.name for page in pages for row in page.items] == names
+        assert [name for page in pages for name in page.prefixes] == ["run/0500/", "run/deep/"]
+        assert all(len(page.items) + len(page.prefixes) <= 1000 for page in pages)
+        (none,) = await everything(world.origin.pages("b", "none", token=None, delimiter="/"))
+        assert (none.items, tuple(none.prefixes)) == ([], ())
 
     play(world.origin, scene)
 
