@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -63,12 +64,13 @@ class Assembly:
         """
         start, stop = self.parts[index]
         at, crc, held, size = start, 0, [], 0
-        async for chunk in chunks:
-            held.append(chunk)
-            size += len(chunk)
-            if size >= _PIECE:
-                crc = await to_the_end(asyncio.to_thread(self._write, held, at, stop, crc))
-                at, held, size = at + size, [], 0
+        async with contextlib.aclosing(chunks):  # type: ignore[type-var]  # what else comes is not waited for
+            async for chunk in chunks:
+                held.append(chunk)
+                size += len(chunk)
+                if size >= _PIECE:
+                    crc = await to_the_end(asyncio.to_thread(self._write, held, at, stop, crc))
+                    at, held, size = at + size, [], 0
         if held:
             crc = await to_the_end(asyncio.to_thread(self._write, held, at, stop, crc))
         if at + size != stop:

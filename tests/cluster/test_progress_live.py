@@ -65,7 +65,11 @@ def test_whoever_waits_on_a_terminal_sees_bytes_rate_and_time_left_of_each_node(
     on_a_terminal(b, "exec", "s", "--", "true", until=moving("b"))
     on_a_terminal(c, "get", "s", str(cluster.work / "copy"), until=moving("c"))
     copies = cluster.wait_for(
-        lambda: [one for one in a.show("s")["replicas"] if one["node"] != "a" and one["bytes_per_second"]]
+        lambda: [
+            one
+            for one in a.show("s")["replicas"]
+            if one["node"] != "a" and one["bytes_per_second"] and one["bytes_present"]
+        ]
     )
     for one in copies:
         assert one["state"] == "TRANSFERRING"

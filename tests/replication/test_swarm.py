@@ -129,7 +129,8 @@ def test_a_receiver_serves_others_from_where_storage_moved_its_files(tmp_path):
         await net.add(tmp_path, "two")
         job = await fetch_and_keep(net, tmp_path, content, "two")
         assert same(content, job.data)
-        assert job.progress.by_source.keys() == {"one"}
+        assert job.progress.by_source.keys() <= {"one"}, "it may be over before anybody looks"
+        assert (await net.swarms["one"].stats(content.id)).uploaded > 0
         await net.close()
 
     asyncio.run(run())
