@@ -17,6 +17,7 @@ from cached.objects.cache import ObjectCache, Pace, Reader, Report
 from cached.objects.copies import Filling, Wanted
 from cached.objects.neighbours import CHANGED, Changed
 from cached.objects.read import forget
+from cached.objects.sent import Compare, Sent
 from cached.origin.crc import crc32c
 from cached.origin.values import Pinned
 
@@ -52,6 +53,7 @@ async def put(
     Raises `OriginChanged` when the condition does not hold, `SourceChanged` when the file changes meanwhile, and what
     Cloud Storage says to this user.
     """
+    sent = Sent()
     size, crc = await cache.hands.read(reader.user, partial(_measured, fd, os.fstat(fd).st_size))
     if report is not None:
         report(Pace(0, size))
@@ -65,7 +67,7 @@ async def put(
             if_generation=wish.if_generation,
             content_type=wish.content_type,
             metadata=wish.metadata,
-            reading=partial(_by_hand, cache, reader.user),
+            reading=partial(_by_hand, cache, reader.user, sent),
         )
     except IntegrityFailed as error:
         raise SourceChanged(
@@ -77,7 +79,7 @@ async def put(
     cache.charged(reader.user, reader.scope, {"origin": size}, 1, 1)
     await _tell(cache, pinned)
     try:
-        await _keep(cache, reader, pinned, fd)
+        await _keep(cache, reader, pinned, fd, sent)
     except CachedError:
         cache.count("objects.put_not_kept")  # Cloud Storage has it, and that is what was asked for
     if report is not None:
@@ -102,16 +104,18 @@ def _unheard(cache: ObjectCache) -> bool:
     return cache.neighbours.missing(cache.freshness.window) or not cache.neighbours.in_touch()
 
 
-async def _keep(cache: ObjectCache, reader: Reader, pinned: Pinned, fd: int) -> None:
-    """Keep a copy of what was written; without room, or when the file changed since, there is none."""
+async def _keep(cache: ObjectCache, reader: Reader, pinned: Pinned, fd: int, sent: Sent) -> None:
+    """Keep a copy of what was written; without room, or when the file is not what was sent, there is none."""
     key = cache.key(reader.user, pinned)
     wanted = Wanted(key=key, size=pinned.size, user=reader.user, scope=reader.scope)
     filling = await cache.tiers.reserve(wanted)
     if filling is None:
         return
     try:
-        if await cache.hands.read(reader.user, partial(_copied, fd, filling)) != pinned.crc32c:
-            raise SourceChanged("the file changed after it was stored")
+        compare = sent.compare(pinned.size)
+        crc = await cache.hands.read(reader.user, partial(_copied, fd, filling, compare))
+        if crc != pinned.crc32c or not compare.same():
+            raise SourceChanged("the file is not what was stored")
     except BaseException as error:
         await to_the_end(cache.tiers.abandon(filling))
         if not isinstance(error, CachedError | OSError):
@@ -122,8 +126,9 @@ async def _keep(cache: ObjectCache, reader: Reader, pinned: Pinned, fd: int) -> 
     entry.matched = (entry.size, entry.crc32c) == (pinned.size, pinned.crc32c)
 
 
-async def _by_hand(cache: ObjectCache, user: str, call: Callable[[], bytes]) -> bytes:
-    return await cache.hands.read(user, lambda _: call())
+async def _by_hand(cache: ObjectCache, user: str, sent: Sent, call: Callable[[], bytes]) -> bytes:
+    read = sent.reading(call)
+    return await cache.hands.read(user, lambda _: read())
 
 
 def _measured(fd: int, size: int, hold: Hold) -> tuple[int, int]:
@@ -138,10 +143,11 @@ def _measured(fd: int, size: int, hold: Hold) -> tuple[int, int]:
     return at, crc
 
 
-def _copied(fd: int, filling: Filling, hold: Hold) -> int:
+def _copied(fd: int, filling: Filling, compare: Compare, hold: Hold) -> int:
     crc, at, size = 0, 0, filling.wanted.size
     while at < size and hold.go_on() and (data := os.pread(fd, min(_PIECE, size - at), at)):
         with hold.with_others():
             filling.writing.write(data, at)
+        compare.add(data)
         crc, at = crc32c(data, crc), at + len(data)
     return crc if at == size else -1

@@ -18,6 +18,7 @@ from cached.objects.read import open_object
 from cached.objects.sweep import end_left_behind, run, sweep
 from cached.objects.through import read_through
 from cached.objects.write import Wish, put
+from cached.origin.crc import crc32c
 from tests.objects.cache_kit import ada, bob, content
 from tests.objects.test_read import scene
 
@@ -269,5 +270,68 @@ def test_one_user_s_hanging_file_stops_neither_the_puts_of_others_nor_the_node(t
         assert {type(answer) for answer in answers} == {TimedOut, Busy}
         assert (await content(cache, bob(), parse("gs://genomes/a1")))[0] == b"bytes"
         hung.set()
+
+    scene(tmp_path, body)
+
+
+def with_the_crc_of(model, data):
+    """Return `data` with other last bytes, so that it has the CRC-32C of `model`: the checksum is linear in them."""
+    head = data[:-4]
+    zero = crc32c(head + bytes(4))
+    basis = {}
+    for bit in range(32):
+        value, chosen = crc32c(head + (1 << bit).to_bytes(4, "little")) ^ zero, 1 << bit
+        while value and value.bit_length() in basis:
+            other, more = basis[value.bit_length()]
+            value, chosen = value ^ other, chosen ^ more
+        basis[value.bit_length()] = value, chosen
+    rest, tail = crc32c(model) ^ zero, 0
+    while rest:
+        value, chosen = basis[rest.bit_length()]
+        rest, tail = rest ^ value, tail ^ chosen
+    return head + tail.to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("size", [1000, 3 << 20])
+def test_bytes_with_the_same_checksum_that_take_the_place_of_what_was_sent_are_not_kept(tmp_path, size):
+    async def body(made, cache):
+        made.origin.bucket("genomes")
+        honest = b"A" * size
+        forged = with_the_crc_of(honest, b"B" * size)
+        assert crc32c(forged) == crc32c(honest)
+        assert forged != honest
+        fd = memory(honest)
+        store = made.origin.put
+
+        async def put_and_change(*given, **wish):
+            pinned = await store(*given, **wish)
+            os.pwrite(fd, forged, 0)
+            return pinned
+
+        made.origin.put = put_and_change
+        await put(cache, ada(), HERE, fd, Wish())
+        os.close(fd)
+        assert cache.counts["objects.put_not_kept"] == 1
+        assert (await content(cache, bob(), HERE))[0] == honest
+
+    scene(tmp_path, body)
+
+
+def test_of_what_was_read_twice_to_be_sent_no_copy_is_kept(tmp_path):
+    async def body(made, cache):
+        made.origin.bucket("genomes")
+        store = made.origin.put
+
+        async def read_twice(*given, reading, **wish):
+            async def again(call):
+                await reading(call)
+                return await reading(call)
+
+            return await store(*given, reading=again, **wish)
+
+        made.origin.put = read_twice
+        await written(cache, ada(), HERE, b"bytes")
+        assert len(cache.tiers.index) == 0
+        assert (await content(cache, bob(), HERE))[0] == b"bytes"
 
     scene(tmp_path, body)
