@@ -26,7 +26,7 @@ async def read(lanes: Lanes, pinned: Pinned, start: int, stop: int, *, token: st
     if start >= stop:
         return b""
     for again in (True, False):
-        async with lanes.bulk:
+        async with lanes.bulk(token):
             data = b"".join(await _part(lanes, Part(pinned, start, stop), token))
         if stop - start < pinned.size or crc32c(data) == pinned.crc32c:
             return data
@@ -87,7 +87,7 @@ class _Copy:
 
     async def _lane(self, waiting: Iterator[int]) -> None:
         for start in waiting:
-            async with self._lanes.bulk:
+            async with self._lanes.bulk(self._token):
                 await self._copy(start, min(start + self._part, self._pinned.size))
 
     async def _copy(self, start: int, stop: int) -> None:

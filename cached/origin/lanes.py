@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from cached.addresses import Address, Prefix
@@ -15,6 +16,7 @@ from cached.origin import waiting
 from cached.origin.accounts import Accounts
 from cached.origin.failures import Failed, refusal, translate
 from cached.origin.retry import FIRST, Patience
+from cached.origin.turns import Turns
 from cached.origin.values import OriginStats
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ SLOWEST: Final = 64 * 1024
 
 class Lanes:
     """Runs requests, at most `threads` at once; bulk ones leave a quarter of the threads to questions.
+
+    The accounts that are asked with take turns, and none of them has all bulk ones: a user whose files hang while they
+    are sent, or who reads thousands of objects at once, keeps nobody else waiting.
 
     `timeout` (seconds) is for each step of a connection; a request may take twice that, and as long as its bytes need
     at `SLOWEST`. `patience` (seconds) is how long a request is repeated without progress, from `first_wait` on.
@@ -52,9 +57,9 @@ class Lanes:
         self._first_wait = first_wait
         self._dice = dice
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="origin")
-        self._slots = asyncio.Semaphore(threads)
-        #: The right to move many bytes; it bounds the memory that they take.
-        self.bulk = asyncio.Semaphore(max(1, threads - max(1, threads // 4)))
+        self._slots = Turns(threads)
+        bulk = max(1, threads - max(1, threads // 4))
+        self._bulk = Turns(bulk, max(1, bulk - max(1, bulk // 4)))
         self._loading = asyncio.Lock()
         self._loaded = False
         self._closed = False
@@ -82,6 +87,10 @@ class Lanes:
             await self.pause(failed, patience, about, moved=moved() - before)
             before = moved()
 
+    def bulk(self, token: str | None) -> AbstractAsyncContextManager[None]:
+        """Give the right to move many bytes, which bounds the memory that they take."""
+        return self._bulk.turn(token)
+
     def patience(self) -> Patience:
         """Return a new budget of waiting."""
         return Patience(self._patience, time.monotonic(), first=self._first_wait)
@@ -106,7 +115,7 @@ class Lanes:
         """Make one request in a thread; raises `Failed`."""
         await self._load()
         limit = 2 * self.timeout + size / SLOWEST
-        async with self._slots:
+        async with self._slots.turn(token):
             self.stats.asked(kind)
             try:
                 async with asyncio.timeout(limit):

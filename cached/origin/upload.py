@@ -91,7 +91,7 @@ async def put(
 
 
 async def _small(lanes: Lanes, upload: Upload) -> Pinned | None:
-    async with lanes.bulk:
+    async with lanes.bulk(upload.token):
         data = await upload.reading(functools.partial(_read, upload, 0, upload.size))
         if checksum(data) != upload.crc32c:
             raise IntegrityFailed(
@@ -182,7 +182,7 @@ class _Session:
 
     async def _send(self, start: int) -> tuple[bool, Pinned | None]:
         upload = self._upload
-        async with self._lanes.bulk:
+        async with self._lanes.bulk(upload.token):
             data = await upload.reading(
                 functools.partial(_read, upload, start, min(start + CHUNK, upload.size))
             )
