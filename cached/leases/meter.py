@@ -19,6 +19,8 @@ from cached.leases.deadline import Moment
 #: Seconds that are charged between two looks, at most: after a longer pause nobody can tell what was there.
 MOST: Final = 30 * 86_400.0
 HOUR: Final = 3600
+#: Scopes of one user that are told apart within an hour; what more of them take counts as the user's without a scope.
+SCOPES: Final = 1000
 
 
 class Line(NamedTuple):
@@ -104,6 +106,9 @@ class Meter:
         self._mark: Moment | None = None
         self._charges: dict[tuple[int, Line], Figures] = {}
         self._moved: dict[Line, Figures] = {}
+        #: The scopes that are told apart in this hour, by owner.
+        self._scopes: dict[str, set[str]] = {}
+        self._hour = 0
 
     def resume(self, mark: Moment | None, held: Mapping[Line, float], now: Moment) -> None:
         """Go on after a restart, from the `mark` written down last: what is held now was there since.
@@ -112,7 +117,7 @@ class Meter:
         """
         self._mark = mark
         off = mark is not None and mark.boot_id != now.boot_id
-        self._held = {line: size for line, size in held.items() if not (off and line.tier == "memory")}
+        self._hold({line: size for line, size in held.items() if not (off and line.tier == "memory")})
 
     def look(self, held: Mapping[Line, float], now: Moment) -> Moment:
         """Charge what was held since the last look, and note what is held from now on; return the new mark."""
@@ -121,12 +126,13 @@ class Meter:
         for hour, seconds in split(now.wall, passed):
             for line, size in self._held.items():
                 self._add(hour, line, Figures(byte_seconds=size * seconds))
-        self._held = {line: size for line, size in held.items() if size > 0}
+        self._hold(held)
         self._mark = deadline.advance(mark, now)
         return self._mark
 
     def moved(self, line: Line, figures: Figures) -> None:
         """Charge what was moved; it counts for the hour in which it is taken."""
+        line = self._told(line)
         known = self._moved.get(line)
         if known is None:
             known = self._moved[line] = Figures()
@@ -135,8 +141,11 @@ class Meter:
     def take(self, now: Moment) -> list[Charge]:
         """Return all charges, to be written down; `give_back` them if that fails."""
         moved, self._moved = self._moved, {}
+        hour = max(0, int(now.wall // HOUR))
         for line, figures in moved.items():
-            self._add(max(0, int(now.wall // HOUR)), line, figures)
+            self._add(hour, line, figures)
+        if hour != self._hour:
+            self._hour, self._scopes = hour, {}
         charges, self._charges = self._charges, {}
         return [Charge(hour, line, figures) for (hour, line), figures in charges.items()]
 
@@ -144,6 +153,24 @@ class Meter:
         """Take back charges that could not be written down."""
         for hour, line, figures in charges:
             self._add(hour, line, figures)
+
+    def _hold(self, held: Mapping[Line, float]) -> None:
+        self._held = {}
+        for line, size in held.items():
+            if size > 0:
+                told = self._told(line)
+                self._held[told] = self._held.get(told, 0.0) + size
+
+    def _told(self, line: Line) -> Line:
+        """Return what is written down: a scope costs nothing to make up, and a row for each would fill the disk."""
+        if not line.scope:
+            return line
+        known = self._scopes.setdefault(line.owner, set())
+        if line.scope not in known:
+            if len(known) >= SCOPES:
+                return line._replace(scope="")
+            known.add(line.scope)
+        return line
 
     def _add(self, hour: int, line: Line, figures: Figures) -> None:
         known = self._charges.get((hour, line))

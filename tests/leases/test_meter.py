@@ -6,7 +6,7 @@ import math
 
 import pytest
 from cached.leases.deadline import Moment
-from cached.leases.meter import HOUR, MOST, Figures, Line, Meter, read, shares, split
+from cached.leases.meter import HOUR, MOST, SCOPES, Figures, Line, Meter, read, shares, split
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -153,3 +153,31 @@ def test_what_could_not_be_written_down_is_charged_later():
 )
 def test_a_read_saves_what_cloud_storage_did_not_serve(parts, operations, charged):
     assert dict(read(parts, operations)) == charged
+
+
+def test_who_makes_up_scopes_without_end_fills_no_disk_with_them_and_pays_all_the_same():
+    meter, other = Meter(), Line("bob", "object", "memory", "run-1")
+    for number in range(SCOPES + 500):
+        meter.moved(MEMORY._replace(scope=f"made-up-{number}"), Figures(saved_bytes=1))
+    meter.moved(other, Figures(saved_bytes=1))
+    charges = meter.take(at(0))
+    assert len(charges) == SCOPES + 2
+    assert sum(one.figures.saved_bytes for one in charges if one.line.owner == "ada") == SCOPES + 500
+    assert other in [one.line for one in charges]
+    held = {MEMORY._replace(scope=f"copy-{number}"): 2.0 for number in range(SCOPES + 500)}
+    meter.look(held, at(0))
+    meter.look(held, at(1))
+    charges = meter.take(at(1))
+    assert len({one.line for one in charges}) <= SCOPES + 1
+    assert math.isclose(byte_seconds(charges), 2.0 * (SCOPES + 500))
+
+
+def test_an_hour_later_other_scopes_are_told_apart():
+    meter = Meter()
+    for hour in range(2):
+        for number in range(SCOPES):
+            meter.moved(MEMORY._replace(scope=f"{hour}-{number}"), Figures(saved_bytes=1))
+        meter.take(at(hour * HOUR))
+        meter.take(at((hour + 1) * HOUR))
+    meter.moved(MEMORY._replace(scope="one-more"), Figures(saved_bytes=1))
+    assert [one.line.scope for one in meter.take(at(3 * HOUR))] == ["one-more"]
