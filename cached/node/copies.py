@@ -39,6 +39,6 @@ def _view(where: tuple[Address, bool], entries: list[Entry], caller: Caller, now
         bytes=sum(entry.size for entry in entries),
         whole=whole,
         tiers=sorted({tier for entry in entries for tier in entry.held}),
-        age_seconds=round(max(0.0, now - max(entry.last_used for entry in entries)), 3),
+        age_seconds=round(max(0.0, now - max(entry.used_at(caller.user) for entry in entries)), 3),
         scope=scopes.pop() if len(scopes) == 1 else "",
     )

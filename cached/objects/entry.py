@@ -32,6 +32,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     source: Source
     #: Wall clock, seconds.
     last_used: float
+    #: The same for each user, where there are several.
+    uses: dict[str, float] = {}
     frequency: int
     #: Boot id in which the checksum was last found right; empty: never.
     boot: str
@@ -56,6 +58,7 @@ class Entry(msgspec.Struct, kw_only=True, eq=False):
     users: tuple[str, ...]
     source: Source
     last_used: float
+    uses: dict[str, float] = {}
     frequency: int
     boot: str
     #: The tiers where it lies.
@@ -82,6 +85,19 @@ class Entry(msgspec.Struct, kw_only=True, eq=False):
     def used_by(self, user: str, now: float, times: int = 1) -> None:
         """Note a use, or several."""
         self.frequency += times
+        if user and self.users != (user,):
+            self._shared(user, now)
+        elif user and self.uses:
+            self.uses = {user: now}
         self.last_used = max(self.last_used, now)
-        if user and self.users[-1:] != (user,):
+
+    def used_at(self, user: str) -> float:
+        """Return when a user used it last, as far as it is known: when others do is not that user's to see."""
+        return self.uses.get(user, self.last_used)
+
+    def _shared(self, user: str, now: float) -> None:
+        uses = self.uses or dict.fromkeys(self.users, self.last_used)
+        if self.users[-1:] != (user,):
             self.users = (*(one for one in self.users if one != user), user)[-USERS:]
+        if len(self.users) > 1:
+            self.uses = {one: uses[one] for one in self.users if one in uses} | {user: now}
