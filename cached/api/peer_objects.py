@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from cached.addresses import bucket_name, object_name
 from cached.errors import Forbidden, UsageError
 from cached.node import scopes
 from cached.node.node import Node
@@ -18,7 +19,7 @@ from cached.objects.clear import clear
 from cached.objects.news import heard
 from cached.peers.link import Writer
 from cached.peers.records import Peer
-from cached.sets.names import check_scope
+from cached.sets.names import check_owner, check_scope
 from cached.wire import convert
 
 #: Largest part that anybody may speak of, in bytes.
@@ -62,12 +63,19 @@ class PeerObjects:
         return {}
 
     async def _changed(self, peer: Peer, body: dict[str, Any]) -> Any:
-        await heard(self._node.objects, peer.node_id, convert(body, neighbours.Changed))
+        news = convert(body, neighbours.Changed)
+        _check_object(news.bucket, news.name, news.generation)
+        await heard(self._node.objects, peer.node_id, news)
         return {}
 
     async def _clear(self, peer: Peer, body: dict[str, Any]) -> Any:
         wish = convert(body, neighbours.Clear)
         _speaks_for(peer, wish.user)
+        check_scope(wish.scope)
+        if wish.bucket:
+            bucket_name(wish.bucket)
+        if wish.prefix:
+            object_name(wish.prefix)
         done = await clear(self._node.objects, wish)
         if done.entries and not wish.dry_run:
             words = f"{done.entries} copies, as another node asks"
@@ -77,12 +85,14 @@ class PeerObjects:
     async def _scoped(self, peer: Peer, body: dict[str, Any]) -> Any:
         asked = convert(body, scopes.Scope)
         _speaks_for(peer, asked.user)
+        check_scope(asked.scope)
         items = await scopes.known(self._node, asked.user, asked.scope, asked.after)
         return {"items": msgspec.to_builtins(items)}
 
     async def _settled(self, peer: Peer, body: dict[str, Any]) -> Any:
         done = convert(body, scopes.Settled)
         _speaks_for(peer, done.user)
+        check_scope(done.scope)
         await scopes.settle(self._node, done.user, done.scope, done.objects)
         return {}
 
@@ -96,13 +106,23 @@ class PeerObjects:
 def _speaks_for(peer: Peer, user: str) -> None:
     if domain_of(user) not in peer.domains:
         raise Forbidden("your certificate does not let you speak for that user")
+    check_owner(user)
 
 
 def _check(peer: Peer, part: neighbours.Part) -> None:
     """Raise `UsageError` unless it can be a part of an object, `Forbidden` when it belongs to somebody else's user."""
     if part.key.owner:
         _speaks_for(peer, part.key.owner)
+    _check_object(part.key.bucket, part.key.name, part.key.generation)
     if not (0 < part.block <= _MOST_BLOCK and 0 <= part.size < 2**50 and part.index >= 0):
         raise UsageError("that is no part of an object")
     if part.start > part.stop or (part.index and part.start >= part.size):
         raise UsageError("that is no part of that object")
+
+
+def _check_object(bucket: str, name: str, generation: int) -> None:
+    """Raise `UsageError` for what is no object: names are kept, and told to users and in the log."""
+    bucket_name(bucket)
+    object_name(name)
+    if not 0 <= generation < 2**63:
+        raise UsageError(f"{generation} is no generation")

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from cached import wire
-from cached.addresses import Address
+from cached.addresses import Address, bucket_name, object_name
 from cached.catalog.rows import ScopedRow
 from cached.catalog.tx import Tx
 from cached.errors import CachedError, NotFound, OriginChanged, UsageError
@@ -242,7 +242,13 @@ async def _page_after(node: Node, who: str, asked: Scope, page: list[Written]) -
 def _page(answer: Any) -> list[Written]:
     if isinstance(answer, CachedError):
         raise answer
-    return understood(answer, _Known).items
+    items = understood(answer, _Known).items
+    for one in items:
+        bucket_name(one.bucket)
+        object_name(one.name)
+        if not 0 <= one.generation < 2**63 or one.bytes < 0:
+            raise UsageError(f"{one.generation} is no generation")
+    return items
 
 
 async def _settle_everywhere(node: Node, user: str, scope: str, gone: list[tuple[str, str]]) -> None:

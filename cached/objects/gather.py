@@ -183,7 +183,7 @@ async def _give_back(job: Gathering) -> None:
     """Let others fetch what this node does not fetch after all."""
     left, job.claims = job.claims, {}
     await _all(
-        job.neighbours.give(where, Given(part=job.part(0), claim=claim, failed=True))
+        job.neighbours.give(where, Given(part=job.part(0), claim=claim, failed=True, user=job.user))
         for claim, where in left.items()
     )
 

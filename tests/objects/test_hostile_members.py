@@ -2,15 +2,30 @@
 
 import asyncio
 import os
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 from cached.addresses import parse
 from cached.api.peer_objects import PeerObjects
-from cached.errors import Forbidden, NotFound
+from cached.errors import Forbidden, NotFound, UsageError
 from cached.node import objects, scopes
 from cached.objects.key import ObjectKey
-from cached.objects.neighbours import BLOCK, GIVE, PART, Answer, Asked, Given, Part, PartWanted
+from cached.objects.gather import _give_back
+from cached.objects.neighbours import (
+    BLOCK,
+    CHANGED,
+    CLEAR,
+    GIVE,
+    PART,
+    Answer,
+    Asked,
+    Changed,
+    Clear,
+    Given,
+    Part,
+    PartWanted,
+)
 from cached.objects.read import open_now
 from cached.origin.crc import crc32c
 from cached.peers.records import Peer
@@ -123,6 +138,84 @@ def test_a_member_speaks_for_the_users_of_its_domains_alone(tmp_path):
                     await calls[PART](evil, query, None)
 
     asyncio.run(story())
+
+
+def test_what_a_member_calls_an_object_is_one_or_nothing_is_done(tmp_path):
+    async def story():
+        async with world(tmp_path) as made:
+            node = await made.node("n0")
+            calls = {}
+            node.link.handle = calls.__setitem__  # type: ignore[method-assign]
+            node.link.stream = calls.__setitem__  # type: ignore[method-assign]
+            PeerObjects(node).bind()
+            evil = Peer(node_id="e" * 40, domains=frozenset({"evil.org"}))
+            mallory = "mallory@evil.org"
+            for bucket, name, generation in [
+                ("genomes", "x" * (1 << 20), 7),
+                ("genomes", "chr1\nINFO cached all is well", 7),
+                ("../other", "chr1", 7),
+                ("genomes", "", 7),
+                ("genomes", "chr1", -1),
+                ("genomes", "chr1", 1 << 63),
+            ]:
+                part = Part(key=ObjectKey(bucket, name, generation), size=10, block=100, index=0)
+                for method, body in [
+                    (BLOCK, Asked(part=part, user=mallory)),
+                    (GIVE, Given(part=part, claim="c", user=mallory)),
+                    (CHANGED, Changed(bucket=bucket, name=name, generation=generation)),
+                ]:
+                    with pytest.raises(UsageError):
+                        await calls[method](evil, msgspec.to_builtins(body))
+            part = Part(key=ObjectKey("genomes", "chr1", 7), size=10, block=100, index=0)
+            for user in ("x" * 5000 + "@evil.org", "a\nb@evil.org"):
+                with pytest.raises(UsageError):
+                    await calls[BLOCK](evil, msgspec.to_builtins(Asked(part=part, user=user)))
+                with pytest.raises(UsageError):
+                    await calls[CLEAR](evil, msgspec.to_builtins(Clear(user=user)))
+            with pytest.raises(UsageError):
+                await calls[CLEAR](evil, msgspec.to_builtins(Clear(user=mallory, prefix="x" * 5000)))
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("bucket", ["../../upload", "results/o/x?alt=media&", "x" * 5000])
+def test_what_a_member_says_was_written_for_a_scope_is_asked_about_only_if_it_can_be_an_object(
+    tmp_path, bucket
+):
+    async def story():
+        async with world(tmp_path) as made:
+            node = await made.node("n0")
+
+            async def lies(*_):
+                said = scopes.Written(bucket=bucket, name="o", generation=1, bytes=1)
+                return {"evil": {"items": [msgspec.to_builtins(said)]}}
+
+            object.__setattr__(node.objects.neighbours, "tell", lies)
+            (told,) = await scopes._end_origin(node, caller("ada"), "run7", "", dry_run=False)
+            assert "names no bucket" in told.reason
+            assert made.origin.counts["stat"] == 0
+
+    asyncio.run(story())
+
+
+def test_a_claim_is_given_back_where_users_have_domains_too(tmp_path):
+    async def body(made, cache):
+        given = []
+
+        async def give(node, what):
+            given.append(what)
+
+        object.__setattr__(cache.neighbours, "give", give)
+        job = SimpleNamespace(
+            claims={"c": "home"},
+            neighbours=cache.neighbours,
+            user="ada@a.org",
+            part=lambda index: a_part(made.origin.store("genomes", "chr1", b"x"), cache),
+        )
+        await _give_back(job)
+        assert [(what.user, what.failed) for what in given] == [("ada@a.org", True)]
+
+    scene(tmp_path, body)
 
 
 def test_a_member_cannot_have_a_user_delete_what_was_not_written_for_the_scope(tmp_path):
