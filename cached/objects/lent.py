@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection
 from itertools import islice
 from typing import Final
@@ -10,8 +11,11 @@ import msgspec
 
 #: Part of the tiers together that what one user has open may take, the largest copy left out of account.
 SHARE: Final = 0.5
-#: Smaller copies do not count: limits on open files keep these from becoming many.
-LEAST: Final = 64 << 10
+#: Smaller copies do not count. Limits on open files would keep larger ones from becoming many, but memory can be mapped
+#: from tens of thousands of copies by each process.
+LEAST: Final = 4 << 10
+#: Opens of one user that the node keeps account of; there are no more.
+MOST: Final = 1 << 18
 #: Copies looked at while somebody waits, and in one round in the background.
 AT_ONCE: Final = 100
 ROUND: Final = 2000
@@ -26,14 +30,17 @@ class _Copy(msgspec.Struct):
 class Lent:
     """Copies by user and name, each counted once for a user."""
 
-    def __init__(self, share: float = SHARE, least: int = LEAST) -> None:
+    def __init__(self, share: float = SHARE, least: int = LEAST, most: int = MOST) -> None:
         self._share = share
+        self._most = most
         self._least = least
         self._copies: dict[str, dict[str, _Copy]] = {}
         self._bytes: dict[str, int] = {}
+        self._opens: Counter[str] = Counter()
 
     def lend(self, user: str, name: str, size: int) -> None:
         """Note that a user opened a copy."""
+        self._opens[user] += 1
         if size < self._least:
             return
         copies = self._copies.setdefault(user, {})
@@ -45,6 +52,9 @@ class Lent:
 
     def close(self, user: str, name: str) -> None:
         """Note that a user says to have closed a copy; whether it is, somebody has to look."""
+        self._opens[user] -= 1
+        if not self._opens[user]:
+            del self._opens[user]
         copy = self._copies.get(user, {}).get(name)
         if copy is not None:
             copy.pins -= 1
@@ -54,6 +64,8 @@ class Lent:
 
         `is_open` tells of a copy without a pin whether somebody has it open all the same.
         """
+        if self._opens.get(user, 0) >= self._most:
+            return False
         copies, most = self._copies.get(user, {}), self._share * capacity
         if size < self._least or name in copies or self._bytes.get(user, 0) + size <= most:
             return True

@@ -166,3 +166,25 @@ async def test_memory_mapped_from_a_copy_takes_its_room_after_the_copy_is_gone(s
     assert shelves.tiers.taken("disk") == 0
     assert await shelves.fetch("b", 100 * KB) is not None
     shelves.check_idle()
+
+
+def test_many_small_copies_count_as_much_as_few_large_ones():
+    lent, size, capacity = Lent(), 60 * KB, 6000 * KB
+    held = 0
+    while lent.allows("ada", f"o{held}", size, capacity, everybody):
+        lent.lend("ada", f"o{held}", size)
+        lent.close("ada", f"o{held}")
+        held += 1
+    assert held == 51
+    assert lent.allows("bob", "o0", size, capacity, everybody)
+
+
+def test_a_user_s_opens_are_counted_however_small_and_however_often_the_same():
+    lent, capacity = Lent(most=3), 1000 * SIZE
+    for _ in range(3):
+        assert lent.allows("ada", "o", 100, capacity, nobody)
+        lent.lend("ada", "o", 100)
+    assert not lent.allows("ada", "o", 100, capacity, nobody)
+    assert lent.allows("bob", "o", 100, capacity, nobody)
+    lent.close("ada", "o")
+    assert lent.allows("ada", "o", 100, capacity, nobody)
