@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cached.api import spool
-from cached.errors import NoSpace, UsageError
+from cached.errors import NoSpace, TimedOut, UsageError
 from cached.storage.files import open_spool
 
 
@@ -100,6 +100,52 @@ def test_no_thread_uses_the_descriptor_once_the_caller_has_gone(
             assert used.is_set()
         finally:
             go.set()
+            os.close(file.descriptor)
+
+    asyncio.run(story())
+
+
+class Silent:
+    """A client that sends something, and then nothing more."""
+
+    def __init__(self, first: bytes) -> None:
+        self._first = first
+
+    async def readany(self) -> bytes:
+        first, self._first = self._first, b""
+        return first or await asyncio.Event().wait() or b""
+
+
+def test_room_is_not_kept_for_what_was_announced_and_does_not_come(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool, "SILENCE", 0.1)
+
+    async def story() -> None:
+        file = File(tmp_path)
+        try:
+            with pytest.raises(TimedOut):
+                await asyncio.wait_for(spool.take_in(Silent(b"some"), 1 << 30, file), 10)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(spool.take_in(Silent(b"some"), None, file), 0.5)
+        finally:
+            os.close(file.descriptor)
+
+    asyncio.run(story())
+
+
+def test_who_is_slow_and_gets_on_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool, "SILENCE", 0.1)
+    monkeypatch.setattr(spool, "SLOWEST", 10)
+
+    class Slow(Body):
+        async def readany(self) -> bytes:
+            await asyncio.sleep(0.03)
+            return await super().readany()
+
+    async def story() -> None:
+        file = File(tmp_path)
+        try:
+            assert await spool.take_in(Slow(*[b"a"] * 10), 10, file) == 10
+        finally:
             os.close(file.descriptor)
 
     asyncio.run(story())

@@ -10,8 +10,8 @@ from cached.addresses import parse
 from cached.api.peer_objects import PeerObjects
 from cached.errors import Forbidden, NotFound, UsageError
 from cached.node import objects, scopes
-from cached.objects.key import ObjectKey
 from cached.objects.gather import _give_back
+from cached.objects.key import ObjectKey
 from cached.objects.neighbours import (
     BLOCK,
     CHANGED,
