@@ -48,6 +48,10 @@ class Index:
         """Return all copies of an object, of any generation, and of its blocks."""
         return [self._entries[one] for one in self._of_object.get((bucket, name), ())]
 
+    def objects(self) -> list[tuple[str, str]]:
+        """Return bucket and name of every object that has copies here."""
+        return list(self._of_object)
+
     def changed(self, *names: str) -> None:
         """Note that what is to be written down of these copies, here or gone, is no longer what was written down."""
         self._changed.update(names)

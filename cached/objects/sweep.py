@@ -24,12 +24,12 @@ ROUND: Final = 200
 
 async def run(cache: ObjectCache, lease: float, every: float = EVERY) -> None:
     """Sweep until cancelled; `lease`: seconds that a scope's copies stay after their last use."""
-    after: Address | None = None
+    left: list[tuple[str, str]] = []
     while True:
         await asyncio.sleep(every)
         try:
             await end_left_behind(cache, lease)
-            after = await sweep(cache, after)
+            await sweep(cache, left)
         except Exception:
             cache.count("objects.sweep_failed")
             log.exception("objects.sweep_failed")
@@ -45,11 +45,14 @@ async def end_left_behind(cache: ObjectCache, lease: float) -> None:
         cache.count("objects.scope_left_behind", entries)
 
 
-async def sweep(cache: ObjectCache, after: Address | None = None) -> Address | None:
-    """Ask about the next objects in order of their names; return where to go on, None from the beginning."""
-    there = sorted({Address(entry.key.bucket, entry.key.name) for entry in cache.tiers.index})
-    batch = [address for address in there if after is None or address > after][:ROUND]
-    for address in batch:
-        if await confirm(cache, address) is None:
+async def sweep(cache: ObjectCache, left: list[tuple[str, str]]) -> None:
+    """Ask about the next objects of `left`, and take them off; an empty list is filled with all that have copies here.
+
+    The list is made once for many rounds: with a million copies that takes longer than a reader may wait.
+    """
+    if not left:
+        left += cache.tiers.index.objects()
+    for _ in range(min(ROUND, len(left))):
+        bucket, name = left.pop()
+        if cache.tiers.index.of_object(bucket, name) and await confirm(cache, Address(bucket, name)) is None:
             cache.count("objects.sweep_unanswered")
-    return batch[-1] if len(batch) == ROUND else None

@@ -10,6 +10,7 @@ import pytest
 from cached.addresses import parse
 from cached.errors import Busy, Forbidden, OriginChanged, TimedOut
 from cached.hands import Hands
+from cached.objects import sweep as sweeping_module
 from cached.objects import write as write_module
 from cached.objects.cache import Reader
 from cached.objects.clear import clear_everywhere
@@ -150,8 +151,30 @@ def test_the_sweep_lets_go_of_what_is_gone_from_cloud_storage(tmp_path):
         await content(cache, ada(), HERE)
         await content(cache, ada(), parse("gs://genomes/chr2"))
         await made.origin.delete(HERE, token=None)
-        await sweep(cache)
+        await sweep(cache, [])
         assert [entry.key.name for entry in cache.tiers.index] == ["chr2"]
+
+    scene(tmp_path, body)
+
+
+def test_the_sweep_asks_about_every_object_once_before_it_begins_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeping_module, "ROUND", 2)
+
+    async def body(made, cache):
+        for number in range(5):
+            made.origin.store("genomes", f"{number}", b"x")
+            await content(cache, ada(), parse(f"gs://genomes/{number}"))
+        del made.origin.asked[:]
+        left = []
+        for _ in range(3):
+            await sweep(cache, left)
+        assert sorted(address.name for _, _, address in made.origin.asked) == ["0", "1", "2", "3", "4"]
+        await sweep(cache, left)
+        assert len(made.origin.asked) == 7
+        for entry in cache.tiers.index:
+            await cache.tiers.remove(entry, "cleared")
+        await sweep(cache, left)
+        assert len(made.origin.asked) == 7
 
     scene(tmp_path, body)
 
