@@ -230,7 +230,8 @@ def _plan_in(client: Client, transfer: Transfer) -> Iterator[Copy | CachedError]
     bucket, pattern = source_objects(transfer)
     found: list[Found] = []
     if pattern.many:
-        listed = client.list_objects(f"gs://{bucket}/{pattern.prefix}")
+        # What lies deeper than a wildcard reaches need not be listed.
+        listed = client.list_objects(f"gs://{bucket}/{pattern.prefix}", "/" if pattern.depth == 1 else "")
         found = [Found(view.name, view.size, view.generation) for view in listed.items]
     any_of_them = False
     for each in inputs(transfer, found, to_is_directory=os.path.isdir(transfer.to)):

@@ -385,3 +385,31 @@ def test_progress_adds_up_to_all_bytes(client, daemon, work):
 
 def test_stopping_is_no_error_that_a_transfer_could_report():
     assert not issubclass(StoppedError, CachedError)
+
+
+@pytest.mark.parametrize(
+    ("source", "found", "delimiter"),
+    [
+        ("in/*.bam", ["in/a.bam"], "/"),
+        ("in/a*", ["in/a.bam"], "/"),
+        ("in/*/c.bam", ["in/deep/c.bam"], ""),
+        ("in/**.bam", ["in/a.bam", "in/deep/c.bam"], ""),
+        ("in/", ["in/a.bam", "in/deep/c.bam"], ""),
+    ],
+)
+def test_what_lies_deeper_than_a_wildcard_reaches_is_not_listed(
+    client, daemon, monkeypatch, source, found, delimiter
+):
+    for name in ("in/a.bam", "in/deep/c.bam"):
+        daemon.node.cloud.plant(f"gs://bkt/{name}", b"x")
+    real, asked = client.list_objects, []
+
+    def listed(prefix: str, delimiter: str = "") -> wire.ObjectList:
+        asked.append(delimiter)
+        return real(prefix, delimiter)
+
+    monkeypatch.setattr(client, "list_objects", listed)
+    copies, failed = plan(client, [Transfer(f"gs://bkt/{source}", "to/")])
+    assert not failed
+    assert [copy.source.removeprefix("gs://bkt/") for copy in copies] == found
+    assert asked == [delimiter]
