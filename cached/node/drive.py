@@ -20,7 +20,7 @@ import msgspec
 from cached import faults
 from cached.errors import Busy, CachedError
 from cached.matching.ads import Ad
-from cached.node import consent, offer
+from cached.node import consent, offer, seeding
 from cached.node.node import Node
 from cached.node.rejections import LASTS
 from cached.node.shelf import Known
@@ -156,6 +156,8 @@ async def look_after(node: Node, known: Known, only: frozenset[str] | None = Non
         node, known, [entry for entry in by_id.values() if only is None or entry.record.id in only]
     )
     chosen = placement.choose(known.record, candidates)
+    if seeding.is_shared(node, known, len(chosen)):  # ready when the first of them asks, not only then
+        node.fly(f"seed {known.record.content}", partial(seeding.ready, node, known, len(chosen)))
     await asyncio.gather(
         *(offer_to(node, known, by_id[node_id], receivers=len(chosen)) for node_id in chosen)
     )

@@ -11,8 +11,9 @@ from pathlib import Path
 from cached.errors import CachedError, NotFound
 from cached.node import metadata
 from cached.node.node import Node
+from cached.node.shelf import Known
 from cached.peers.identity import Identity
-from cached.replication import layout
+from cached.replication import layout, method
 from cached.replication.direct import Served
 from cached.replication.membership import Seedable
 from cached.replication.transfer import TlsMaterial
@@ -65,6 +66,25 @@ def _coming(node: Node, content: str) -> Served | None:
             raise NotFound("this node has just finished receiving that content") from None
 
     return Served(manifest=manifest, open_dir=open_dir)
+
+
+def is_shared(node: Node, known: Known, receivers: int) -> bool:
+    """Tell whether so many nodes that are to get a set at once, as far as this node knows, get it from a swarm."""
+    record, ours = known.record, node.config.replication.methods
+    return method.choose(record.methods, ours, ours, record.bytes, receivers) == "bittorrent"
+
+
+async def ready(node: Node, known: Known, receivers: int) -> None:
+    """Put a set's content into its swarm for so many receivers that are about to ask for it; never raises."""
+    content = known.record.content
+    found = await lookup(node, content) if node.swarm.parameters(content) is None else None
+    if found is None:
+        return
+    piece_size = layout.piece_size(found.manifest.total_bytes, receivers)
+    try:
+        await node.swarm.seed(content, found.manifest, found.leaves, found.data, piece_size)
+    except CachedError as error:
+        node.counters.note("seed.failed", error.message, content=content[:8])
 
 
 async def refresh(node: Node, content: str) -> None:

@@ -17,8 +17,10 @@ from cached.node.shelf import Known
 from cached.peers.records import NodeEntry, Peer
 from cached.replication.transfer import Holder
 
-#: Seconds between two looks at the directory, and after which a holder is asked for its consent again.
+#: Seconds between two looks at the directory while it says the same, between two glances whether it does, and after
+#: which a holder is asked for its consent again.
 LOOK = 0.5
+GLANCE = 0.05
 RENEW = 300.0
 #: Seconds to wait before a holder that refused, or was not reached, is asked again.
 RETRY = 5.0
@@ -50,6 +52,8 @@ class Introduced:
     reasons: dict[str, str] = field(default_factory=dict)
     #: Set once every holder known at the beginning has been asked.
     met: asyncio.Event = field(default_factory=asyncio.Event)
+    #: What nodes told of the set at the last look; see `Directory.mark`.
+    mark: object = None
 
     def swarm(self) -> Sequence[Holder]:
         """Return all members of the swarm, whole or not, that are alive and speak as this node does.
@@ -83,8 +87,16 @@ class Introduced:
             if holder.node_id in living and method in self.answers[holder.node_id].methods
         ]
 
+    async def news(self) -> None:
+        """Return when nodes tell something else of the set than at the last look, or after `LOOK` seconds."""
+        left = LOOK
+        while left > 0:
+            await asyncio.sleep(GLANCE)
+            left = left - GLANCE if self.node.directory.mark(self.set_id) == self.mark else 0.0
+
     async def look(self) -> None:
         """Introduce this node to every holder that it has not met."""
+        self.mark = self.node.directory.mark(self.set_id)
         now = asyncio.get_running_loop().time()
         wanted = [entry for entry, state in self._candidates() if self._is_due(entry, state, now)]
         await asyncio.gather(*(self._introduce(entry, now) for entry in wanted))
@@ -153,7 +165,7 @@ async def introduced(node: Node, set_id: str) -> AsyncIterator[Introduced]:
         finally:
             meeting.met.set()
         while True:
-            await asyncio.sleep(LOOK)
+            await meeting.news()
             await meeting.look()
 
     task = asyncio.create_task(meet())

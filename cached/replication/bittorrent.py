@@ -270,7 +270,7 @@ class Swarm:
     async def _fetch(self, member: Member, job: FetchJob, holders: Holders, source: str) -> None:
         progress = job.progress
         progress.bytes_wanted = sum(entry.size for entry in job.manifest.files())
-        piece, pack = await agree(
+        piece, pack, joined = await agree(
             job,
             holders,
             source,
@@ -307,6 +307,7 @@ class Swarm:
                 reachable=self._reachable(),
                 call=self._call,
                 patience=self._patience,
+                joined=joined,
             ).run()
             progress.state = "verifying"
             await torrent.flush()

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from cached.errors import CachedError, NoSource
 from cached.replication import mesh, partition, queues
-from cached.replication.members import Members
+from cached.replication.members import NOBODY, Members
 from cached.replication.session import Session
 from cached.replication.torrent import Neighbourhood, Torrent
 from cached.replication.transfer import Call, FetchJob, Holders
@@ -23,6 +23,8 @@ from cached.replication.transfer import Call, FetchJob, Holders
 log = logging.getLogger(__name__)
 
 _DIAL_EVERY = 0.5
+#: The same in the first second, when members that are dialled may not have the torrent yet.
+_DIAL_AT_FIRST = 0.1
 _RENEW_EVERY = 1.0
 _MEASURE_EVERY = 0.25
 #: Between claims, at least.
@@ -49,6 +51,7 @@ class Fetch:
         reachable: bool,
         call: Call,
         patience: float,
+        joined: Mapping[str, str] = NOBODY,
     ) -> None:
         self._session = session
         self._torrent = torrent
@@ -65,6 +68,8 @@ class Fetch:
             port=session.port,
             call=call,
             receivers=job.receivers,
+            joined=joined,
+            hurry=session.hurry,
         )
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -98,7 +103,7 @@ class Fetch:
         finally:
             await self._end_tasks()
             await self._members.close()
-            self._session.readmit(self._torrent)
+            self._session.fetched(self._torrent)
             self._torrent.addresses = set()
         self._report()
 
@@ -122,14 +127,17 @@ class Fetch:
             await self._members.refresh()
             await self._look()
             self._measure(now)
-            if now - self._members.dialled_at >= _DIAL_EVERY:
+            if now - self._members.dialled_at >= (_DIAL_AT_FIRST if self._fresh(now) else _DIAL_EVERY):
                 self._dial()
             self._report()
             self._give_up_when_hopeless(now)
         self._consider_claiming(now)
 
+    def _fresh(self, now: float) -> bool:
+        return now - self._started < 1.0
+
     def _tick(self) -> float:
-        if self._loop.time() - self._started < 1.0:
+        if self._fresh(self._loop.time()):
             return 0.02
         return 0.1 if len(self._priorities) <= _MANY_PIECES else 0.25
 

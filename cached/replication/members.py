@@ -7,6 +7,8 @@ import contextlib
 import ipaddress
 import logging
 import socket
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from cached.errors import CachedError
 from cached.replication import mesh
@@ -18,6 +20,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds between attempts to invite a holder, or to resolve a name.
 _AGAIN = 2.0
+#: Seconds for which the connection with a member that is missing has to be there at once.
+_SOON = 3.0
+NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
 class Members:
@@ -34,6 +39,8 @@ class Members:
         port: int,
         call: Call,
         receivers: int,
+        joined: Mapping[str, str] = NOBODY,
+        hurry: Callable[[], None] = lambda: None,
     ) -> None:
         self._torrent = torrent
         self._holders = holders
@@ -50,7 +57,9 @@ class Members:
         #: Those that are, and the addresses from which their connections come; these need not be the dialled ones.
         self.connected: dict[str, str] = {}
         #: Complete holders that have the torrent in their session.
-        self.joined: set[str] = set()
+        self.joined = {key for key, info_hash in joined.items() if info_hash == torrent.layout.info_hash}
+        #: Has those connected at once that were dialled.
+        self._hurry = hurry
         #: When members were dialled last.
         self.dialled_at = 0.0
         #: When a holder was invited, or a host resolved, last.
@@ -62,11 +71,14 @@ class Members:
         """Learn from the directory who is there now, and invite complete holders that are new."""
         now = self._loop.time()
         known = {holder.node_id: holder for holder in self._holders()}
+        before = self.chosen
         self.chosen = {holder.node_id: holder for holder in mesh.neighbours(self._node_id, known.values())}
         if self._source in known:
             self.chosen[self._source] = known[self._source]
         for node_id, holder in self.chosen.items():
             self._missing.setdefault(node_id, now)
+            if node_id not in before:
+                self.dialled_at = 0.0
             if holder.host and holder.host not in self._addresses and self._due(f"host {holder.host}", now):
                 await self._resolve(holder.host)
             if holder.complete and node_id not in self.joined and self._due(node_id, now):
@@ -97,7 +109,8 @@ class Members:
 
     def dial(self, *, without_source: bool) -> None:
         """Dial whoever is missing and ours to dial; complete holders once they have joined."""
-        now = self.dialled_at = self._loop.time()
+        now, hurried = self._loop.time(), False
+        self.dialled_at = now
         wanted = [
             member
             for node_id, member in self.chosen.items()
@@ -115,6 +128,9 @@ class Members:
             address = self._addresses.get(member.host)
             if address:
                 self._torrent.handle.connect_peer((address, member.bittorrent_port))
+                hurried |= now - self._missing[member.node_id] < _SOON
+        if hurried:
+            self._hurry()
 
     def address_of_source(self) -> str:
         """Return the source's address; empty when it is not known, or another member's too."""

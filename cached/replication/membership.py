@@ -134,10 +134,11 @@ def receivers_of(body: dict[str, Any]) -> int:
 
 async def agree(
     job: FetchJob, holders: Holders, source: str, call: Call, *, node_id: str, port: int, patience: float
-) -> tuple[int, Pack | None]:
+) -> tuple[int, Pack | None, dict[str, str]]:
     """Ask the members, the source first, for piece size and pack; a poisoned pack is found when it is taken apart.
 
-    A content without pack can be fetched even if nobody answers. Raises `NoSource`.
+    Return also who answered, with the info-hash of its torrent. A content without pack can be fetched even if nobody
+    answers. Raises `NoSource`.
     """
     deadline = asyncio.get_running_loop().time() + patience
     reason = "none is known"
@@ -148,11 +149,12 @@ async def agree(
                 job.content, job.piece_size, port, source=member == source, receivers=job.receivers
             )
             try:
-                return agreement(await call(member, "swarm.join", body))
+                answer = await call(member, "swarm.join", body)
+                return *agreement(answer), {member: str(answer.get("info_hash", ""))}
             except CachedError as error:
                 reason = error.message
         if not layouts.pack_bytes(job.manifest) and is_piece_size(job.piece_size):
-            return job.piece_size, None
+            return job.piece_size, None, {}
         job.progress.reason = f"no holder describes the swarm: {reason}"
         if asyncio.get_running_loop().time() > deadline:
             raise NoSource(job.progress.reason, hint="check that a holder is alive", content=job.content)

@@ -16,6 +16,7 @@ from collections.abc import Collection
 from typing import Any, cast
 
 from cached.errors import CachedError, TimedOut
+from cached.replication import pace
 from cached.replication.mesh import peer_id
 from cached.replication.queues import Queues
 from cached.replication.torrent import Torrent
@@ -25,9 +26,8 @@ log = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
 _OPEN_SECONDS = 30.0
-#: Milliseconds between two turns of libtorrent's own work; limits deal out their shares then, so these want more turns.
-_TICK = 500
-_LIMITED_TICK = 100
+#: A member may fail as often as that: whom to dial is not libtorrent's decision.
+_FAILURES = 1000
 #: Requests that a member may keep here before anything is known of its swarm.
 _QUEUE = 16
 #: Far above what the largest sets need; the torrents are our own work, not a stranger's.
@@ -72,7 +72,7 @@ def settings(*, listen: str, node_id: str, tls: bool) -> dict[str, Any]:
         "close_redundant_connections": False,
         "allow_multiple_connections_per_ip": True,
         "min_reconnect_time": 0,
-        "max_failcount": 1000,
+        "max_failcount": _FAILURES,
         "smooth_connects": False,
         "connection_speed": 500,
         "torrent_connect_boost": 100,
@@ -94,7 +94,7 @@ def settings(*, listen: str, node_id: str, tls: bool) -> dict[str, Any]:
         "active_limit": -1,
         "alert_queue_size": 200_000,
         "rate_limit_ip_overhead": False,
-        "tick_interval": _TICK,
+        "tick_interval": pace.USUAL,
     }
 
 
@@ -135,6 +135,7 @@ class Session:
         #: Addresses that a torrent refuses to talk to, by content id.
         self._dropped: dict[str, str] = {}
         self._queues = Queues()
+        self._pace = pace.Pace(self._turn)
 
     async def open(self) -> None:
         """Start libtorrent and wait until it listens; raise `CachedError` when the port is taken."""
@@ -185,6 +186,7 @@ class Session:
             near.close()
             far.close()
         session, self._session = self._session, None
+        self._pace.close()
         for torrent in self.torrents.values():
             torrent.handle = None
         self.torrents.clear()
@@ -193,6 +195,11 @@ class Session:
             holder = [session]
             del session
             await asyncio.to_thread(holder.clear)
+
+    def _turn(self, tick: int) -> None:
+        self._settings["tick_interval"] = tick
+        if self._session is not None:
+            self.apply(tick_interval=tick)
 
     def apply(self, **values: Any) -> None:
         """Change settings while running."""
@@ -249,13 +256,18 @@ class Session:
         self._session.set_peer_class(local, facts)
         self._tick()
 
+    def hurry(self) -> None:
+        """Have the members that were dialled connected at once, not at the next full second (ADR 22)."""
+        # A torrent keeps its own idea of it, three, until the setting changes: then members stay missing for good.
+        self._settings["max_failcount"] = 2 * _FAILURES + 1 - self._settings["max_failcount"]
+        self.apply(max_failcount=self._settings["max_failcount"])
+        self._pace.hurry()
+
     def _tick(self) -> None:
-        """Deal out shares often while anything is limited: at the usual pace each message would wait for its share."""
-        limited = any(self._limits) or any(one.held_to for one in self.torrents.values())
-        tick = _LIMITED_TICK if limited else _TICK
-        if self._session is not None and tick != self._settings["tick_interval"]:
-            self._settings["tick_interval"] = tick
-            self.apply(tick_interval=tick)
+        """Let libtorrent turn as often as what it does wants it."""
+        torrents = self.torrents.values()
+        limited = any(self._limits) or any(one.held_to for one in torrents)
+        self._pace.set(limited=limited, fetching=not all(one.complete for one in torrents))
 
     async def add(
         self, torrent: Torrent, *, metadata: bytes, save_path: str, files: dict[int, str], seed: bool
@@ -285,6 +297,7 @@ class Session:
         except BaseException:
             await self.remove(torrent)
             raise
+        self._tick()
 
     async def remove(self, torrent: Torrent) -> None:
         """Take the torrent out; when this returns libtorrent does not touch its files any more."""
@@ -299,6 +312,7 @@ class Session:
         torrent.handle = None
         if self.torrents.get(content) is torrent:
             del self.torrents[content]
+            self._tick()
 
     def drop(self, torrent: Torrent, address: str) -> bool:
         """Keep the torrent away from an address; False, and no change, when another torrent would suffer.
@@ -314,6 +328,11 @@ class Session:
         self._filter()
         torrent.handle.set_flags(self._lt.torrent_flags.apply_ip_filter)
         return True
+
+    def fetched(self, torrent: Torrent) -> None:
+        """Take note that a torrent is not fetched any more."""
+        self.readmit(torrent)
+        self._tick()
 
     def readmit(self, torrent: Torrent) -> None:
         """Undo `drop`."""

@@ -58,6 +58,8 @@ class FakeSwarm:
         self.encrypted = True
         #: Content -> bytes sent, of what is in the swarm.
         self.seeded: dict[str, int] = {}
+        #: Contents that were put into the swarm, and the size of their pieces.
+        self.put: list[tuple[str, int]] = []
         self.throttle = Throttle()
 
     def given(self) -> list[str]:
@@ -66,7 +68,8 @@ class FakeSwarm:
     def parameters(self, _content: str) -> None:
         return None
 
-    async def seed(self, *_: Any) -> dict[str, Any]:
+    async def seed(self, content: str, *more: Any) -> dict[str, Any]:
+        self.put.append((content, more[-1]))
         return {}
 
     async def unseed(self, content: str) -> None:

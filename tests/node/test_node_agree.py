@@ -11,6 +11,7 @@ from cached import wire
 from cached.errors import Busy, Forbidden, NotFound
 from cached.node import drive, fetch, offer, read, replicate, revise, sources, verify
 from cached.peers.records import Peer
+from cached.replication import layout, method
 from cached.sets.names import parse_ref
 from tests.node.fakes import (
     NOTHING,
@@ -265,5 +266,37 @@ def test_a_creation_waits_for_nothing_that_others_hold(tmp_path):
             assert b.stores["disk"].list_contents() == [view.content]
             assert left_behind(b)["reserved"] == 0
             assert isinstance(mine, wire.SetView)
+
+    asyncio.run(story())
+
+
+def test_a_node_meets_whoever_tells_of_the_set_without_waiting_for_its_next_look(tmp_path, monkeypatch):
+    async def story():
+        async with world(tmp_path) as w:
+            _, b, view = await two(w)
+            monkeypatch.setattr(sources, "LOOK", 1e9)
+            told = iter([1, 1, 1, 2, 2])
+            b.directory.mark = lambda _set_id: next(told)
+            meeting = sources.Introduced(node=b, set_id=view.id)
+            await meeting.look()
+            await meeting.news()
+            assert list(told) == [2]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("receivers", [1, 3])
+def test_a_set_for_several_nodes_is_in_its_swarm_before_they_ask_for_it(tmp_path, monkeypatch, receivers):
+    async def story():
+        async with world(tmp_path) as w:
+            monkeypatch.setattr(method, "DIRECT_UP_TO", 0)
+            a, *others = [await w.node(name) for name in "abcd"]
+            view = await create_set(a, ALICE, "nr", FILES, replicas=receivers)
+            await w.gossip()
+            await drive.look_after(a, a.shelf.known[view.id])
+            await until(lambda: sum(view.id in other.shelf.replicas for other in others) == receivers)
+            await until(lambda: f"seed {view.content}" not in a.flights)
+            size = layout.piece_size(view.bytes, receivers)
+            assert a.swarm.put[:1] == ([(view.content, size)] if receivers > 1 else [])
 
     asyncio.run(story())

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import socket
 
+from cached.replication.bittorrent import Swarm
 from cached.replication.layout import Layout
 from cached.replication.members import Members
 from cached.replication.torrent import Torrent
@@ -63,5 +65,71 @@ def test_a_source_is_not_left_when_another_member_comes_from_its_address():
         members.seen({"source": "127.0.0.1", "other": "127.0.0.1"})
         assert members.address_of_source() == ""
         await members.close()
+
+    asyncio.run(run())
+
+
+def test_a_member_that_answers_no_connection_for_a_while_is_dialled_until_it_does(tmp_path):
+    async def run() -> None:
+        refused = []
+
+        def refuse(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            refused.append(1)
+            writer.close()
+
+        with socket.create_server(("127.0.0.99", 0)) as free:
+            port = free.getsockname()[1]
+        deaf = await asyncio.start_server(refuse, "127.0.0.99", port)
+        net, content = Net(), make_content(tmp_path / "src", {"a": 400_000})
+        one = await net.add(tmp_path, "one")
+        net.hosts["two"], net.ports["two"] = "127.0.0.99", port
+        job = job_for(content, tmp_path / "one-staging", PIECE)
+
+        def holders() -> list[Holder]:
+            return [
+                Holder(node_id=name, host=net.hosts[name], bittorrent_port=net.ports[name], complete=False)
+                for name in ("one", "two")
+            ]
+
+        fetching = asyncio.create_task(one.fetch(job, holders, "two"))
+        while len(refused) < 5:
+            await asyncio.sleep(0.01)
+        deaf.close()
+        await deaf.wait_closed()
+
+        async def call(*_: object) -> dict[str, object]:
+            return {}
+
+        two = Swarm(node_id="two", listen=f"127.0.0.99:{port}", scratch=tmp_path / "two", call=call)
+        await two.start()
+        await two.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
+        await fetching
+        assert same(content, job.data)
+        await net.close()
+        await two.close()
+
+    asyncio.run(run())
+
+
+def test_libtorrent_turns_often_only_while_something_is_fetched(tmp_path):
+    async def run() -> None:
+        net, content = Net(), make_content(tmp_path / "src", {"a": 4_000_000})
+        source = await net.add(tmp_path, "source")
+        net.complete.add("source")
+        await source.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
+        one = await net.add(tmp_path, "one")
+        session = one._session
+        usual = session._settings["tick_interval"]
+        fetching = asyncio.create_task(
+            one.fetch(job_for(content, tmp_path / "x", PIECE), net.holders, "source")
+        )
+        while abs(session._settings["tick_interval"]) == usual:
+            await asyncio.sleep(0)
+        await fetching
+        while session._settings["tick_interval"] != usual:
+            await asyncio.sleep(0.01)
+        assert source._session._settings["tick_interval"] == usual, "who only gives has nobody to dial"
+        assert net.calls.count(("one", "source", "swarm.join")) == 1, "who describes the swarm is in it"
+        await net.close()
 
     asyncio.run(run())
