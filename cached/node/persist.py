@@ -53,11 +53,13 @@ def resume_all(node: Node) -> None:
 
 
 async def stop(node: Node, set_id: str) -> None:
-    """End the upload of a set that was deleted; nothing of it is written any more when this returns."""
-    task = node.flights.get(f"persist {set_id}")
+    """End the upload of a set that leaves this node; nothing of it is written any more when this returns."""
+    upload, task = node.uploads.get(set_id), node.flights.get(f"persist {set_id}")
+    if upload is not None:
+        upload.stopped = True
     if task is not None:
         await end(task)
-    if (upload := node.uploads.get(set_id)) is not None:
+    if upload is not None:
         await _forget(node, upload)
 
 
@@ -67,6 +69,8 @@ async def kept(node: Node, set_id: str) -> None:
     if upload is None:
         return
     await upload.attempted.wait()
+    if upload.stopped:
+        raise NotFound("the set was deleted before the origin had all of it")
     if upload.error is not None:
         error = upload.error
         advice = f"{error.hint}; " if error.hint else ""

@@ -16,7 +16,7 @@ from cached.catalog.rows import ContentRow, ReplicaRow
 from cached.catalog.tx import Tx
 from cached.errors import Busy, CachedError
 from cached.leases.deadline import Deadline
-from cached.node import announce, receive, sharing
+from cached.node import announce, persist, receive, sharing
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
 from cached.sets.set import Tier
@@ -48,6 +48,8 @@ async def give_up(node: Node, set_id: str, *, expired: Deadline | None = None) -
         await node.shelf.keep(Changes(edits=((set_id, going),)))
         faults.point(RETIRE_GOING)
         announce.publish(node)
+    if set_id in node.uploads:
+        node.fly(f"stop persist {set_id}", lambda: persist.stop(node, set_id))
     reap_soon(node, row.content)
     return row.bytes
 

@@ -41,6 +41,8 @@ class Upload:
     attempted: asyncio.Event = field(default_factory=asyncio.Event)
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
     noted: float = 0.0
+    #: Its set was deleted: nothing more is sent.
+    stopped: bool = False
 
     @property
     def bytes_present(self) -> int:

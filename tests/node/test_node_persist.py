@@ -16,10 +16,11 @@ from cached.errors import (
     CachedError,
     Forbidden,
     NameTaken,
+    NotFound,
     OriginChanged,
     OriginUnavailable,
 )
-from cached.node import book, kept, persist, revise
+from cached.node import book, kept, persist, read, revise
 from cached.origin import document, places
 from cached.sets.names import parse_ref
 from tests.node.fakes import create_set, hand_over, until, world
@@ -336,5 +337,35 @@ def test_an_upload_of_a_deleted_set_ends(tmp_path, monkeypatch):
             await revise.delete(node, ADA, parse_ref("nr"), everywhere=True, dry_run=False)
             await until(lambda: not node.uploads, 60)
             assert node.catalog.read_now(lambda tx: tx.uploads()) == []
+
+    run(story())
+
+
+def test_deleting_a_set_ends_the_upload_that_is_under_way_although_somebody_reads_it(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            origin, sending, go = MemoryOrigin(), asyncio.Event(), asyncio.Event()
+            origin.bucket("data")
+            node = await node_with(w, origin)
+
+            async def before(kind, _address):
+                if kind == "upload":
+                    sending.set()
+                    await go.wait()
+
+            origin.before = before
+            keeping = asyncio.create_task(persisted(node, ADA, "nr", FILES, "gs://data/out"))
+            async with asyncio.timeout(60):
+                await sending.wait()
+            reader = read.open_now(node, ADA, parse_ref("nr"), "a")
+            await revise.delete(node, ADA, parse_ref("nr"), everywhere=True, dry_run=False)
+            await until(lambda: not node.uploads, 60)
+            go.set()
+            with pytest.raises(NotFound, match="deleted before"):
+                await keeping
+            assert not origin._buckets["data"]
+            assert node.catalog.read_now(lambda tx: tx.uploads()) == []
+            os.close(reader.fd)
+            read.release(node, reader.pin)
 
     run(story())
