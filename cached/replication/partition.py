@@ -11,6 +11,7 @@ Sets of pieces are integers: bit i stands for piece i.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -67,7 +68,10 @@ class ClaimTable:
     def __init__(self, pieces: int) -> None:
         self.pieces = pieces
         self._all = (1 << pieces) - 1
+        #: Who called last comes last.
         self._members: dict[str, _Member] = {}
+        #: What all members together have claimed, each piece one of them; and fetched, which several may have.
+        self._claimed = self._done = 0
 
     def claim(self, node: str, *, wanted: int, pending: int, count: int, stalled: bool, now: float) -> Grant:
         """Hand `node` up to `count` of `wanted`, renew its `pending` ones, count its others as fetched.
@@ -76,20 +80,24 @@ class ClaimTable:
         """
         wanted &= self._all
         self._forget_the_silent(now)
-        member = self._members.setdefault(node, _Member(seen=now))
+        member = self._members.pop(node, None) or _Member(seen=now)
+        self._members[node] = member
         member.seen = now
-        member.done = (member.done | (member.claimed & ~pending)) & ~wanted
+        given_up = member.done & wanted
+        arrived = member.claimed & ~pending & ~wanted
+        member.done = (member.done & ~given_up) | arrived
+        self._claimed &= ~(member.claimed & ~pending)
         member.claimed &= pending
-        claimed = done = 0
-        for other in self._members.values():
-            claimed |= other.claimed
-            done |= other.done
-        free = self._all & ~claimed & ~done
+        self._done |= arrived
+        if given_up:
+            self._recount_done()
+        free = self._all & ~self._claimed & ~self._done
         share = max(1, free.bit_count() // len(self._members))
         granted = _lowest(wanted & free, min(count, share))
         if stalled and not granted:
-            granted = _lowest(wanted & ~claimed, min(count, _TAKEN_OVER))
+            granted = _lowest(wanted & ~self._claimed, min(count, _TAKEN_OVER))
         member.claimed |= granted
+        self._claimed |= granted
         return Grant(
             pieces=tuple(pieces_in(granted)),
             unclaimed=(free & ~granted).bit_count(),
@@ -111,8 +119,17 @@ class ClaimTable:
 
         If they passed it on, or are still there, others see it elsewhere and do not want it from here.
         """
-        for node in [node for node, member in self._members.items() if member.seen + LEASE <= now]:
+        silent = list(itertools.takewhile(lambda one: one[1].seen + LEASE <= now, self._members.items()))
+        for node, member in silent:
+            self._claimed &= ~member.claimed
             del self._members[node]
+        if silent:
+            self._recount_done()
+
+    def _recount_done(self) -> None:
+        self._done = 0
+        for member in self._members.values():
+            self._done |= member.done
 
 
 def _lowest(bits: int, count: int) -> int:

@@ -183,3 +183,49 @@ def test_who_cannot_be_reached_dials_and_who_stays_missing_is_dialled_by_anyone(
     assert not dialled(low, high, connected={high.node_id})
     hidden = Holder(node_id="zzz", host="10.0.0.9", bittorrent_port=1, complete=True, reachable=False)
     assert not dialled(low, hidden)
+
+
+class Plain:
+    """A table of claims that goes through all members each time."""
+
+    def __init__(self, pieces: int) -> None:
+        self.all = (1 << pieces) - 1
+        self.members: dict[str, list[float]] = {}
+        self.claimed: dict[str, int] = {}
+        self.done: dict[str, int] = {}
+
+    def claim(self, node: str, *, wanted: int, pending: int, count: int, stalled: bool, now: float) -> int:
+        for one in [one for one, seen in self.members.items() if seen[0] + LEASE <= now]:
+            del self.members[one], self.claimed[one], self.done[one]
+        self.members[node] = [now]
+        mine = self.claimed.get(node, 0)
+        self.done[node] = (self.done.get(node, 0) | (mine & ~pending)) & ~wanted
+        self.claimed[node] = mine & pending
+        claimed = bits_of(piece for bits in self.claimed.values() for piece in pieces_in(bits))
+        done = bits_of(piece for bits in self.done.values() for piece in pieces_in(bits))
+        free = self.all & ~claimed & ~done
+        most = min(count, max(1, free.bit_count() // len(self.members)))
+        granted = bits_of(list(pieces_in(wanted & free))[:most])
+        if stalled and not granted:
+            granted = bits_of(list(pieces_in(wanted & self.all & ~claimed))[: min(count, 2)])
+        self.claimed[node] |= granted
+        return granted
+
+
+_CALLS = st.tuples(
+    st.sampled_from("abcd"),
+    st.integers(0, 2**12 - 1),
+    st.integers(0, 2**12 - 1),
+    st.integers(0, 5),
+    st.booleans(),
+    st.floats(0, LEASE),
+)
+
+
+@given(st.lists(_CALLS, max_size=60))
+def test_what_is_kept_of_all_claims_is_what_going_through_all_members_would_find(calls):
+    table, plain, now = ClaimTable(12), Plain(12), 0.0
+    for node, wanted, pending, count, stalled, pause in calls:
+        now += pause
+        ask = {"wanted": wanted, "pending": pending, "count": count, "stalled": stalled, "now": now}
+        assert bits_of(table.claim(node, **ask).pieces) == plain.claim(node, **ask)
