@@ -204,12 +204,14 @@ async def _bring(node: Node, flight: Flight, metadata: Metadata, holders: source
 
 async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sources.Introduced) -> None:
     places: Places | None = None
+    # Who was asked alone may not stay so: pieces for one would be too large for those who come meanwhile.
+    expected = flight.receivers if flight.receivers > 1 else seeding.USUAL_RECEIVERS
     job = FetchJob(
         content=flight.content,
         manifest=metadata.manifest,
         leaves=metadata.leaves,
         data=node.stores[node.shelf.replicas[flight.set_id].tier].root / "incoming" / flight.txid / "data",
-        piece_size=flight.piece_size or layout.piece_size(metadata.manifest.total_bytes, flight.receivers),
+        piece_size=flight.piece_size or layout.piece_size(metadata.manifest.total_bytes, expected),
         receivers=flight.receivers,
         progress=flight.progress,
         first=lambda: node.jobs.want(flight.set_id),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from cached.errors import CachedError
 from cached.node import kept, origins, pool, sources
@@ -76,7 +77,10 @@ async def go(
         flight = node.transfers.get(holders.set_id)
         if flight is not None:
             flight.method = "bittorrent"
-        await node.swarm.fetch(job, holders.swarm, holders.source())
+        now = max(
+            job.receivers, sources.receivers(node, holders.set_id)
+        )  # those who came meanwhile share the source
+        await node.swarm.fetch(replace(job, receivers=now), holders.swarm, holders.source())
 
 
 async def _alone(node: Node, job: FetchJob, holders: sources.Introduced, *, fallback: bool) -> bool:

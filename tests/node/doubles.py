@@ -15,7 +15,7 @@ from cached.leases.deadline import Moment
 from cached.matching.verdict import AGREED, Verdict
 from cached.peers.records import HolderEntry, NodeContents, NodeEntry, NodeRecord, Peer
 from cached.replication.throttle import Throttle
-from cached.replication.transfer import Traffic
+from cached.replication.transfer import FetchJob, Traffic
 
 BOOT = "00000000-0000-0000-0000-000000000001"
 
@@ -55,6 +55,7 @@ class FakeSwarm:
     def __init__(self) -> None:
         self.unseeded: list[str] = []
         self.fetches = 0
+        self.jobs: list[FetchJob] = []
         self.encrypted = True
         #: Content -> bytes sent, of what is in the swarm.
         self.seeded: dict[str, int] = {}
@@ -79,8 +80,9 @@ class FakeSwarm:
     async def stats(self, content: str) -> Traffic:
         return Traffic(uploaded=self.seeded.get(content, 0))
 
-    async def fetch(self, *_: Any) -> None:
+    async def fetch(self, job: FetchJob, *_: Any) -> None:
         self.fetches += 1
+        self.jobs.append(job)
         raise NoSource("this node has no BitTorrent")
 
     def rpc_handlers(self) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import os
 import msgspec
 import pytest
 from cached import wire
-from cached.errors import Busy, Forbidden, NotFound
-from cached.node import drive, fetch, offer, read, replicate, revise, sources, verify
+from cached.errors import Busy, Forbidden, NoSource, NotFound
+from cached.node import drive, fetch, offer, read, receive, replicate, revise, seeding, sources, verify
 from cached.peers.records import Peer
 from cached.replication import layout, method
 from cached.sets.names import parse_ref
@@ -298,5 +298,25 @@ def test_a_set_for_several_nodes_is_in_its_swarm_before_they_ask_for_it(tmp_path
             await until(lambda: f"seed {view.content}" not in a.flights)
             size = layout.piece_size(view.bytes, receivers)
             assert a.swarm.put[:1] == ([(view.content, size)] if receivers > 1 else [])
+
+    asyncio.run(story())
+
+
+def test_who_asks_alone_takes_pieces_for_several_and_tells_the_swarm_how_many_came_meanwhile(
+    tmp_path, monkeypatch
+):
+    async def story():
+        async with world(tmp_path) as w:
+            monkeypatch.setattr(receive, "ROUNDS", 1)
+            monkeypatch.setattr(receive, "PAUSE", 0)
+            monkeypatch.setattr(sources, "receivers", lambda *_: 3)
+            a, b = await w.node("a"), await w.node("b", methods=("bittorrent",))
+            view = await create_set(a, ALICE, "nr", {"f": bytes(16 << 20)})
+            await w.gossip()
+            with pytest.raises(NoSource):
+                await fetch.fetch(b, ALICE, NR, None)
+            one, several = (layout.piece_size(view.bytes, n) for n in (1, seeding.USUAL_RECEIVERS))
+            assert (b.swarm.jobs[0].receivers, b.swarm.jobs[0].piece_size) == (3, several)
+            assert several < one
 
     asyncio.run(story())
