@@ -1,8 +1,8 @@
 """What happens to copies of objects, counted: nothing comes, goes or is turned away in silence.
 
 The counters are `objects.admitted.TIER`, `objects.gone.REASON` and its bytes `objects.gone_bytes.REASON`,
-`objects.refused` for objects that no tier took, and `objects.refused.full` where the file system had less room than the
-tier's cap.
+`objects.refused` for objects that no tier took, `objects.refused.full` where the file system had less room than the
+tier's cap, and `objects.refused.failed` where it failed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def observer(counters: Counters) -> Callable[[Event], None]:
         elif event.what == "admitted":
             counters.add(f"objects.admitted.{event.tier}")
         else:
-            counters.add("objects.refused.full" if event.reason == "full" else "objects.refused")
+            counters.add(f"objects.refused.{event.reason}" if event.reason else "objects.refused")
 
     return observe
 

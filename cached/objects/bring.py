@@ -19,6 +19,7 @@ from cached.objects.key import ObjectKey
 from cached.objects.proof import let_go
 from cached.origin.crc import crc32c
 from cached.origin.values import Pinned
+from cached.storage import files
 
 #: Seconds between reports.
 _REPORT: Final = 0.5
@@ -31,14 +32,17 @@ async def bring(
 ) -> tuple[dict[Place, int] | None, Copy | None]:
     """Return an open copy, and where its bytes came from if this call brought them; no copy: there is no room.
 
-    Who comes while it is on its way waits for it, and tries anew when that failed. Raises what Cloud Storage says to
-    this reader, and `IntegrityFailed`.
+    Nor is there one where the disk fails: that is told, and costs no reader. Who comes while it is on its way waits for
+    it, and tries anew when that failed. Raises what Cloud Storage says to this reader, and `IntegrityFailed`.
     """
     for _ in range(_ATTEMPTS):
         flight, own = _flight(cache, reader, pinned, key, keep)
         try:
             places = await _watched(flight, report)
-        except CachedError:
+        except CachedError as error:
+            if own and files.is_of_the_disk(error):
+                cache.note("objects.store_failed", error.message)
+                break
             if own:
                 raise
             continue

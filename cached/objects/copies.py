@@ -19,8 +19,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     what: Literal["admitted", "gone", "refused"]
     #: None for a refusal by all tiers.
     tier: Tier | None
-    #: Of one that is gone: why. Else empty, or `full` where the file system had less room than the tier's cap.
-    reason: Reason | Literal["", "full"]
+    #: Of one that is gone: why. Else empty; `full` where the file system had less room than the tier's cap, `failed`
+    #: where it did not do what was asked.
+    reason: Reason | Literal["", "full", "failed"]
     #: None for a refusal.
     entry: Entry | None
     #: Bytes of the file system; of a refusal, of the object.

@@ -19,6 +19,8 @@ async def proven(tiers: Tiers, copy: Copy, count: Callable[[str], None]) -> Copy
         return copy
     try:
         crc = await to_the_end(asyncio.to_thread(crc_of, copy.fd, entry.size))
+    except OSError:  # the disk does not give it back
+        crc = -1
     except BaseException:
         let_go(tiers, copy)
         raise

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from cached.errors import IntegrityFailed, NoSpace, NotFound
+from cached.errors import CachedError, NoSpace, NotFound
 from cached.objects.admission import Tier
 from cached.objects.copies import Copy, Event, Filling, Wanted
 from cached.objects.entry import Entry, Held, Row
@@ -139,8 +139,11 @@ class Tiers:
         """
         touches = self.index.missed(wanted.name)
         for one in self.index.choose(wanted.size, touches, flagged=wanted.flagged):
-            if tier in (None, one) and (filling := await self._begin(wanted, one, touches)) is not None:
-                return filling
+            try:
+                if tier in (None, one) and (filling := await self._begin(wanted, one, touches)) is not None:
+                    return filling
+            except CachedError:
+                self._observe(Event(what="refused", tier=one, reason="failed", entry=None, bytes=wanted.size))
         self._observe(Event(what="refused", tier=tier, reason="", entry=None, bytes=wanted.size))
         return None
 
@@ -164,10 +167,16 @@ class Tiers:
     # Removing
 
     async def remove(self, entry: Entry, reason: Reason) -> int:
-        """Remove a copy from all tiers; return the bytes that come back, when its readers are done."""
+        """Remove a copy from all tiers; return the bytes that come back, when its readers are done.
+
+        One whose file the disk does not let go of is given to nobody any more; its room is taken until the next start.
+        """
         given = 0
         for tier in list(entry.held):
-            given += await self._drop(entry, tier, reason)
+            try:
+                given += await self._drop(entry, tier, reason)
+            except CachedError:
+                self._detach(entry, tier, reason)
         return given
 
     async def clear(
@@ -329,7 +338,7 @@ class Tiers:
             writer.discard(writing)  # it was removed meanwhile
             self.index.rooms[goal].cancel(ticket)
             return False
-        except (NotFound, IntegrityFailed):
+        except CachedError:
             return False
         finally:
             self._moving.discard(entry.name)

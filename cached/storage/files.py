@@ -47,6 +47,11 @@ def told(error: OSError, path: Path | str) -> CachedError:
     )
 
 
+def is_of_the_disk(error: CachedError) -> bool:
+    """Say whether an error is one that `told` has made of a failed system call."""
+    return isinstance(error, NoSpace) or "errno" in error.details
+
+
 def write_atomic(
     path: Path, data: bytes | Iterator[bytes], *, mode: int = 0o600, durable: bool = True
 ) -> None:
