@@ -53,6 +53,8 @@ class _Asked(msgspec.Struct, kw_only=True):
     scope: str = ""
     keep: Literal["auto", "memory", "none"] = "auto"
     if_generation: int | None = None
+    #: One more part of what was opened, and counted, before.
+    again: bool = False
 
 
 class ObjectRoutes:
@@ -118,7 +120,12 @@ class ObjectRoutes:
             opened.count()
         else:
             opened = await self._verbs.open(
-                caller, address, token=token, scope=asked.scope, keep=asked.keep, progress=None
+                caller,
+                address,
+                token=token,
+                scope=asked.scope,
+                keep="again" if asked.again else asked.keep,
+                progress=None,
             )
         try:
             return await self._send(request, caller, token, opened)

@@ -153,7 +153,7 @@ class ObjectVerbs:
 
     #: (caller, address, token, scope) -> OpenedObject, or None when Cloud Storage must be asked. Must not block.
     open_now: Callable[[Caller, Address, str, str], OpenedObject | None]
-    #: (caller, address, *, token, scope, keep: "auto" | "memory" | "none", progress: Report | None) -> OpenedObject
+    #: (caller, address, *, token, scope, keep: as in `cached.objects.cache`, progress: Report | None) -> OpenedObject
     open: Callable[..., Awaitable[OpenedObject]]
     #: (pin) -> None; must not block.
     release: Callable[[str], None]

@@ -109,7 +109,7 @@ class ThroughFile(io.RawIOBase):
                 f"objects/{quoted(view.bucket)}/{quoted(view.name)}",
                 self._at,
                 self._part_end,
-                query={"generation": str(view.generation), "keep": "none"},
+                query={"generation": str(view.generation), "keep": "none", "again": "true"},
                 token=self._tokens.get(),
             )
 

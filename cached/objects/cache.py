@@ -29,7 +29,8 @@ from cached.origin.values import Pinned
 
 T = TypeVar("T")
 Sharing = Literal["permission", "owner"]
-Keep = Literal["auto", "memory", "none"]
+#: `again`: as `none`, for one more part of what was opened, and counted, before.
+Keep = Literal["auto", "memory", "none", "again"]
 
 #: Copies that are looked at in a row.
 _GLANCES: Final = 50

@@ -128,12 +128,12 @@ async def open_pinned(
     key = cache.key(reader.user, pinned)
     if not cache.may_hold(reader.user, key.digest, pinned.size):
         cache.count("objects.held_too_much")
-        return _through(cache, pinned)
+        return _through(cache, pinned, counted=keep == "again")
     copy = await open_copy(cache, key.digest, reader.user)
     if copy is not None and (copy := await matching(cache, copy, pinned)) is not None:
         return _served(cache, reader, pinned, copy)
-    if keep == "none":
-        return _through(cache, pinned)
+    if keep in ("none", "again"):
+        return _through(cache, pinned, counted=keep == "again")
     places, copy = await bring(cache, reader, pinned, key, keep, report)
     return _through(cache, pinned) if copy is None else _served(cache, reader, pinned, copy, brought=places)
 
@@ -179,8 +179,9 @@ def _note(cache: ObjectCache, reader: Reader, copy: Copy, parts: dict[Place, int
         cache.later(cache.tiers.promote(copy.entry))
 
 
-def _through(cache: ObjectCache, pinned: Pinned) -> OpenedCopy:
-    cache.count("objects.read_through")
+def _through(cache: ObjectCache, pinned: Pinned, *, counted: bool = False) -> OpenedCopy:
+    if not counted:
+        cache.count("objects.read_through")
     return OpenedCopy(pinned=pinned, fd=-1, tier="origin", entry=None)
 
 

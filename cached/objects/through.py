@@ -17,7 +17,10 @@ _PIECE: Final = 4 << 20
 async def read_through(
     cache: ObjectCache, reader: Reader, pinned: Pinned, start: int, stop: int
 ) -> AsyncIterator[bytes]:
-    """Yield a range of the bytes from Cloud Storage, one piece ahead of the reader, and keep none of them."""
+    """Yield a range of the bytes from Cloud Storage, one piece ahead of the reader, and keep none of them.
+
+    The range with the first byte counts as the read, so that reading on by further ranges is one read.
+    """
     starts = range(start, min(stop, pinned.size), _PIECE)
     coming: asyncio.Task[bytes] | None = None
     sent = 0
@@ -37,7 +40,7 @@ async def read_through(
     finally:
         if sent:
             digest = cache.key(reader.user, pinned).digest
-            cache.account.served(digest, pinned.size, {"origin": sent}, cache.now())
+            cache.account.served(digest, pinned.size, {"origin": sent}, cache.now(), 0 if start else 1)
         if coming is not None:
             coming.cancel()
             await asyncio.wait({coming})

@@ -130,6 +130,14 @@ def test_what_nothing_keeps_is_read_through(client, far):
     far.until(lambda: far.node.cloud.streams == 0)
 
 
+def test_parts_that_are_read_through_say_that_the_object_was_opened_before(client, far):
+    with client.open(CHR) as file:
+        assert file.read() == DATA
+    keeps = [call[3] for call in far.node.cloud.calls if call[0] == "open"]
+    assert keeps[0] == "auto"
+    assert set(keeps[1:]) == {"again"}
+
+
 def test_reading_through_is_seekable_like_any_file(client, far):
     rng, plain = random.Random(1), io.BytesIO(DATA)
     with client.open(CHR) as file:

@@ -198,6 +198,14 @@ def test_what_does_not_fit_is_read_through_and_the_caps_hold(tmp_path):
         got = b"".join([piece async for piece in read_through(cache, ada(), opened.pinned, 10, 250_000)])
         assert got == data[10:250_000]
         assert cache.counts["objects.read_through"] == 1
+        reads = cache.account.misses.reads
+        again = await open_object(cache, ada(), HERE, keep="again")
+        assert (again.fd, again.entry) == (-1, None)
+        for start in (0, 100_000, 200_000):
+            part = read_through(cache, ada(), opened.pinned, start, start + 100_000)
+            assert b"".join([piece async for piece in part]) == data[start : start + 100_000]
+        assert cache.account.misses.reads == reads + 1, "parts of one read"
+        assert cache.counts["objects.read_through"] == 1
         assert all(room.used + room.reserved <= room.cap for room in cache.tiers.index.rooms.values())
 
     scene(tmp_path, body, memory=100_000, disk=200_000)
