@@ -171,4 +171,5 @@ def _shared(
         note=counters.note,
     )
     undo.push_async_callback(tier.close)
+    tier.begin()
     return tier

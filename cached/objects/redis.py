@@ -55,7 +55,7 @@ class RedisTier:
         count: Callable[[str], None] = lambda event: None,
         note: Callable[[str, str], None] = lambda event, words: None,
     ) -> None:
-        """Prepare the tier; nothing is dialled before the first use.
+        """Prepare the tier; nothing is dialled before `begin`, or the first use.
 
         `count` hears of everything that went otherwise than wanted, `note` once of each loss and return. Without
         a secret the tier is off.
@@ -87,6 +87,11 @@ class RedisTier:
     def troubles(self) -> list[str]:
         """What an operator should look at, in words; empty when all is well."""
         return [OLD_KEY_FILE] if self._old_key_file else self._members.troubles
+
+    def begin(self) -> None:
+        """Look in the background whether the servers are there, and as a cache needs them: `troubles` says so then."""
+        if self._seal is not None:
+            self._members.begin()
 
     async def get(self, key: str) -> bytes | None:
         """Return the value of `key`; None when there is none, or it cannot be had now."""

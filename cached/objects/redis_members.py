@@ -34,7 +34,7 @@ _LOOK_SELDOM: Final = 30.0
 
 
 class Members:
-    """The servers; nothing is dialled before the first question."""
+    """The servers; nothing is dialled before `begin`, or the first question."""
 
     def __init__(
         self,
@@ -80,6 +80,11 @@ class Members:
             *found,
             *(word for each in self._servers.values() if each.report for word in each.report.troubles),
         ]
+
+    def begin(self) -> None:
+        """Make the first contact, and ask the servers about themselves, in the background. In an event loop."""
+        if not self._reached.is_set():
+            self._stir()
 
     async def ask(self, name: str, question: Callable[[Redis], Awaitable[T]]) -> T | None:
         """Ask whoever keeps the name; None when that is nobody, or it does not answer in time.

@@ -42,6 +42,24 @@ def test_a_value_is_kept_until_it_is_deleted(server, way):
     asyncio.run(main())
 
 
+def test_what_an_operator_should_change_is_said_before_anything_is_read(short):
+    server = Server(short / "r", "--maxmemory-policy", "noeviction", "--maxmemory", "0")
+    try:
+
+        async def main():
+            async with opened(server.url) as tier:
+                tier.begin()
+                await eventually(lambda: _says(tier, "set maxmemory"))
+
+        asyncio.run(main())
+    finally:
+        server.kill()
+
+
+async def _says(tier, words) -> bool:
+    return any(words in trouble for trouble in tier.troubles)
+
+
 def test_a_value_ends_with_its_time_to_live_and_never_stays_for_ever(server):
     async def main():
         async with opened(server.url) as tier:
