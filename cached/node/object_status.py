@@ -92,7 +92,8 @@ def troubles(node: Node) -> list[str]:
         for one in members(node)
         if one["block_bytes"] is not None
     ]
-    return [*redis(node)["troubles"], *differing]
+    away = node.objects.origin.stats.trouble
+    return [*([away] if away else []), *redis(node)["troubles"], *differing]
 
 
 def _served(what: Counted) -> dict[str, int]:

@@ -121,9 +121,21 @@ class Lanes:
                 async with asyncio.timeout(limit):
                     answer = await self._thread(lambda: self._made(call, token))
             except TimeoutError:
-                raise Failed("stall", f"no answer within {limit:.0f} s", transient=True) from None
+                stalled = Failed("stall", f"no answer within {limit:.0f} s", transient=True)
+                self._note(stalled)
+                raise stalled from None
+            except Failed as failed:
+                self._note(failed)
+                raise
+        self.stats.answered()
         waiting.tell("")
         return answer
+
+    def _note(self, failed: Failed) -> None:
+        if failed.transient:
+            self.stats.silent(failed.text)
+        else:
+            self.stats.answered()
 
     async def work(self, call: Callable[[], T]) -> T:
         """Run other blocking work in a thread of its own; when cancelled, wait until it has ended all the same."""

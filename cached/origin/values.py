@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -12,6 +14,9 @@ from cached.addresses import Address
 
 #: Ask with the node's own account.
 NODE_ACCOUNT: Final = None
+#: Requests in a row that fail before Cloud Storage counts as out of reach, and seconds for which that is said.
+SILENCES: Final = 3
+LATELY: Final = 300.0
 #: Ask without any credentials: objects that everybody may read.
 ANONYMOUS: Final = ""
 
@@ -55,8 +60,11 @@ class OriginStats:
     `bytes_in` are bytes of objects received, `bytes_out` bytes of objects sent, repeats included.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._lock = threading.Lock()
+        self._clock = clock
+        #: Requests in a row that were not answered: how many, since when, until when, and why the last was not.
+        self._silent: tuple[int, float, float, str] = (0, 0.0, 0.0, "")
         self.requests: Counter[str] = Counter()
         self.retries: Counter[str] = Counter()
         self.bytes_in = 0
@@ -71,6 +79,31 @@ class OriginStats:
         """Count one request that has to be repeated."""
         with self._lock:
             self.retries[cause] += 1
+
+    def silent(self, why: str) -> None:
+        """Note that a request was not answered, or with the advice to come again later."""
+        now = self._clock()
+        with self._lock:
+            count, first, _, _ = self._silent
+            self._silent = (count + 1, first if count else now, now, why)
+
+    def answered(self) -> None:
+        """Note that a request was answered, if only with a refusal."""
+        if self._silent[0]:
+            with self._lock:
+                self._silent = (0, 0.0, 0.0, "")
+
+    @property
+    def trouble(self) -> str:
+        """In words that Cloud Storage cannot be reached, by what was asked lately; empty: it can, or nobody knows."""
+        count, first, last, why = self._silent
+        now = self._clock()
+        if count < SILENCES or now - last > LATELY:
+            return ""
+        return (
+            f"Cloud Storage cannot be reached: {count} requests in a row failed, the first {now - first:.0f} s ago, "
+            f"the last {now - last:.0f} s ago ({why}); is the network up, and the endpoint right?"
+        )
 
     def moved(self, *, received: int = 0, sent: int = 0) -> None:
         """Count bytes of objects."""

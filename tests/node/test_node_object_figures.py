@@ -129,6 +129,19 @@ def test_what_does_not_fit_is_counted_and_the_advice_is_to_grow(tmp_path):
     story(tell, tmp_path)
 
 
+def test_cloud_storage_that_cannot_be_reached_shows_in_health(tmp_path):
+    async def tell(w):
+        a = await w.node("a", object_disk=8 * MB)
+        for _ in range(3):
+            a.objects.origin.stats.silent("HTTP 503")
+        health = (await status.status(a, ADA))["health"]
+        assert [words for words in health if "Cloud Storage cannot be reached" in words]
+        a.objects.origin.stats.answered()
+        assert not [words for words in (await status.status(a, ADA))["health"] if "Cloud Storage" in words]
+
+    story(tell, tmp_path)
+
+
 def test_redis_that_is_lost_shows_in_status_health_and_metrics(tmp_path):
     async def tell(w):
         a = await w.node("a", object_disk=8 * MB)

@@ -13,6 +13,7 @@ from cached.origin.calls import decoded, encoded
 from cached.origin.crc import combine, crc32c, of_parts
 from cached.origin.failures import answered, refusal
 from cached.origin.retry import PROGRESS, Patience, delay
+from cached.origin.values import LATELY, OriginStats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -126,3 +127,23 @@ def test_each_refusal_names_the_object_and_the_cause(status, text, kind):
 
 def test_a_listing_that_is_not_found_is_about_its_bucket():
     assert "gs://b " in refusal(answer(404), Prefix("b", "x/")).message
+
+
+def test_that_requests_fail_one_after_the_other_is_said_in_words_until_one_is_answered():
+    now = [0.0]
+    stats = OriginStats(clock=lambda: now[0])
+    for at in (0.0, 10.0):
+        now[0] = at
+        stats.silent("HTTP 503")
+        assert stats.trouble == "", "that happens"
+    now[0] = 20.0
+    stats.silent("no route to host")
+    now[0] = 25.0
+    assert (
+        "3 requests in a row failed, the first 25 s ago, the last 5 s ago (no route to host)" in stats.trouble
+    )
+    now[0] = 20.0 + LATELY + 1
+    assert stats.trouble == "", "nobody has asked since"
+    now[0] = 21.0
+    stats.answered()
+    assert stats.trouble == ""
