@@ -134,6 +134,10 @@ def _own_client() -> Client:
     return _client
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name in ("Client", "AsyncClient"):
         from cached import client

@@ -7,6 +7,9 @@ import pwd
 from collections.abc import Mapping
 from pathlib import Path
 
+from cached.errors import UsageError
+
+_INSTANCE = "{instance}"
 _TMP = "/tmp/cached"  # noqa: S108  (the daemon checks whose it is)
 _SHM = "/dev/shm/cached"  # noqa: S108
 _ROOT = {
@@ -67,7 +70,15 @@ def default_files(env: Mapping[str, str], uid: int) -> list[Path]:
 
 
 def runtime_dirs_to_try(env: Mapping[str, str]) -> list[Path]:
-    """Return the directories in which a client looks for a daemon's sockets, in order."""
+    """Return the directories in which a client looks for a daemon's sockets, in order.
+
+    Raises `UsageError` for a `{instance}` in `CACHED_RUNTIME_DIR`: nobody said which one is meant.
+    """
+    if _INSTANCE in env.get("CACHED_RUNTIME_DIR", ""):
+        raise UsageError(
+            f"CACHED_RUNTIME_DIR is {env['CACHED_RUNTIME_DIR']}, and no instance is named",
+            hint="say which: cached --instance I ..., or set CACHED_RUNTIME_DIR to the directory of its sockets",
+        )
     runtime = env.get("XDG_RUNTIME_DIR")
     tried = [
         env.get("CACHED_RUNTIME_DIR"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
-from cached.errors import UsageError
+from cached.errors import Forbidden, NotFound, UsageError
 
 from cached_cli.command import CachedCommand, CachedGroup
 from cached_cli.output import emit_json, plain, size, table, talk, warn
@@ -16,6 +18,23 @@ from cached_cli.session import Session, pass_session
 
 #: The file that stands for stdin.
 _STDIN = Path("-")
+
+
+@contextlib.contextmanager
+def _there(file: Path) -> Iterator[None]:
+    """Say of a file that cannot be opened what `create` says. Raises `NotFound`, `Forbidden`."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if error.filename != str(file):
+            raise
+        raise NotFound(f"there is no {file}", path=str(file)) from None
+    except PermissionError as error:
+        if error.filename != str(file):
+            raise
+        raise Forbidden(
+            f"cannot read {file}: {error.strerror}", hint="the file is read as you", path=str(file)
+        ) from None
 
 
 @click.command("put", cls=CachedCommand)
@@ -51,7 +70,7 @@ def put(
             f"{address} is a directory",
             hint=f"name the object in it: {address}{'OBJECT' if file == _STDIN else file.name}",
         )
-    with Meter(address, session) as meter:
+    with Meter(address, session) as meter, _there(file):
         made = session.client().put(
             sys.stdin.buffer if file == _STDIN else file,
             address,

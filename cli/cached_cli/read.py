@@ -16,6 +16,8 @@ from cached_cli.output import emit_json, talk
 from cached_cli.progress import Meter
 from cached_cli.session import Session, pass_session
 
+#: The place that stands for stdout.
+_STDOUT: Final = "-"
 #: Bytes moved by one call.
 _CHUNK: Final = 8 << 20
 #: The output cannot be a target of sendfile: a terminal, a file opened for appending.
@@ -24,18 +26,21 @@ _NO_SENDFILE: Final = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 @click.command("get", cls=CachedCommand)
 @click.argument("name", metavar="NAME[/PATH]|gs://...", shell_complete=set_names)
-@click.argument("destination", metavar="DEST", type=click.Path(path_type=Path))
+@click.argument("destination", metavar="DEST|-", type=click.Path())
 @pass_session
-def get(session: Session, name: str, destination: Path) -> None:
+def get(session: Session, name: str, destination: str) -> None:
     """Copy a set, a file or directory of it, or an object of Cloud Storage, to DEST.
 
     DEST is new, or an empty directory, and becomes the root of the copy; directories above it are made. The
     copy is yours; the set is not needed any more. An object, gs://BUCKET/OBJECT, becomes the new file DEST.
+    With - as DEST a file or an object is written to stdout, as by cached cat; a file of that name is ./-.
     """
+    if destination == _STDOUT:
+        return write(session, (name,))
     with Meter(name, session) as meter:
         session.client().export(name, destination, progress=meter)
     if session.json:
-        return emit_json({"path": str(destination.absolute())})
+        return emit_json({"path": str(Path(destination).absolute())})
     return talk(f"{name} is in {destination}")
 
 
@@ -44,6 +49,11 @@ def get(session: Session, name: str, destination: Path) -> None:
 @pass_session
 def cat(session: Session, names: tuple[str, ...]) -> None:
     """Write files of sets and objects of Cloud Storage to stdout, one after the other."""
+    write(session, names)
+
+
+def write(session: Session, names: tuple[str, ...]) -> None:
+    """Write files and objects to stdout. Raises `UsageError` for a whole set, before anything is written."""
     from cached.addresses import is_address
 
     for name in names:

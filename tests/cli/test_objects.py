@@ -178,6 +178,26 @@ def test_what_is_put_can_be_read_and_copied(daemon, tmp_path):
     assert set(daemon.node.cloud.seen) == {"tok-ada"}
 
 
+def test_a_minus_as_the_goal_of_get_is_stdout(daemon, tmp_path):
+    daemon.node.cloud.plant("gs://results/o", b"abc")
+    assert call("get", "gs://results/o", "-").stdout == b"abc"
+    assert not (tmp_path / "-").exists()
+    assert call("get", "gs://results/o", "./-").returncode == 0
+    assert (tmp_path / "-").read_bytes() == b"abc"
+    refused = call("get", "nr", "-")
+    assert (refused.returncode, b"is a set" in refused.stderr) == (2, True)
+
+
+def test_a_file_that_is_not_there_is_not_found_when_it_is_put(daemon):
+    ran = call("put", "nofile", "gs://results/o")
+    assert (ran.returncode, b"there is no nofile" in ran.stderr) == (3, True)
+
+
+def test_an_instance_that_nobody_names_is_a_mistake_in_the_command(daemon):
+    ran = call("list", env={**os.environ, "CACHED_RUNTIME_DIR": "/run/cached-{instance}"})
+    assert (ran.returncode, b"no instance is named" in ran.stderr) == (2, True)
+
+
 def test_what_nothing_keeps_is_written_out_too(daemon, tmp_path):
     daemon.node.cloud.plant("gs://results/far", b"x" * 1_500_000)
     daemon.node.cloud.through.add("far")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cached
 import pytest
 from cached import packets, wire
 from cached.client import Client
@@ -237,3 +238,7 @@ def test_answers_without_a_descriptor_are_an_error_and_not_a_crash(tmp_path):
         Client(tmp_path, timeout=60).open("n/x")
     thread.join(120)
     server.close()
+
+
+def test_what_is_loaded_when_it_is_used_is_listed_all_the_same():
+    assert {"Client", "AsyncClient", "open", "NotFound"} <= set(dir(cached))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cached import config
 from cached.config import values as config_values
-from cached.errors import BadConfig
+from cached.errors import BadConfig, UsageError
 
 
 @pytest.fixture
@@ -325,6 +325,12 @@ def test_clients_look_where_the_contract_says():
         Path(f"/tmp/cached-{os.getuid()}"),
     ]
     assert config.runtime_dirs_to_try({})[0] == Path("/run/cached")
+
+
+def test_a_directory_of_sockets_that_leaves_the_instance_open_is_an_error_that_says_what_to_do():
+    with pytest.raises(UsageError, match="no instance is named") as told:
+        config.runtime_dirs_to_try({"CACHED_RUNTIME_DIR": "/run/cached-{instance}"})
+    assert "--instance" in told.value.hint
 
 
 def test_buckets_may_be_written_as_one_text(read):
