@@ -29,7 +29,6 @@ _ORDER: tuple[Tier, ...] = ("memory", "disk")
 #: Copies that move up at a time; what is hit meanwhile moves up another time.
 MOVING = 4
 
-
 __all__ = ["Copy", "Event", "Filling", "Tiers", "Wanted"]
 
 
@@ -176,7 +175,8 @@ class Tiers:
             try:
                 given += await self._drop(entry, tier, reason)
             except CachedError:
-                self._detach(entry, tier, reason)
+                if tier in entry.held:
+                    self._detach(entry, tier, reason)
         return given
 
     async def clear(
