@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 from typing import Final
 
 from cached.config.places import runtime_dirs_to_try
@@ -12,19 +11,16 @@ from cached.errors import DaemonUnreachable
 
 #: The kernel's limit for the address of a Unix socket, in bytes.
 _LONGEST_ADDRESS: Final = 107
-_SHARED: Final = Path("/tmp")  # noqa: S108 - guarded: see _usable
+_SHARED: Final = "/tmp"  # noqa: S108 - guarded: see _usable
 
 
 class Endpoint:
     """The directory of a daemon's sockets, or the usual directories in order when none is named."""
 
-    def __init__(self, runtime_dir: Path | None = None) -> None:
+    def __init__(self, runtime_dir: str | os.PathLike[str] | None = None) -> None:
         folders = [runtime_dir] if runtime_dir is not None else runtime_dirs_to_try(os.environ)
         #: As text, and whether anybody could have made it.
-        self._folders = [
-            (str(folder), folder.parent == _SHARED and folder.name.startswith("cached-"))
-            for folder in folders
-        ]
+        self._folders = [(folder, _is_shared(folder)) for folder in map(_text, folders)]
 
     def connect(self, name: str, kind: int, timeout: float) -> socket.socket:
         """Connect to the socket called `name`; raises `DaemonUnreachable` that names every socket tried."""
@@ -47,6 +43,16 @@ class Endpoint:
             hint=f"start it with 'cached daemon', or set CACHED_RUNTIME_DIR; tried {places}",
             tried=tried,
         )
+
+
+def _text(folder: str | os.PathLike[str]) -> str:
+    text = os.fspath(folder)
+    return text.rstrip("/") or ("/" if text else ".")
+
+
+def _is_shared(folder: str) -> bool:
+    place, _, name = os.path.normpath(folder).rpartition("/") if _SHARED in folder else ("", "", "")
+    return place.strip("/") == _SHARED.strip("/") and name.startswith("cached-")
 
 
 def _connect(connection: socket.socket, place: str, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -43,18 +43,27 @@ class Session:
         token: Given = None,
     ) -> None:
         self._runtime_dir = runtime_dir
-        self._endpoint = Endpoint(Path(runtime_dir) if runtime_dir is not None else None)
+        self._endpoint = Endpoint(runtime_dir)
         self._timeout = timeout
         self._tokens = Tokens(token)
-        self._rest = Rest(self._endpoint, timeout)
-        self._origin = Rest(self._endpoint, max(timeout, _ORIGIN_PATIENCE))
         self._channels: Pool[Channel] = Pool(lambda: Channel(self._endpoint, timeout), _close_unless_pinning)
 
     def close(self) -> None:
         """Close connections through which nothing is open; the others close with their last file."""
         self._channels.clear()
-        self._rest.close()
-        self._origin.close()
+        for made in ("_rest", "_origin"):
+            if made in self.__dict__:
+                getattr(self, made).close()
+
+    @cached_property
+    def _rest(self) -> Rest:
+        """Requests over HTTP; a program that only opens files makes none."""
+        return Rest(self._endpoint, self._timeout)
+
+    @cached_property
+    def _origin(self) -> Rest:
+        """The same, for those that wait for Cloud Storage."""
+        return Rest(self._endpoint, max(self._timeout, _ORIGIN_PATIENCE))
 
     def __enter__(self) -> Self:
         return self

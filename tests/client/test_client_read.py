@@ -8,6 +8,7 @@ import io
 import mmap
 import os
 import pickle
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,8 @@ from pathlib import Path
 import cached
 import pytest
 from cached import packets, wire
-from cached.client import Client
+from cached.client import Client, endpoint
+from cached.client.endpoint import Endpoint
 from cached.errors import DaemonUnreachable, NotFound, UsageError
 from tests.api.fake_daemon import Daemon, plant, running
 from tests.api.fake_node import FakeSet
@@ -242,3 +244,14 @@ def test_answers_without_a_descriptor_are_an_error_and_not_a_crash(tmp_path):
 
 def test_what_is_loaded_when_it_is_used_is_listed_all_the_same():
     assert {"Client", "AsyncClient", "open", "NotFound"} <= set(dir(cached))
+
+
+@pytest.mark.parametrize("folder", ["/tmp/cached-7", "/tmp/cached-7/", "//tmp/cached-7", "/tmp/./cached-7"])
+def test_a_directory_that_anybody_could_have_made_is_looked_at_however_it_is_written(folder, monkeypatch):
+    looked = []
+    monkeypatch.setattr(endpoint, "_check_owner", looked.append)
+    with pytest.raises(DaemonUnreachable):
+        Endpoint(folder).connect("api.sock", socket.SOCK_STREAM, 1)
+    with pytest.raises(DaemonUnreachable):
+        Endpoint("/tmp/other/cached-7").connect("api.sock", socket.SOCK_STREAM, 1)
+    assert looked == [folder.rstrip("/")]
