@@ -56,6 +56,26 @@ def test_a_stream_comes_whole_over_a_connection_of_its_own(tmp_path, key_file):
     asyncio.run(scene())
 
 
+def test_neither_end_holds_small_packets_back_for_an_acknowledgement(tmp_path, key_file, monkeypatch):
+    undelayed = []
+    wrap = ssl.SSLContext.wrap_socket
+
+    def seen(context, connection, **how):
+        undelayed.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        return wrap(context, connection, **how)
+
+    async def scene():
+        async with linked(tmp_path, key_file, "a", "b") as ((a, _), (b, b_id)):
+            b.stream("some", _some)
+            monkeypatch.setattr(ssl.SSLContext, "wrap_socket", seen)
+            source = await a.bulk(b_id, "some", {}, PATIENCE)
+            source.close()
+
+    asyncio.run(scene())
+    assert len(undelayed) == 2
+    assert all(undelayed)
+
+
 def test_a_reader_may_be_slow_and_many_may_read_at_once(tmp_path, key_file):
     async def slow(source):
         begin = await _read(source, 1000)
