@@ -47,7 +47,7 @@ PAUSE = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """What describes a content without its bytes."""
+    """What describes a content without its bytes: from a holder or the origin, checked (`checked`)."""
 
     manifest: Manifest
     leaves: bytes

@@ -217,6 +217,7 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
         first=lambda: node.jobs.want(flight.set_id),
         elsewhere=lambda: ways.several(node, flight, holders, places),
         linked=flight.linked.paths,
+        proven=True,
     )
     failure: CachedError = NoSource("no node that has the set can be reached")
     async with beside.giving_way(node, flight), beside.writing(node, flight):

@@ -299,6 +299,7 @@ async def _refetch_as(node: Node, store: Store, known: Known, paths: set[str], t
         leaves=metadata.leaves,
         data=staged,
         only=frozenset(paths),
+        proven=True,
     )
     async with sources.introduced(node, known.record.id) as holders:
         await holders.met.wait()

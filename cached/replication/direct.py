@@ -238,7 +238,8 @@ def _look(job: FetchJob) -> _Work:
     job.progress.bytes_wanted = sum(
         entry.size for entry in job.manifest.files() if job.only is None or entry.path in job.only
     )
-    check_all_leaves(job.manifest, job.leaves)
+    if not job.proven:
+        check_all_leaves(job.manifest, job.leaves)
     line = LeafLine(job.manifest)
     missing = scan(job.data, line, job.leaves, job.only, job.linked)
     job.progress.bytes_present = job.progress.bytes_wanted - line.bytes_in(missing)

@@ -58,7 +58,7 @@ class FetchJob:
 
     content: str
     manifest: Manifest
-    #: All 16 KiB leaf digests, file after file in canonical order; checked against the roots before use.
+    #: All 16 KiB leaf digests, file after file in canonical order.
     leaves: bytes
     data: Path
     #: Of the torrent, as the offer names it; the direct method ignores it.
@@ -70,6 +70,8 @@ class FetchJob:
     only: frozenset[str] | None = None
     #: Files that are there, whole, and belong to other contents as well: nothing is ever written to them.
     linked: frozenset[str] = frozenset()
+    #: The leaves are known to belong to the manifest's roots; otherwise that is looked at before use.
+    proven: bool = False
     #: Whether a job waits for it now.
     first: Callable[[], bool] = lambda: False
     #: Whether there is another way to bring it: then this one is given up sooner.

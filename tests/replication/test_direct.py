@@ -223,6 +223,17 @@ def test_leaves_that_do_not_belong_to_the_manifest_are_refused(tmp_path):
         asyncio.run(Direct(fetch_stream=Pipe({}).fetch).fetch(job, holders("one")))
 
 
+def test_leaves_that_were_shown_to_belong_to_the_manifest_are_not_looked_at_again(tmp_path, monkeypatch):
+    content = make_content(tmp_path / "src", {"f": 100_000})
+    looked = []
+    monkeypatch.setattr("cached.replication.direct.check_all_leaves", lambda *_: looked.append(1))
+    for number, proven in enumerate((True, False)):
+        job = dataclasses.replace(job_for(content, tmp_path / str(number), 0), proven=proven)
+        direct = Direct(fetch_stream=Pipe({"one": server(content)}).fetch)
+        asyncio.run(direct.fetch(job, holders("one")))
+        assert looked == ([] if proven else [1])
+
+
 def test_a_stranger_learns_nothing(tmp_path):
     content = make_content(tmp_path / "src", {"f": 100_000})
     careful = server(content, allowed=lambda peer, _content: peer == "friend")
