@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from cached.errors import CachedError
+from cached.node.joined import Enclosed
 from cached.node.speed import Speed
 from cached.replication.transfer import Progress
 from cached.sets.manifest import Manifest
@@ -27,6 +28,8 @@ class Flight:
     #: Set once it has ended, well or not.
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     error: CachedError | None = None
+    #: What came with the offer.
+    enclosed: Enclosed | None = None
     #: What is to come, once that lies in its staging area: others may ask for it here.
     manifest: Manifest | None = None
     #: What of it lies here already, in other contents, and is linked into its staging area.

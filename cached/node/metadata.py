@@ -12,6 +12,7 @@ import msgspec
 
 from cached.errors import Busy, CachedError, Forbidden, IntegrityFailed, NoSource, NoSpace, NotFound
 from cached.node import origins, sources
+from cached.node.joined import Enclosed
 from cached.node.node import Node
 from cached.node.shelf import Known
 from cached.origin import places
@@ -32,6 +33,8 @@ STREAM = "metadata"
 HEAD = 256
 LINE = 4224
 SHORTEST = 4
+#: Most bytes of metadata that travel with an offer.
+ENCLOSED = 64 << 10
 #: Bytes of a manifest for directories and links, which a record does not count.
 EXTRAS = 64 << 20
 #: Metadata on its way takes at most this part of the machine's memory, what is small not counted, in bytes.
@@ -252,12 +255,47 @@ async def serve(node: Node, peer: Peer, query: dict[str, object], writer: Writer
         raise NotFound("this node has just finished receiving that content")
     if not query.get("places"):
         parts = parts[:3]
-    sizes = [-1 if part is None else len(part) for part in parts]
-    lengths = Lengths(**dict(zip(("manifest", "leaves", "mtimes", "places"), sizes, strict=False)))
-    await writer.write(msgspec.json.encode(lengths) + b"\n")
+    await writer.write(_headed(parts))
     for part in parts:
         for start in range(0, len(part or b""), 1 << 20):
             await writer.write(memoryview(part or b"")[start : start + (1 << 20)])
+
+
+def _headed(parts: list[bytes | None]) -> bytes:
+    sizes = [-1 if part is None else len(part) for part in parts]
+    lengths = Lengths(**dict(zip(("manifest", "leaves", "mtimes", "places"), sizes, strict=False)))
+    return msgspec.json.encode(lengths) + b"\n"
+
+
+async def to_enclose(node: Node, record: SetRecord) -> bytes:
+    """Return a set's metadata as the stream gives it, where that is little; else nothing."""
+    if record.bytes // (LEAF // DIGEST) > ENCLOSED or record.files * SHORTEST > ENCLOSED:
+        return b""
+    return await asyncio.to_thread(_whole, node, record.content)
+
+
+def _whole(node: Node, content: str) -> bytes:
+    try:
+        parts = _encoded(node, content)
+    except CachedError:
+        return b""
+    if parts[0] is None or parts[1] is None or sum(len(part or b"") for part in parts) > ENCLOSED:
+        return b""
+    return b"".join([_headed(parts), *(part or b"" for part in parts)])
+
+
+async def enclosed_in(enclosed: Enclosed | None, known: Known) -> Metadata | None:
+    """Return the metadata that came with an offer, once it is found right; None where none came, or it is not."""
+    if enclosed is None or not 0 < len(enclosed.metadata) <= ENCLOSED + HEAD:
+        return None
+    received = bytearray(enclosed.metadata)
+    with contextlib.suppress(CachedError):
+        lengths = _head(received)
+        if lengths is not None:
+            _check_lengths(lengths, known.record)
+            if lengths.total == len(received):
+                return await asyncio.to_thread(_parse, received, lengths, known.record.content)
+    return None
 
 
 def _encoded(node: Node, content: str) -> list[bytes | None]:

@@ -6,6 +6,7 @@ Also the other direction: a node asks a holder for an offer, or introduces itsel
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal
 
 import msgspec
@@ -15,7 +16,8 @@ from cached.catalog.rows import ContentRow, ReplicaRow, ReservationRow, Transfer
 from cached.critical import to_the_end
 from cached.errors import Busy, CachedError, NotFound, RequirementsRefused
 from cached.leases import capacity, policy
-from cached.node import announce, book, consent, damage, receive, sources
+from cached.node import announce, book, consent, damage, metadata, receive, sources
+from cached.node.joined import Enclosed, Joined
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
 from cached.peers.records import Peer
@@ -39,6 +41,10 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     methods: tuple[Method, ...] = ()
     #: Piece size of the torrent, 0 while there is none.
     piece_size: int = 0
+    #: How the holder gives the bytes: the receiver need not introduce itself.
+    joined: Joined | None = None
+    #: The set's metadata, where that is little (`cached.node.metadata`).
+    metadata: bytes = b""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +116,13 @@ def _held(node: Node, known: Known) -> ReplicaRow | None:
 async def _promise_and_start(node: Node, peer: Peer, known: Known, grant: policy.Grant, offer: Offer) -> None:
     await _promise(node, peer, known, grant)
     piece_size = offer.piece_size if is_piece_size(offer.piece_size) else 0
-    receive.start(node, known.record.id, receivers=max(1, offer.receivers), piece_size=piece_size)
+    receive.start(
+        node,
+        known.record.id,
+        receivers=max(1, offer.receivers),
+        piece_size=piece_size,
+        enclosed=Enclosed(peer.node_id, offer.joined, offer.metadata, asyncio.get_running_loop().time()),
+    )
     announce.publish(node)
 
 
@@ -182,6 +194,8 @@ async def make(node: Node, known: Known, *, requested: bool = False, receivers: 
     """Return the offer of a set that this node holds. Raises `IntegrityFailed` while its copy is damaged."""
     damage.check_whole(node, known)
     parameters = node.swarm.parameters(known.record.content) or {}
+    held = node.shelf.replicas.get(known.record.id)
+    sure = held is not None and sources.proven(node, known)
     return Offer(
         record=known.aged(node.now()),
         lease_seconds=node.left(known.lease),
@@ -189,6 +203,8 @@ async def make(node: Node, known: Known, *, requested: bool = False, receivers: 
         receivers=receivers,
         methods=node.config.replication.methods,
         piece_size=int(parameters.get("piece_size", 0)),
+        joined=sources.giving(node, held) if held is not None and sure else None,
+        metadata=await metadata.to_enclose(node, known.record) if sure else b"",
     )
 
 

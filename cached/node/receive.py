@@ -21,8 +21,9 @@ from cached.errors import CachedError, IntegrityFailed, NoSource, NoSpace
 from cached.leases import capacity
 from cached.node import announce, beside, prepare, seeding, sharing, sources, ways
 from cached.node.flight import Flight
+from cached.node.joined import Enclosed
 from cached.node.kept import obtain
-from cached.node.metadata import Metadata, staged
+from cached.node.metadata import Metadata, enclosed_in, staged
 from cached.node.node import Node
 from cached.node.shelf import Changes
 from cached.origin.places import Places
@@ -44,7 +45,9 @@ ROUNDS = 6
 PAUSE = 2.0
 
 
-def start(node: Node, set_id: str, *, receivers: int = 1, piece_size: int = 0) -> Flight:
+def start(
+    node: Node, set_id: str, *, receivers: int = 1, piece_size: int = 0, enclosed: Enclosed | None = None
+) -> Flight:
     """Start, or join, the transfer of an accepted set."""
     running = node.transfers.get(set_id)
     if running is not None and not running.ended.is_set():
@@ -56,6 +59,7 @@ def start(node: Node, set_id: str, *, receivers: int = 1, piece_size: int = 0) -
         txid=node.accepted[set_id],
         receivers=receivers,
         piece_size=piece_size,
+        enclosed=enclosed,
     )
     flight.progress.bytes_wanted = row.bytes
     node.transfers[set_id] = flight
@@ -165,10 +169,10 @@ async def _receive(node: Node, flight: Flight) -> None:
     row, manifest = node.shelf.replicas[flight.set_id], None
     here = node.stores[row.tier].has(flight.content)
     if not (here and ways.believed(node, flight.set_id)):
-        async with sources.introduced(node, flight.set_id) as holders:  # while the metadata comes
-            metadata = await staged(node.stores[row.tier], flight.txid, flight.content)
-            if metadata is None:
-                metadata = await obtain(node, node.shelf.known[flight.set_id], flight.progress)
+        async with sources.introduced(
+            node, flight.set_id, flight.enclosed
+        ) as holders:  # while the metadata comes
+            metadata = await _metadata(node, flight, row)
             faults.point(RECEIVE_METADATA)
             manifest = metadata.manifest
             await prepare.fit(node, flight, metadata)
@@ -189,6 +193,14 @@ async def _receive(node: Node, flight: Flight) -> None:
     announce.publish(node, flight.set_id)
     await seeding.refresh(node, flight.content)
     node.stirred.set(flight.set_id)
+
+
+async def _metadata(node: Node, flight: Flight, row: ReplicaRow) -> Metadata:
+    known = node.shelf.known[flight.set_id]
+    found = await enclosed_in(flight.enclosed, known)
+    if found is None:
+        found = await staged(node.stores[row.tier], flight.txid, flight.content)
+    return found or await obtain(node, known, flight.progress)
 
 
 async def _bring(node: Node, flight: Flight, metadata: Metadata, holders: sources.Introduced) -> None:

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from cached.catalog.rows import ReplicaRow
 from cached.errors import Busy, CachedError, NotFound
 from cached.node import announce, consent
+from cached.node.joined import Enclosed, Joined
 from cached.node.node import Node
 from cached.node.shelf import Known
 from cached.peers.records import NodeEntry, Peer
@@ -24,19 +26,6 @@ GLANCE = 0.05
 RENEW = 300.0
 #: Seconds to wait before a holder that refused, or was not reached, is asked again.
 RETRY = 5.0
-
-
-class Joined(msgspec.Struct, frozen=True, kw_only=True):
-    """A holder's answer to a node that introduces itself."""
-
-    #: It holds all bytes; otherwise it is fetching them itself.
-    complete: bool
-    bittorrent_port: int
-    #: Methods by which it gives bytes, and whether its BitTorrent connections are encrypted (`tls` or `off`).
-    methods: tuple[str, ...] = ("bittorrent", "direct")
-    encryption: str = "tls"
-    #: It gives the direct method's streams on connections of their own, too.
-    bulk: bool = False
 
 
 @dataclass(kw_only=True)
@@ -138,6 +127,16 @@ class Introduced:
             self.reasons[record.id] = getattr(error, "message", str(error))
             self.agreed.pop(record.id, None)
             return
+        self._met(entry, answer, now)
+
+    def meet(self, enclosed: Enclosed) -> None:
+        """Count whoever made an offer among those that agreed: it has, before it offered."""
+        entry = self.node.directory.node(enclosed.node_id)
+        if enclosed.joined is not None and entry is not None:
+            self._met(entry, enclosed.joined, enclosed.when)
+
+    def _met(self, entry: NodeEntry, answer: Joined, now: float) -> None:
+        record = entry.record
         holder = Holder(
             node_id=record.id,
             host=record.address.rpartition(":")[0].strip("[]"),
@@ -155,9 +154,14 @@ def _encryption(node: Node) -> str:
 
 
 @asynccontextmanager
-async def introduced(node: Node, set_id: str) -> AsyncIterator[Introduced]:
-    """Meet the holders of a set (`met`: all were asked once), and go on meeting new ones while the block runs."""
+async def introduced(node: Node, set_id: str, enclosed: Enclosed | None = None) -> AsyncIterator[Introduced]:
+    """Meet the holders of a set (`met`: all were asked once), and go on meeting new ones while the block runs.
+
+    Who enclosed in an offer how it gives the bytes is not asked.
+    """
     meeting = Introduced(node=node, set_id=set_id)
+    if enclosed is not None:
+        meeting.meet(enclosed)
 
     async def meet() -> None:
         try:
@@ -189,9 +193,14 @@ async def join(node: Node, peer: Peer, set_id: str, ad: dict[str, object]) -> Jo
     if known is None or held is None or held.state == "GOING":
         raise NotFound("this node does not hold that set")
     check_proven(node, known)
-    whole = (held.content, held.tier) not in node.shelf.withheld
     if not node.consents.allowed(peer.node_id, known.record.content):
         await consent.agree(node, peer, known, ad, requested=True)
+    return giving(node, held)
+
+
+def giving(node: Node, held: ReplicaRow) -> Joined:
+    """Return how this node gives the bytes of a set that it holds, or is fetching."""
+    whole = (held.content, held.tier) not in node.shelf.withheld
     return Joined(
         complete=held.state == "COMMITTED",
         bittorrent_port=node.bittorrent_port,

@@ -1,0 +1,32 @@
+"""What a holder says of itself to a node that is to have a set from it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+
+class Joined(msgspec.Struct, frozen=True, kw_only=True):
+    """How a holder gives the bytes of a set: its answer to a node that introduces itself, and part of its offers."""
+
+    #: It holds all bytes; otherwise it is fetching them itself.
+    complete: bool
+    bittorrent_port: int
+    #: Methods by which it gives bytes, and whether its BitTorrent connections are encrypted (`tls` or `off`).
+    methods: tuple[str, ...] = ("bittorrent", "direct")
+    encryption: str = "tls"
+    #: It gives the direct method's streams on connections of their own, too.
+    bulk: bool = False
+
+
+class Enclosed(NamedTuple):
+    """What came with an offer, so that it need not be asked for; nothing of it is believed unchecked."""
+
+    #: The node that made the offer.
+    node_id: str
+    joined: Joined | None
+    #: The set's metadata, as the stream of that name would give it; empty where it is asked for.
+    metadata: bytes
+    #: When it came, by the event loop's clock: consent lapses.
+    when: float = 0.0
