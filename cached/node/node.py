@@ -40,6 +40,7 @@ from cached.peers.directory import Directory
 from cached.peers.identity import Identity
 from cached.peers.link import Link
 from cached.peers.records import HolderEntry
+from cached.precedence import BULK, step_back
 from cached.replication.bittorrent import Swarm
 from cached.replication.direct import Direct, DirectServer
 from cached.replication.reading import Table
@@ -105,9 +106,11 @@ class Node:
     #: Local jobs that wait for bytes.
     jobs: Jobs = field(default_factory=Jobs)
     locks: Locks = field(default_factory=Locks)
-    #: Threads that copy what users hand over, apart from those that everything else waits for.
+    #: Threads that copy what users hand over, apart from those that everything else waits for, and after them.
     copiers: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(8, thread_name_prefix="copier")
+        default_factory=lambda: ThreadPoolExecutor(
+            8, thread_name_prefix="copier", initializer=step_back, initargs=(BULK,)
+        )
     )
     roots: Roots = field(default_factory=Roots)
     decisions: Decisions = field(default_factory=Decisions)

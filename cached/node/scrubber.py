@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,6 +17,7 @@ from cached.leases import upkeep
 from cached.node import damage, memory, verify
 from cached.node.node import Node
 from cached.peers.records import Peer
+from cached.precedence import IDLE, step_back
 from cached.sets.set import Tier
 from cached.storage import scrub
 from cached.storage.disk import Store
@@ -38,7 +37,9 @@ class Scrubber:
         self._node = node
         #: By content and tier: repairs that failed in a row, and the monotonic time of the next.
         self._attempts: dict[tuple[str, Tier], tuple[int, float]] = {}
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="scrubber", initializer=_step_back)
+        self._reader = ThreadPoolExecutor(
+            1, thread_name_prefix="scrubber", initializer=step_back, initargs=(IDLE,)
+        )
 
     async def run(self) -> None:
         """Repair and verify until cancelled."""
@@ -184,9 +185,3 @@ class Scrubber:
 
         if not self._node.draining:
             self._node.fly(f"doubt {holder} {content}", call)
-
-
-def _step_back() -> None:
-    """Let every other thread of this machine go first."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
