@@ -274,17 +274,20 @@ def test_threads_are_bounded_whatever_is_asked_at_once(gcs):
 
 def test_questions_are_answered_while_all_that_may_read_are_reading(gcs):
     gcs.put("b", "o", DATA)
+    gcs.tokens["other"] = "somebody else"
     stalled = gcs.faults.add("stall", media(), times=None, at=10)
     origin = patient(threads=4)
 
     async def scene():
         pinned = await origin.stat(THERE, token=None)
         reading = asyncio.create_task(fetched(origin, pinned, part=MIB // 4, parallel=12))
-        while stalled.done < 3:
+        other = asyncio.create_task(origin.read(pinned, 0, MIB, token="other"))
+        while stalled.done < 3:  # two of them are the first one's: nobody has all
             await asyncio.sleep(0.01)
         assert await origin.stat(THERE, token=None) == pinned
         gcs.faults.clear()
         assert await reading == DATA
+        assert await other == DATA[:MIB]
 
     play(origin, scene)
 
