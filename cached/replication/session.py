@@ -258,6 +258,8 @@ class Session:
 
     def hurry(self) -> None:
         """Have the members that were dialled connected at once, not at the next full second (ADR 22)."""
+        if self._session is None:
+            return
         # A torrent keeps its own idea of it, three, until the setting changes: then members stay missing for good.
         self._settings["max_failcount"] = 2 * _FAILURES + 1 - self._settings["max_failcount"]
         self.apply(max_failcount=self._settings["max_failcount"])
