@@ -32,6 +32,7 @@ from cached.peers.identity import Identity
 from cached.peers.link import Link
 from cached.peers.records import NodeContents, digest
 from cached.sets import manifest as manifests
+from cached.sets.coarse import coarse
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import LEAF, hash_leaves, leaf_count, root_from_leaves
 from cached.sets.set import SetRecord, SignedRecord, newer, set_id
@@ -155,6 +156,9 @@ async def lay_out(path: Path, count: int, size: int) -> list[SetRecord]:
                 staging.seal(manifests.encode(one.manifest), one.leaves)
                 staging.put_record(one.known.signed)
             store.publish(txid, one.record.content, one.manifest)
+            store.put_coarse(
+                one.record.content, coarse(one.manifest, one.leaves)
+            )  # it was in its swarm before
         await ground.shelf.keep(committed(sets, ground.clock.now().boot_id))
     finally:
         await daemon.stop()

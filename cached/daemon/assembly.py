@@ -42,7 +42,7 @@ def assemble(
         scratch=config.store.disk / "packs",
         call=link.call,
         allowed=consents.allowed,
-        lookup=lambda content: seeding.lookup(node, content),
+        lookup=lambda content, piece_size: seeding.lookup(node, content, piece_size),
         damaged=lambda content, reason: scrubber.suspect(content, reason, event="seed.damaged"),
         tls=seeding.material(identity),
         encrypted=config.replication.encryption == "tls",

@@ -21,8 +21,8 @@ BLOCK = 4096
 ENTRY = 4096
 #: What a content takes whatever is in it: its directories, manifest, records.
 CONTENT = 64 * 1024
-#: Bytes of file for each byte of stored leaves: 32 bytes for 16 KiB.
-_LEAF_SHARE = 512
+#: Bytes of file for each byte of stored digests: 32 for 16 KiB are its leaves, 32 for 64 KiB the coarse ones.
+_LEAF_SHARE = 409
 
 
 class Space(msgspec.Struct, frozen=True, kw_only=True):

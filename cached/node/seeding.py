@@ -17,25 +17,50 @@ from cached.replication import layout, method
 from cached.replication.direct import Served
 from cached.replication.membership import Seedable
 from cached.replication.transfer import TlsMaterial
+from cached.sets.coarse import SPAN, Coarse, coarse
+from cached.sets.manifest import Manifest
+from cached.storage.disk import Store
 
 #: Receivers that a piece size is chosen for when nobody has said how many there are.
 USUAL_RECEIVERS = 8
 #: Seconds after which a content that nobody has asked for leaves its swarm.
 IDLE = 900.0
+#: Bytes of a content from which on the leaves take longer to read and hash than another file takes to write.
+KEEP_FROM = 4 << 20
 
 
-async def lookup(node: Node, content: str) -> Seedable | None:
-    """Return a committed content as a swarm needs it; None when it is not here, or not whole."""
+async def lookup(node: Node, content: str, piece_size: int) -> Seedable | None:
+    """Return a committed content as a swarm needs it, for that piece size, or with 0 for the usual one.
+
+    None when it is not here, or not whole.
+    """
     store = metadata.local(node, content)
     if store is None or (content, store.tier) in node.shelf.withheld:
         return None
-    manifest, leaves = await asyncio.to_thread(lambda: (store.manifest(content), store.leaves(content)))
+    return await asyncio.to_thread(_seedable, store, content, piece_size)
+
+
+def _seedable(store: Store, content: str, piece_size: int) -> Seedable:
+    manifest = store.manifest(content)
+    piece_size = piece_size or layout.piece_size(manifest.total_bytes, USUAL_RECEIVERS)
     return Seedable(
         manifest=manifest,
-        leaves=leaves,
+        digests=_digests(store, content, manifest, piece_size),
         data=store.data(content),
-        piece_size=layout.piece_size(manifest.total_bytes, USUAL_RECEIVERS),
+        piece_size=piece_size,
     )
+
+
+def _digests(store: Store, content: str, manifest: Manifest, piece_size: int) -> bytes | Coarse:
+    """Return what suffices for a piece size; once made it is kept, and the leaves need not be read again."""
+    if piece_size < SPAN or manifest.total_bytes < KEEP_FROM:
+        return store.leaves(content)
+    found = store.coarse(content)
+    if found is None:
+        found = coarse(manifest, store.leaves(content))
+        with contextlib.suppress(CachedError):  # it is just going, or the disk is full
+            store.put_coarse(content, found)
+    return found
 
 
 async def served(node: Node, content: str) -> Served | None:
@@ -90,11 +115,13 @@ async def ready(node: Node, known: Known, receivers: int) -> None:
 async def refresh(node: Node, content: str) -> None:
     """After a transfer: let the swarm that brought the content go on from where it lies now."""
     running = node.swarm.parameters(content)
-    found = await lookup(node, content) if running is not None else None
-    if running is None or found is None:
+    if running is None:
+        return
+    found = await lookup(node, content, int(running["piece_size"]))
+    if found is None:
         return
     try:
-        await node.swarm.seed(content, found.manifest, found.leaves, found.data, int(running["piece_size"]))
+        await node.swarm.seed(content, found.manifest, found.digests, found.data, found.piece_size)
     except CachedError as error:
         node.counters.note("seed.failed", error.message, content=content[:8])
 

@@ -36,6 +36,7 @@ from cached.replication.session import Session, check_port
 from cached.replication.throttle import Throttle
 from cached.replication.torrent import Torrent
 from cached.replication.transfer import Allowed, Call, FetchJob, Holders, Peer, TlsMaterial, Traffic
+from cached.sets.coarse import Coarse
 from cached.sets.manifest import Manifest
 
 log = logging.getLogger(__name__)
@@ -162,29 +163,30 @@ class Swarm:
     # Seeding
 
     async def seed(
-        self, content: str, manifest: Manifest, leaves: bytes, data: Path, piece_size: int
+        self, content: str, manifest: Manifest, digests: bytes | Coarse, data: Path, piece_size: int
     ) -> dict[str, Any]:
         """Give the content in `data` to others from now on; return its parameters.
 
-        The bytes were verified by the caller. Idempotent: a content that is in the swarm already, fetched or
+        `digests` are its leaves, or its coarse digests where the pieces are no smaller than their spans. The bytes
+        were verified by the caller. Idempotent: a content that is in the swarm already, fetched or
         seeded, keeps its piece size, and `data` is where its files are from now on.
         """
         async with self._lock(content):
             member = self._members.get(content)
             if member is None:
-                member = await self._add_seed(content, manifest, leaves, data, piece_size)
+                member = await self._add_seed(content, manifest, digests, data, piece_size)
             elif not member.fetching and (member.data != data or member.directory is not None):
                 await self._move(member, data)
             return member.parameters()
 
     async def _add_seed(
-        self, content: str, manifest: Manifest, leaves: bytes, data: Path, piece_size: int
+        self, content: str, manifest: Manifest, digests: bytes | Coarse, data: Path, piece_size: int
     ) -> Member:
         await self.get_ready()
         pack = None
         if layouts.pack_bytes(manifest):
             pack = await asyncio.to_thread(packs.make, data, manifest, self._pack(content), piece_size)
-        layout = await asyncio.to_thread(layouts.build, content, manifest, leaves, piece_size, pack)
+        layout = await asyncio.to_thread(layouts.build, content, manifest, digests, piece_size, pack)
         member = Member(layout=layout, torrent=None, data=data)
         if layout.files:
             member.torrent = Torrent(layout, on_damage=self._damage_reporter(content))
@@ -366,11 +368,10 @@ class Swarm:
             raise NotFound("no such content here")
         member = self._members.get(content)
         if member is None and self._lookup is not None:
-            found = await self._lookup(content)
+            piece: Any = body.get("piece_size")
+            found = await self._lookup(content, int(piece) if is_piece_size(piece) else 0)
             if found is not None:
-                piece: Any = body.get("piece_size")
-                wanted = int(piece) if is_piece_size(piece) else found.piece_size
-                await self.seed(content, found.manifest, found.leaves, found.data, wanted)
+                await self.seed(content, found.manifest, found.digests, found.data, found.piece_size)
                 member = self._members.get(content)
         if member is None or (member.fetching and not member.layout.files):
             raise NotFound("no such content here")

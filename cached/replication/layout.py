@@ -18,9 +18,10 @@ from functools import cached_property
 from typing import Any
 
 from cached.errors import IntegrityFailed
+from cached.sets.coarse import SPAN, Coarse
 from cached.sets.leaves import LeafIndex, split_leaves
 from cached.sets.manifest import Entry, Manifest
-from cached.sets.merkle import DIGEST, LEAF, piece_layer, root_from_leaves
+from cached.sets.merkle import DIGEST, LEAF, empty_root, piece_layer, root_from_leaves
 
 #: Files smaller than this many bytes travel in the pack.
 PACK_BELOW = 64 * 1024
@@ -158,27 +159,20 @@ class Layout:
         return None
 
 
-def build(content: str, manifest: Manifest, leaves: bytes, piece: int, pack: Pack | None) -> Layout:
-    """Build the layout; raise `IntegrityFailed` when leaves and manifest, or pack and manifest, disagree.
+def build(content: str, manifest: Manifest, digests: bytes | Coarse, piece: int, pack: Pack | None) -> Layout:
+    """Build the layout from the leaves, or for pieces that are no smaller than its spans from the coarse digests.
 
-    Costs one SHA-256 per leaf: run it in a thread for large contents.
+    Raises `IntegrityFailed` when digests and manifest, or pack and manifest, disagree. Costs one SHA-256 for each
+    digest: run it in a thread for large contents.
     """
-    if len(leaves) != LeafIndex(manifest).total:
-        raise IntegrityFailed("the leaf digests do not fit the manifest", content=content)
     files: list[TorrentFile] = []
     double = {twin.path for _, twin in twins(manifest)}
-    for entry, digests in split_leaves(manifest, leaves):
-        if entry.size < PACK_BELOW:
-            continue
-        layer = piece_layer(digests, piece)
-        root = _root_over(layer, piece) if layer else root_from_leaves(digests)
-        if root != entry.root:
-            raise IntegrityFailed(
-                f"the leaf digests of {entry.path!r} do not match its root", path=entry.path, content=content
-            )
-        if entry.path not in double:
+    for entry, layer in _layers(content, manifest, digests, piece):
+        if entry.size >= PACK_BELOW and entry.path not in double:
             name = f"{len(files):06d}"
-            files.append(TorrentFile(name=name, path=entry.path, size=entry.size, root=root, layer=layer))
+            files.append(
+                TorrentFile(name=name, path=entry.path, size=entry.size, root=entry.root, layer=layer)
+            )
     wanted = pack_bytes(manifest)
     if wanted:
         files.append(_pack_file(content, wanted, piece, pack))
@@ -186,6 +180,28 @@ def build(content: str, manifest: Manifest, leaves: bytes, piece: int, pack: Pac
         only = files[0]
         files = [TorrentFile(name=content, path=only.path, size=only.size, root=only.root, layer=only.layer)]
     return Layout(content=content, piece_size=piece, files=tuple(files))
+
+
+def _layers(
+    content: str, manifest: Manifest, digests: bytes | Coarse, piece: int
+) -> Iterator[tuple[Entry, bytes]]:
+    """Iterate over the files with their piece layers, each of which was found to belong to the file's root."""
+    unit = SPAN if isinstance(digests, Coarse) else LEAF
+    if not isinstance(digests, Coarse) and len(digests) != LeafIndex(manifest).total:
+        raise IntegrityFailed("the leaf digests do not fit the manifest", content=content)
+    found = digests.split(manifest) if isinstance(digests, Coarse) else split_leaves(manifest, digests)
+    for entry, part in found:
+        if entry.size < PACK_BELOW:
+            yield entry, b""
+            continue
+        layer = piece_layer(part, piece, unit)
+        # one that has no coarse digests is named by its root alone
+        root = _root_over(layer, piece) if layer else _root_over(bytes(part), unit) if part else entry.root
+        if root != entry.root:
+            raise IntegrityFailed(
+                f"the digests of {entry.path!r} do not match its root", path=entry.path, content=content
+            )
+        yield entry, layer
 
 
 def _pack_file(content: str, wanted: int, piece: int, pack: Pack | None) -> TorrentFile:
@@ -200,9 +216,7 @@ def _pack_file(content: str, wanted: int, piece: int, pack: Pack | None) -> Torr
 
 def _root_over(layer: bytes, piece: int) -> bytes:
     """Return the merkle root above a piece layer; missing pieces count as pieces of zero leaves."""
-    padding = bytes(DIGEST)
-    for _ in range((piece // LEAF).bit_length() - 1):
-        padding = hashlib.sha256(padding + padding).digest()
+    padding = empty_root(piece)
     nodes = [layer[at : at + DIGEST] for at in range(0, len(layer), DIGEST)]
     while len(nodes) > 1:
         if len(nodes) % 2:

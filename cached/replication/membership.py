@@ -16,6 +16,7 @@ from cached.replication import layout as layouts
 from cached.replication.layout import Layout, Pack
 from cached.replication.torrent import Torrent
 from cached.replication.transfer import Call, FetchJob, Holder, Holders, Traffic
+from cached.sets.coarse import Coarse
 from cached.sets.manifest import Manifest
 
 _ASK_AGAIN = 0.5
@@ -26,14 +27,14 @@ class Seedable:
     """A committed content of this node, as the swarm needs it."""
 
     manifest: Manifest
-    leaves: bytes
+    #: Its leaves, or what suffices for that piece size.
+    digests: bytes | Coarse
     data: Path
-    #: To use when the content is not in the swarm yet and nobody asks for another.
     piece_size: int
 
 
-#: `lookup(content)`: a committed content that the swarm may seed, or None.
-Lookup = Callable[[str], Awaitable[Seedable | None]]
+#: `lookup(content, piece_size)`: a committed content that the swarm may seed, or None; 0 leaves the piece size open.
+Lookup = Callable[[str, int], Awaitable[Seedable | None]]
 #: `damaged(content, reason)`: a seed's files do not hold what they should; it is out of the swarm already.
 Damaged = Callable[[str, str], None]
 

@@ -10,6 +10,7 @@ Hashing releases the interpreter's lock at each leaf, so threads hash in paralle
 
 from __future__ import annotations
 
+from functools import cache
 from hashlib import sha256
 from typing import Final
 
@@ -46,22 +47,32 @@ def root_from_leaves(leaves: Buffer) -> bytes:
     return layer
 
 
-def piece_layer(leaves: Buffer, piece_size: int) -> bytes:
+def piece_layer(digests: Buffer, piece_size: int, unit: int = LEAF) -> bytes:
     """Return the concatenated roots of a file's pieces; empty for a file that fits into one piece.
 
-    `piece_size` is 16 KiB times a power of two. This is the file's entry in a torrent's `piece layers`, which
-    names only files larger than a piece.
+    `digests` are the file's leaves, or its piece layer for pieces of `unit` bytes. `piece_size` is `unit`, and `unit`
+    16 KiB, times a power of two. This is the file's entry in a torrent's `piece layers`, which names only files larger
+    than a piece. Raises `ValueError` for other sizes.
     """
-    per_piece = piece_size // LEAF
-    if piece_size % LEAF or per_piece & (per_piece - 1) or per_piece < 1:
-        raise ValueError(f"{piece_size} is not {LEAF} times a power of two")
-    layer, pad = bytes(leaves), bytes(DIGEST)
+    per_piece = piece_size // unit
+    if piece_size % unit or per_piece & (per_piece - 1) or per_piece < 1:
+        raise ValueError(f"{piece_size} is not {unit} times a power of two")
+    layer, pad = bytes(digests), empty_root(unit)
     if len(layer) <= per_piece * DIGEST:
         return b""
     while per_piece > 1:
         layer, pad = _layer_above(layer, pad)
         per_piece //= 2
     return layer
+
+
+@cache
+def empty_root(size: int) -> bytes:
+    """Return the digest that stands for `size` bytes beyond the end of a file: 16 KiB times a power of two."""
+    digest = bytes(DIGEST)
+    for _ in range((size // LEAF).bit_length() - 1):
+        digest = sha256(digest + digest).digest()
+    return digest
 
 
 def _layer_above(layer: bytes, pad: bytes) -> tuple[bytes, bytes]:

@@ -8,6 +8,7 @@ Layout below the root, all owned by the daemon:
         data/                    0555 directories, 0444 or 0555 files: what readers get
         manifest                 canonical manifest; its SHA-256 is the content id
         leaves                   32-byte digests of all 16 KiB leaves, files in canonical order
+        coarse                   a SHA-256, and the coarse digests that have it (absent until a swarm asked for them)
         mtimes                   signed 64-bit little-endian nanoseconds, one per entry (absent when unknown)
         origin                   where the files lie in Cloud Storage, pinned (absent when it is unknown)
         sets/<set id>.record     signed set records (msgpack), so that a lost database loses no bytes
@@ -26,10 +27,12 @@ import re
 import stat
 import threading
 from collections.abc import Callable, Collection
+from hashlib import sha256
 from pathlib import Path
 
 from cached import faults
 from cached.errors import BadConfig, Busy, NoSpace, NotFound
+from cached.sets.coarse import Coarse
 from cached.sets.manifest import Manifest
 from cached.sets.set import SignedRecord, Tier
 from cached.storage import files, publication, records, trash, tree
@@ -44,6 +47,8 @@ TRASH_RENAMED = faults.declare("trash.renamed")
 
 _TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Cache sets of `cached`: they need no backup.\n"
 _PARTS = ("contents", "incoming", "trash")
+#: Bytes of the SHA-256 before the coarse digests.
+_CHECK = 32
 _CONTENT = re.compile(r"[0-9a-f]{64}\Z")
 _TXID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
@@ -197,6 +202,18 @@ class Store:
         """Return the leaf digests of all files, in canonical order; not checked against the roots."""
         with files.translated(path := self.home(content) / "leaves"):
             return path.read_bytes()
+
+    def coarse(self, content: str) -> Coarse | None:
+        """Return the coarse digests of a content, or None where there are none, or none that are whole."""
+        data = files.read_if_there(self.home(content) / "coarse") or b""
+        check, digests = data[:_CHECK], data[_CHECK:]
+        return Coarse(digests) if check and sha256(digests).digest() == check else None
+
+    def put_coarse(self, content: str, coarse: Coarse) -> None:
+        """Keep the coarse digests of a content; what a crash leaves of them is noticed, and they are made again."""
+        with files.translated(path := self.home(content) / "coarse"):
+            check = sha256(coarse.digests).digest()
+            files.write_atomic(path, check + coarse.digests, durable=False)
 
     def mtimes(self, content: str) -> bytes | None:
         """Return the modification times as stored, or None when they are unknown."""

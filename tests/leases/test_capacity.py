@@ -19,7 +19,7 @@ def test_files_take_whole_blocks_and_each_entry_its_own():
     assert physical(manifest([])) == CONTENT
     assert physical(manifest([0], others=2)) == CONTENT + 3 * ENTRY
     assert physical(manifest([1])) == CONTENT + ENTRY + BLOCK + 1
-    assert physical(manifest([BLOCK + 1])) == CONTENT + ENTRY + 2 * BLOCK + 9
+    assert physical(manifest([BLOCK + 1])) == CONTENT + ENTRY + 2 * BLOCK + 11
 
 
 @given(sizes=st.lists(st.integers(0, 1 << 40), max_size=50), share=st.floats(0, 1))

@@ -7,6 +7,7 @@ import pytest
 from cached.errors import IntegrityFailed
 from cached.replication import layout, pack
 from cached.replication.segments import LeafLine, after, merged
+from cached.sets.coarse import Coarse, coarse
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import leaf_count
 from hypothesis import given, settings
@@ -33,7 +34,10 @@ def laid_out(content, piece, scratch):
     packed = None
     if layout.pack_bytes(content.manifest):
         packed = pack.make(content.data, content.manifest, scratch / "pack", piece)
-    return layout.build(content.id, content.manifest, content.leaves, piece, packed)
+    made = layout.build(content.id, content.manifest, content.leaves, piece, packed)
+    digests = coarse(content.manifest, content.leaves)
+    assert layout.build(content.id, content.manifest, digests, piece, packed) == made
+    return made
 
 
 @pytest.mark.parametrize("piece", [PIECE, 2 * PIECE, 16 * PIECE])
@@ -106,6 +110,10 @@ def test_leaves_that_do_not_fit_are_refused(tmp_path):
     for wrong in (content.leaves[:-32], content.leaves + bytes(32), bytes(32) + content.leaves[32:]):
         with pytest.raises(IntegrityFailed):
             layout.build(content.id, content.manifest, wrong, PIECE, None)
+    right = coarse(content.manifest, content.leaves).digests
+    for wrong in (right[:-32], right + bytes(32), bytes(32) + right[32:]):
+        with pytest.raises(IntegrityFailed):
+            layout.build(content.id, content.manifest, Coarse(wrong), PIECE, None)
     small = make_content(tmp_path / "small", {"a": 10})
     with pytest.raises(IntegrityFailed, match="pack"):
         layout.build(small.id, small.manifest, small.leaves, PIECE, None)

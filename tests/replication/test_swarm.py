@@ -8,6 +8,7 @@ import pytest
 from cached.errors import Busy, CachedError, IntegrityFailed, NoSource, NotFound
 from cached.replication.membership import Seedable
 from cached.replication.transfer import FetchJob, TlsMaterial
+from cached.sets.coarse import coarse
 from tests.replication.swarm_kit import Caller, Content, Net, job_for, make_content, same
 from tests.replication.tls_kit import Authority
 
@@ -226,11 +227,14 @@ def test_a_holder_joins_the_swarm_when_it_is_asked(tmp_path):
     async def run() -> None:
         net, content = Net(), make_content(tmp_path / "src", MIXED)
 
-        async def lookup(wanted: str) -> Seedable | None:
+        async def lookup(wanted: str, piece_size: int) -> Seedable | None:
             if wanted != content.id:
                 return None
             return Seedable(
-                manifest=content.manifest, leaves=content.leaves, data=content.data, piece_size=4 * PIECE
+                manifest=content.manifest,
+                digests=coarse(content.manifest, content.leaves),
+                data=content.data,
+                piece_size=piece_size or 4 * PIECE,
             )
 
         source = await net.add(tmp_path, "source", lookup=lookup)
