@@ -102,22 +102,19 @@ def is_shared(node: Node, known: Known, receivers: int) -> bool:
 async def ready(node: Node, known: Known, receivers: int) -> None:
     """Put a set's content into its swarm for so many receivers that are about to ask for it; never raises."""
     content = known.record.content
-    found = await lookup(node, content) if node.swarm.parameters(content) is None else None
-    if found is None:
-        return
-    piece_size = layout.piece_size(found.manifest.total_bytes, receivers)
-    try:
-        await node.swarm.seed(content, found.manifest, found.leaves, found.data, piece_size)
-    except CachedError as error:
-        node.counters.note("seed.failed", error.message, content=content[:8])
+    if node.swarm.parameters(content) is None:
+        await _seed(node, content, layout.piece_size(known.record.bytes, receivers))
 
 
 async def refresh(node: Node, content: str) -> None:
     """After a transfer: let the swarm that brought the content go on from where it lies now."""
     running = node.swarm.parameters(content)
-    if running is None:
-        return
-    found = await lookup(node, content, int(running["piece_size"]))
+    if running is not None:
+        await _seed(node, content, int(running["piece_size"]))
+
+
+async def _seed(node: Node, content: str, piece_size: int) -> None:
+    found = await lookup(node, content, piece_size)
     if found is None:
         return
     try:
