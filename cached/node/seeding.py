@@ -114,11 +114,9 @@ async def refresh(node: Node, content: str) -> None:
 
 
 async def _seed(node: Node, content: str, piece_size: int) -> None:
-    found = await lookup(node, content, piece_size)
-    if found is None:
-        return
     try:
-        await node.swarm.seed(content, found.manifest, found.digests, found.data, found.piece_size)
+        if found := await lookup(node, content, piece_size):
+            await node.swarm.seed(content, found.manifest, found.digests, found.data, found.piece_size)
     except CachedError as error:
         node.counters.note("seed.failed", error.message, content=content[:8])
 
