@@ -75,7 +75,7 @@ class ObjectRoutes:
     def routes(self) -> list[web.RouteDef]:
         """Return every route."""
         return [
-            web.get("/v1/objects", self._list),
+            web.get("/v1/objects", self._list, allow_head=False),
             web.get("/v1/copies", self._copies),
             web.get("/v1/stat", self._stat),
             web.head(_ONE, self._head),

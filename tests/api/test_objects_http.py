@@ -218,6 +218,12 @@ def test_a_list_comes_as_it_is_read_and_says_at_its_end_why_it_is_not_whole(daem
     assert value["error"]["code"] == "origin_unavailable"
 
 
+def test_the_head_of_a_list_is_not_to_be_had_and_breaks_no_connection(http_):
+    response, data = http_.ask("HEAD", "/v1/objects?prefix=gs://genomes")
+    assert (response.status, data) == (405, b"")
+    assert http_.json("GET", "/v1/objects?prefix=gs://genomes")[0] == 200
+
+
 def test_stat_describes_one_object(daemon, http_):
     status, value = http_.json("GET", "/v1/stat?address=gs://genomes/chr/1.fa")
     assert (status, value["size"], value["content_type"]) == (200, len(DATA), "text/plain")
