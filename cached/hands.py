@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from cached.errors import Busy, TimedOut
@@ -111,3 +113,58 @@ class Hands:
         finally:
             hold.leave()
             result.cancel()
+
+
+class Closing:
+    """Closes what users handed over, without waiting for it.
+
+    `close` asks a FUSE file system whether it has anything to say (FUSE_FLUSH), whoever closes, and waits for the
+    answer: one that does not answer would stop the event loop for ever. So each user has a thread for it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._queues: dict[str, deque[Sequence[int]]] = {}
+        #: Descriptors that are not closed yet, by user.
+        self._left: Counter[str] = Counter()
+
+    def left(self, user: str) -> int:
+        """Return how many descriptors of a user are not closed yet."""
+        return self._left[user]
+
+    def close(self, user: str, descriptors: Sequence[int]) -> None:
+        """Have descriptors closed, and do not wait for it."""
+        if not descriptors:
+            return
+        with self._lock:
+            self._left[user] += len(descriptors)
+            queue = self._queues.get(user)
+            if queue is not None:
+                queue.append(descriptors)
+                return
+            self._queues[user] = deque([descriptors])
+        threading.Thread(target=self._run, args=(user,), name="closing", daemon=True).start()
+
+    def _run(self, user: str) -> None:
+        while True:
+            with self._lock:
+                queue = self._queues[user]
+                if not queue:
+                    del self._queues[user]
+                    return
+                descriptors = queue.popleft()
+            _close(descriptors)
+            with self._lock:
+                self._left[user] -= len(descriptors)
+                if not self._left[user]:
+                    del self._left[user]
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+#: Of this process, whichever way the descriptors came.
+CLOSING: Final = Closing()

@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from cached.errors import Busy, CachedError, UsageError
@@ -65,16 +65,21 @@ def send(connection: socket.socket, data: bytes, descriptors: Sequence[int] = ()
     connection.sendmsg([data], [(_SOCKET, _RIGHTS, array.array("i", descriptors))], _NOSIGNAL)
 
 
-def receive(connection: socket.socket) -> Packet | None:
-    """Receive one packet, None when the other side closed. Raises `UsageError` or `Busy` if it was cut."""
+def receive(
+    connection: socket.socket, discard: Callable[[Sequence[int]], None] | None = None
+) -> Packet | None:
+    """Receive one packet, None when the other side closed. Raises `UsageError` or `Busy` if it was cut.
+
+    `discard` closes the descriptors of what was cut; None: at once.
+    """
     buffer = _buffers.of_this_thread
     size, ancillary, flags, _ = connection.recvmsg_into([buffer], _ANCILLARY, _CLOEXEC)
     descriptors = _descriptors(ancillary) if ancillary else []
     if flags & _CUT:
-        close_all(descriptors)
+        (discard or close_all)(descriptors)
         raise _cut(flags)
     if size == 0:
-        close_all(descriptors)
+        (discard or close_all)(descriptors)
         return None
     return Packet(bytes(buffer[:size]), descriptors)
 

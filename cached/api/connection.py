@@ -11,7 +11,7 @@ import asyncio
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from cached import packets, wire
@@ -51,6 +51,8 @@ class Connection:
         metrics: ApiMetrics,
         left: Callable[[Connection], None],
         hold: Callable[[int], None],
+        discard: Callable[[Sequence[int]], None],
+        overdue: Callable[[], bool],
     ) -> None:
         self.caller = caller
         self._socket = connection
@@ -59,13 +61,17 @@ class Connection:
         self._left = left
         #: Counts descriptors for all connections of the user; raises `Busy` above the user's share.
         self._hold = hold
+        #: Closes what the client sent, which may take for ever.
+        self._discard = discard
+        #: Says whether too much of what this user sent is not closed yet.
+        self._overdue = overdue
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox(connection, self._regulate, self.close)
         self._waiting: deque[tuple[Request | CachedError, list[int]]] = deque()
         self._held = 0
         self._worker: asyncio.Task[None] | None = None
-        self._handover = Handover(verbs, caller, self._tell)
-        self._exchange = Exchange(verbs, caller, self._outbox.send, self._tell)
+        self._handover = Handover(verbs, caller, self._tell, discard)
+        self._exchange = Exchange(verbs, caller, self._outbox.send, self._tell, discard)
         #: By set id: one pin a set, however often the client opens it.
         self._pins: dict[str, Any] = {}
         self._reading = False
@@ -89,7 +95,7 @@ class Connection:
         if self._worker is not None:
             self._worker.cancel()
         for _, descriptors in self._waiting:
-            packets.close_all(descriptors)
+            self._discard(descriptors)
         self._waiting.clear()
         self._hold(-self._held)
         self._held = 0
@@ -143,17 +149,8 @@ class Connection:
     def _received(self) -> bool:
         """Take one packet; return whether another one may be there already."""
         started = time.perf_counter()
-        try:
-            packet = packets.receive(self._socket)
-        except (BlockingIOError, InterruptedError):
-            return False
-        except CachedError as error:
-            self._take(error, [])
-            return False
-        except OSError:
-            packet = None
+        packet = self._packet()
         if packet is None:
-            self.close()
             return False
         try:
             request = decode(packet.data)
@@ -161,7 +158,8 @@ class Connection:
             self._take(error, packet.descriptors)
             return False
         if request.op in _QUICK and self._worker is None:
-            packets.close_all(packet.descriptors)
+            if packet.descriptors:
+                self._discard(packet.descriptors)
             if self._answered_now(request):
                 self._metrics.answered(request.op, time.perf_counter() - started)
                 return not request.answer
@@ -170,12 +168,31 @@ class Connection:
             self._take(request, packet.descriptors)
         return False
 
+    def _packet(self) -> packets.Packet | None:
+        """Return what has come; None: nothing that is to be looked at."""
+        try:
+            packet = packets.receive(self._socket, self._discard)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except CachedError as error:
+            self._take(error, [])
+            return None
+        except OSError:
+            packet = None
+        if packet is None:
+            self.close()
+        elif packet.descriptors and self._overdue():
+            self._discard(packet.descriptors)
+            self.close()
+            return None
+        return packet
+
     def _take(self, request: Request | CachedError, descriptors: list[int]) -> None:
         """Have a request answered in its turn."""
         try:
             self._hold(len(descriptors))
         except CachedError as error:
-            packets.close_all(descriptors)
+            self._discard(descriptors)
             request, descriptors = error, []
         self._waiting.append((request, descriptors))
         self._held += len(descriptors)
@@ -227,13 +244,13 @@ class Connection:
 
     async def _answer(self, request: Request | CachedError, descriptors: list[int]) -> None:
         if isinstance(request, CachedError):
-            packets.close_all(descriptors)
+            self._discard(descriptors)
             raise request
         if request.op in _TAKING:
             take = {"add": self._handover.add, "put": self._exchange.put, "attest": self._exchange.attest}
             self._reply(await take[request.op](request, descriptors))
             return
-        packets.close_all(descriptors)
+        self._discard(descriptors)
         operation = _OPERATIONS.get(request.op)
         if operation is None:
             raise UsageError(f"there is no operation {request.op!r}", hint=f"one of {', '.join(_OPERATIONS)}")

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
-from cached import packets, wire
+from cached import wire
 from cached.addresses import Address
 from cached.api.attest import attests_of, hash_of_file
 from cached.api.objects import objects_of
@@ -36,7 +36,9 @@ class Exchange:
         caller: Caller,
         hand_out: Callable[[bytes, Sequence[int]], None],
         tell: Callable[[dict[str, Any]], None],
+        discard: Callable[[Sequence[int]], None],
     ) -> None:
+        self._discard = discard
         self._verbs = verbs
         self._caller = caller
         self._hand_out = hand_out
@@ -99,7 +101,7 @@ class Exchange:
             )
             view = await watch(work, reports.tell, every=HEARTBEAT)
         finally:
-            packets.close_all(descriptors)
+            self._discard(descriptors)
         return {"v": VERSION, "ok": True, "object": view}
 
     async def attest(self, request: Request, descriptors: list[int]) -> dict[str, Any]:
@@ -113,7 +115,7 @@ class Exchange:
             work = reports.begin(hash_of_file(descriptors[0], size, reports.note, self._by_hand))
             sha256 = await watch(work, reports.tell, every=HEARTBEAT)
         finally:
-            packets.close_all(descriptors)
+            self._discard(descriptors)
         return {"v": VERSION, "ok": True, "statement": verbs.sign(self._caller, sha256, wanted)}
 
     async def _by_hand(self, call: Callable[[], int]) -> int:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import socket
 from collections import Counter
+from functools import partial
 
 from cached import packets, wire
 from cached.api import door
@@ -19,6 +20,7 @@ from cached.api.door import Door
 from cached.api.metrics import ApiMetrics
 from cached.api.verbs import Verbs
 from cached.errors import Busy, CachedError
+from cached.hands import CLOSING
 from cached.node.caller import Caller
 
 log = logging.getLogger(__name__)
@@ -75,6 +77,8 @@ class HandleServer:
             metrics=self._metrics,
             left=self._left,
             hold=lambda count: self._hold(caller, count),
+            discard=partial(CLOSING.close, caller.user),
+            overdue=lambda: CLOSING.left(caller.user) >= self._most_held,
         )
         self._connections.add(client)
         self._by_user[caller.uid] += 1
@@ -87,6 +91,11 @@ class HandleServer:
             raise Busy(
                 f"user {caller.user} has {self._limit} connections open already",
                 hint="close some; one connection serves many requests",
+            )
+        if CLOSING.left(caller.user) >= self._most_held:
+            raise Busy(
+                f"{self._most_held} files of user {caller.user} cannot be closed",
+                hint="is their file system alive?",
             )
         return caller
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from cached import packets, wire
+from cached import wire
 from cached.api.requests import VERSION, Request
 from cached.api.verbs import Creation, Verbs
 from cached.api.watch import HEARTBEAT, REPORT_EVERY, begun, explained, watch
@@ -25,7 +25,14 @@ Result = TypeVar("Result")
 class Handover:
     """The creation that a connection has under way, if any."""
 
-    def __init__(self, verbs: Verbs, caller: Caller, tell: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        verbs: Verbs,
+        caller: Caller,
+        tell: Callable[[dict[str, Any]], None],
+        discard: Callable[[Sequence[int]], None],
+    ) -> None:
+        self._discard = discard
         self._verbs = verbs
         self._caller = caller
         self._tell = tell
@@ -66,7 +73,7 @@ class Handover:
                     hint="attach one for all bundled entries, then one for every other entry of kind file, in order",
                 )
         except BaseException:
-            packets.close_all(descriptors)
+            self._discard(descriptors)
             raise
         await self._run(creation.add(request.entries, descriptors))
         return {"v": VERSION, "ok": True, "bytes_done": creation.bytes_done}

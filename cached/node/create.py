@@ -6,9 +6,7 @@ lease -> space -> copy and hash -> manifest -> publish -> one transaction -> ans
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -17,6 +15,7 @@ from cached import faults, wire
 from cached.catalog.rows import ReservationRow
 from cached.critical import to_the_end
 from cached.errors import Busy, CachedError, SourceChanged, UsageError
+from cached.hands import CLOSING
 from cached.leases import capacity, policy
 from cached.node import commit, consent, memory, origins, persist, sharing, views
 from cached.node.ahead import Ahead
@@ -192,9 +191,7 @@ class Creation:
             await self._copy(ingest, list(zip(own, fds[bool(bundled) :], strict=True)))
         finally:
             self.end_work()
-            for fd in fds:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
+            CLOSING.close(self.order.owner, fds)
 
     async def draw(self) -> None:
         """Bring the bytes from the origin. Raises `UsageError`: those of this set are handed over."""
