@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import stat
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
@@ -14,9 +13,10 @@ from cached.addresses import Address
 from cached.api.attest import attests_of, hash_of_file
 from cached.api.objects import objects_of
 from cached.api.requests import VERSION, Request, address
-from cached.api.verbs import OpenedObject, Verbs
+from cached.api.verbs import OpenedObject, Report, Verbs
 from cached.api.watch import HEARTBEAT, REPORT_EVERY, begun, explained, watch
 from cached.errors import Busy, UnsupportedFile, UsageError
+from cached.kinds import is_regular
 from cached.node.caller import Caller
 from cached.node.objects import PutOptions
 from cached.origin.waiting import Waiting
@@ -111,12 +111,15 @@ class Exchange:
             verbs = attests_of(self._verbs)
             _check(descriptors)
             reports = _Reports(request, self._tell)
-            size = os.fstat(descriptors[0]).st_size
-            work = reports.begin(hash_of_file(descriptors[0], size, reports.note, self._by_hand))
+            work = reports.begin(self._hash(descriptors[0], reports.note))
             sha256 = await watch(work, reports.tell, every=HEARTBEAT)
         finally:
             self._discard(descriptors)
         return {"v": VERSION, "ok": True, "statement": verbs.sign(self._caller, sha256, wanted)}
+
+    async def _hash(self, descriptor: int, report: Report) -> str:
+        size = await self._by_hand(lambda: os.fstat(descriptor).st_size)  # the file system may not answer
+        return await hash_of_file(descriptor, size, report, self._by_hand)
 
     async def _by_hand(self, call: Callable[[], int]) -> int:
         return await attests_of(self._verbs).read(self._caller.user, lambda _: call())
@@ -188,7 +191,7 @@ def _check(descriptors: list[int]) -> None:
         raise UsageError(
             f"{len(descriptors)} descriptors came with put", hint="attach the file, and nothing else"
         )
-    if not stat.S_ISREG(os.fstat(descriptors[0]).st_mode):
+    if not is_regular(descriptors[0]):
         raise UnsupportedFile("that is no regular file", hint="write it to a file or to memory (memfd) first")
     flags = fcntl.fcntl(descriptors[0], fcntl.F_GETFL)
     if flags & os.O_ACCMODE == os.O_WRONLY or flags & os.O_PATH:

@@ -54,7 +54,7 @@ async def put(
     Cloud Storage says to this user.
     """
     sent = Sent()
-    size, crc = await cache.hands.read(reader.user, partial(_measured, fd, os.fstat(fd).st_size))
+    size, crc = await cache.hands.read(reader.user, partial(_measured, fd))
     if report is not None:
         report(Pace(0, size))
     try:
@@ -131,8 +131,9 @@ async def _by_hand(cache: ObjectCache, user: str, sent: Sent, call: Callable[[],
     return await cache.hands.read(user, lambda _: read())
 
 
-def _measured(fd: int, size: int, hold: Hold) -> tuple[int, int]:
+def _measured(fd: int, hold: Hold) -> tuple[int, int]:
     """Return size and checksum of a file."""
+    size = os.fstat(fd).st_size
     if size > MOST_BYTES:
         raise UsageError(f"an object has {MOST_BYTES} bytes at most, not {size}")
     crc = at = 0

@@ -273,10 +273,10 @@ def test_one_user_s_hanging_file_stops_neither_the_puts_of_others_nor_the_node(t
     hung, real = threading.Event(), write_module._measured
     mallory = Reader(user="mallory", token="tok-mallory")
 
-    def measured(fd, size, hold):
+    def measured(fd, hold):
         if os.pread(fd, 4, 0) == b"hang":
             hung.wait()
-        return real(fd, size, hold)
+        return real(fd, hold)
 
     monkeypatch.setattr(write_module, "_measured", measured)
 
@@ -356,5 +356,23 @@ def test_of_what_was_read_twice_to_be_sent_no_copy_is_kept(tmp_path):
         await written(cache, ada(), HERE, b"bytes")
         assert len(cache.tiers.index) == 0
         assert (await content(cache, bob(), HERE))[0] == b"bytes"
+
+    scene(tmp_path, body)
+
+
+def test_a_file_that_does_not_say_how_long_it_is_keeps_nobody_but_its_user(tmp_path, monkeypatch):
+    asked, fstat = [], os.fstat
+
+    def noted(fd):
+        asked.append((fd, threading.current_thread() is threading.main_thread()))
+        return fstat(fd)
+
+    async def body(made, cache):
+        made.origin.bucket("genomes")
+        fd = memory(b"bytes")
+        monkeypatch.setattr(os, "fstat", noted)
+        await put(cache, ada(), HERE, fd, Wish())
+        os.close(fd)
+        assert {in_loop for one, in_loop in asked if one == fd} == {False}
 
     scene(tmp_path, body)
