@@ -88,14 +88,20 @@ def put(
 @click.argument("prefix", metavar="[gs://PREFIX]", required=False)
 @click.option("--user", metavar="U", help="Another user's part; for administrators of this node.")
 @pass_session
-def clear(session: Session, prefix: str | None, user: str | None) -> None:
-    """Empty your part of the object cache, on all nodes. Cloud Storage keeps what it has, and so do sets."""
+def clear(session: Session, prefix: str | None, user: str | None) -> int:
+    """Empty your part of the object cache, on all nodes. Cloud Storage keeps what it has, and so do sets.
+
+    Ends with 1 when a node could not be told, because it is away.
+    """
     done = plain(session.client().clear(prefix, user))
     if session.json:
-        return emit_json(done)
-    rows = ((item["node"], item["entries"], size(item["bytes"]), item["reason"]) for item in done["items"])
-    table(session, ["NODE", ">COPIES", ">SIZE", "WHY"], rows)
-    return _warn(done["items"])
+        emit_json(done)
+    else:
+        rows = (
+            (item["node"], item["entries"], size(item["bytes"]), item["reason"]) for item in done["items"]
+        )
+        table(session, ["NODE", ">COPIES", ">SIZE", "WHY"], rows)
+    return _left(session, done["items"])
 
 
 @click.group("scope", cls=CachedGroup)
@@ -108,16 +114,24 @@ def scope() -> None:
 @click.option("--delete-origin", is_flag=True, help="Delete what the batch wrote in Cloud Storage, too.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @pass_session
-def end(session: Session, name: str, delete_origin: bool, dry_run: bool) -> None:
-    """Remove a batch's sets and copies of objects from every node."""
+def end(session: Session, name: str, delete_origin: bool, dry_run: bool) -> int:
+    """Remove a batch's sets and copies of objects from every node.
+
+    Ends with 1 when something is left, because a node is away or Cloud Storage denies it: then end it once more.
+    """
     with Meter(name, session) as meter:
         reply = session.client().end_scope(name, delete_origin=delete_origin, dry_run=dry_run, progress=meter)
     done = plain(reply)
     if session.json:
-        return emit_json(done)
-    _show_end(session, name, done["items"])
-    _warn([item for item in done["items"] if item["action"] != "keep"])
-    return talk("nothing was changed: this was a dry run") if dry_run else None
+        emit_json(done)
+    else:
+        _show_end(session, name, done["items"])
+    left = _left(session, [item for item in done["items"] if item["action"] != "keep"])
+    if not dry_run:
+        return left
+    if not session.json:
+        talk("nothing was changed: this was a dry run")
+    return 0
 
 
 def _show_end(session: Session, scope: str, items: list[dict[str, Any]]) -> None:
@@ -139,7 +153,9 @@ def _show_end(session: Session, scope: str, items: list[dict[str, Any]]) -> None
     return table(session, ["KIND", "NAME OR NUMBER", "NODE", ">SIZE", "ACTION", "WHY"], rows)
 
 
-def _warn(items: list[dict[str, Any]]) -> None:
+def _left(session: Session, items: list[dict[str, Any]]) -> int:
+    """Say how much is left to be done, and return the exit code for that."""
     left = sum(bool(item["reason"]) for item in items)
-    if left:
+    if left and not session.json:
         warn(f"not all is done: {left} of the lines above say why")
+    return 1 if left else 0

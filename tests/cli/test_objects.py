@@ -90,13 +90,29 @@ def test_clear_lists_what_went_from_each_node(run, client):
     ]
     client.answers["clear"] = wire.ClearReply(entries=2, bytes=2 << 20, items=items)
     ran = run("clear", "gs://b/p", "--user", "eve")
-    assert ran.code == 0
+    assert ran.code == 1
     assert "2.0 MiB" in ran.out
     assert "does not answer" in ran.out
     assert "not all is done: 1 of the lines above" in ran.err
     assert client.last[1] == ("gs://b/p", "eve")
-    assert run("clear", "--json").json["entries"] == 2
+    told = run("clear", "--json")
+    assert (told.json["entries"], told.code) == (2, 1)
     assert client.last[1] == (None, None)
+    client.answers["clear"] = wire.ClearReply(entries=2, bytes=2 << 20, items=items[:1])
+    assert (run("clear").code, run("clear", "--json").code) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("action", "dry", "code"), [("delete", (), 1), ("keep", (), 0), ("delete", ("--dry-run",), 0)]
+)
+def test_the_end_of_a_scope_that_leaves_something_fails(run, client, action, dry, code):
+    item = wire.ScopeItem(kind="origin", name="gs://b/o", bytes=3, action=action, reason="denied")
+    client.answers["end_scope"] = wire.ScopeReply(
+        scope="s", dry_run=bool(dry), sets=0, objects=0, origin_objects=1, bytes=3, items=[item]
+    )
+    ran = run("scope", "end", "s", "--delete-origin", *dry)
+    assert (ran.code, "not all is done" in ran.err) == (code, action != "keep")
+    assert run("scope", "end", "s", "--delete-origin", "--json", *dry).code == code
 
 
 def test_the_end_of_a_scope_says_what_goes(run, client):
