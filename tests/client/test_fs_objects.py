@@ -176,3 +176,12 @@ def test_an_instance_can_be_pickled_and_forked(fs, daemon):
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_directory_that_is_copied_out_writes_nothing_outside_of_where_it_goes(fs, daemon, tmp_path):
+    daemon.node.cloud.plant("gs://genomes/bad/../../../stolen", HELLO)
+    goal = tmp_path / "deep" / "goal"
+    goal.mkdir(parents=True)
+    with pytest.raises(ValueError, match="outside"):
+        fs.get("genomes/bad", str(goal), recursive=True)
+    assert list(tmp_path.rglob("stolen")) == []
