@@ -8,6 +8,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,8 +47,8 @@ def _round(pid: int, runtime: Path, work: Callable[[Path, float], int]) -> tuple
     """Return opens a second of all clients, and the daemon's seconds of the processor for each."""
     until = time.monotonic() + 0.5 + _SECONDS
     before = place.processor_seconds(pid)
-    with _FORK.Pool(_CLIENTS) as pool:
-        done = sum(pool.starmap(work, [(runtime, until)] * _CLIENTS, chunksize=1))
+    with ProcessPoolExecutor(_CLIENTS, mp_context=_FORK) as pool:
+        done = sum(pool.map(work, [runtime] * _CLIENTS, [until] * _CLIENTS))
     return done / _SECONDS, (place.processor_seconds(pid) - before) / max(1, done)
 
 
