@@ -93,7 +93,7 @@ class PeerObjects:
         done = convert(body, scopes.Settled)
         _speaks_for(peer, done.user)
         check_scope(done.scope)
-        await scopes.settle(self._node, done.user, done.scope, done.objects)
+        await scopes.settle(self._node, done.user, done.scope, done.objects, done.generations)
         return {}
 
     async def _part(self, peer: Peer, query: dict[str, Any], writer: Writer) -> None:

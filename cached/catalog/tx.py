@@ -197,8 +197,11 @@ class Tx:
         """Tell whether a user is known to have written an object for a scope."""
         return self._get(tables.SCOPED, owner, scope, bucket, name) is not None
 
-    def delete_scoped(self, owner: str, scope: str, bucket: str, name: str) -> None:
-        """Forget that an object was written for a scope."""
+    def delete_scoped(self, owner: str, scope: str, bucket: str, name: str, until: int | None = None) -> None:
+        """Forget that an object was written for a scope; with `until`, unless a newer generation was written."""
+        row = self._get(tables.SCOPED, owner, scope, bucket, name)
+        if until is not None and row is not None and row.generation > until:
+            return
         self._delete(tables.SCOPED, owner, scope, bucket, name)
 
     def charge(self, *rows: LedgerRow) -> None:

@@ -34,6 +34,7 @@ from cached.node.space import Space
 from cached.node.stir import Stir
 from cached.node.trust import trusted_with
 from cached.node.upload import Upload
+from cached.node.writing import Writing
 from cached.objects.cache import ObjectCache
 from cached.origin.origin import Origin
 from cached.peers.directory import Directory
@@ -106,6 +107,8 @@ class Node:
     #: Local jobs that wait for bytes.
     jobs: Jobs = field(default_factory=Jobs)
     locks: Locks = field(default_factory=Locks)
+    #: Objects that are being written for scopes.
+    writing: Writing = field(default_factory=Writing)
     #: Threads that copy what users hand over, apart from those that everything else waits for, and after them.
     copiers: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(

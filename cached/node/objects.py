@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -10,7 +11,7 @@ import msgspec
 
 from cached import wire
 from cached.addresses import Address, Prefix
-from cached.errors import CachedError, Forbidden, NotFound, OriginChanged, SourceChanged, UsageError
+from cached.errors import CachedError, Forbidden, UsageError
 from cached.node import scopes, views
 from cached.node.caller import Caller
 from cached.node.node import Node
@@ -129,19 +130,15 @@ async def put(
     """
     reader, metadata = _reader(caller, token, wish.scope), dict(wish.metadata)
     _check_headers(wish.content_type, *metadata, *metadata.values())
-    new = False
     if wish.scope:
         metadata |= scopes.mark(caller.user, wish.scope)
-        new = await scopes.expect(node, caller.user, wish.scope, address)
     how = write.Wish(if_generation=wish.if_generation, content_type=wish.content_type, metadata=metadata)
-    try:
+    async with contextlib.AsyncExitStack() as scoped:
+        if wish.scope:
+            await scoped.enter_async_context(scopes.noted(node, caller.user, wish.scope, address))
         pinned = await write.put(node.objects, reader, address, fd, how, _reporting(progress))
-    except (Forbidden, NotFound, UsageError, OriginChanged, SourceChanged):
-        if new:
-            await scopes.settle(node, caller.user, wish.scope, [(address.bucket, address.name)])
-        raise
-    if wish.scope:
-        await scopes.written(node, caller.user, wish.scope, pinned)
+        if wish.scope:
+            await scopes.written(node, caller.user, wish.scope, pinned)
     return view(pinned)
 
 

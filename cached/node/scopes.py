@@ -9,7 +9,8 @@ finds it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from typing import Any, Final
 
@@ -19,13 +20,15 @@ from cached import wire
 from cached.addresses import Address, bucket_name, object_name
 from cached.catalog.rows import ScopedRow
 from cached.catalog.tx import Tx
-from cached.errors import CachedError, NotFound, OriginChanged, UsageError
+from cached.errors import CachedError, Forbidden, NotFound, OriginChanged, SourceChanged, UsageError
 from cached.node import persist, revise, unkeep, views
 from cached.node.caller import Caller
 from cached.node.node import Node
 from cached.node.parallel import each
+from cached.node.writing import Where
 from cached.objects import clear as clearing
 from cached.objects.neighbours import Clear, understood
+from cached.origin.origin import PERHAPS_STORED
 from cached.origin.values import Pinned
 from cached.sets.names import SetRef, check_scope
 from cached.sets.set import SetRecord
@@ -42,6 +45,8 @@ _AT_ONCE: Final = 16
 #: Objects told of in one message, at most; and such messages of one node. What is beyond is found the next time.
 PAGE: Final = 10_000
 _PAGES: Final = 100
+#: After these Cloud Storage has nothing of what was to be written, unless they say otherwise.
+_REFUSALS: Final = (Forbidden, NotFound, UsageError, OriginChanged, SourceChanged)
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +64,8 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     user: str
     scope: str
     objects: list[tuple[str, str]]
+    #: Which generation of each was known, in the same order: what is newer is not gone. Empty: any.
+    generations: list[int] = []
 
 
 class Written(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,16 +106,41 @@ async def known(node: Node, user: str, scope: str, after: tuple[str, str] = ("",
     ]
 
 
-async def settle(node: Node, user: str, scope: str, objects: Iterable[tuple[str, str]]) -> None:
-    """Forget objects of a scope that are gone."""
-    gone = list(objects)
+async def settle(
+    node: Node, user: str, scope: str, objects: Iterable[tuple[str, str]], generations: Iterable[int] = ()
+) -> None:
+    """Forget objects of a scope that are gone, but for those being written, and those newer than what is gone."""
+    gone = {Where(user, scope, *where): None for where in objects}
+    known = dict(zip(gone, generations, strict=False))
 
     def forget(tx: Tx) -> None:
-        for bucket, name in gone:
-            tx.delete_scoped(user, scope, bucket, name)
+        for where in gone:
+            if not node.writing.of(where):
+                tx.delete_scoped(*where, until=known.get(where))
 
     if gone:
         await node.catalog.write(forget)
+
+
+@contextlib.asynccontextmanager
+async def noted(node: Node, user: str, scope: str, address: Address) -> AsyncIterator[None]:
+    """Write down that an object is written for a scope, before it begins; forget it if Cloud Storage took nothing."""
+    where = Where(user, scope, address.bucket, address.name)
+    with node.writing.begun(where) as puts:
+        puts.waiting += 1
+        refused = False
+        try:
+            new = await expect(node, user, scope, address)
+            puts.new |= new
+            yield
+        except _REFUSALS as error:
+            refused = not error.details.get(PERHAPS_STORED)
+            raise
+        finally:
+            puts.waiting -= 1
+            puts.refused &= refused
+            if puts.to_forget:
+                await node.catalog.write(lambda tx: tx.delete_scoped(*where) if puts.to_forget else None)
 
 
 async def end(
@@ -199,7 +231,7 @@ async def _end_origin(
     await each(found.values(), delete, width=_AT_ONCE)
     if not dry_run:
         gone = [where for where in found if (item := ended[where]) is None or not item.reason]
-        await _settle_everywhere(node, caller.user, scope, gone)
+        await _settle_everywhere(node, caller.user, scope, [found[where] for where in gone])
     return items + [item for where in found if (item := ended[where]) is not None]
 
 
@@ -251,11 +283,12 @@ def _page(answer: Any) -> list[Written]:
     return items
 
 
-async def _settle_everywhere(node: Node, user: str, scope: str, gone: list[tuple[str, str]]) -> None:
+async def _settle_everywhere(node: Node, user: str, scope: str, gone: list[Written]) -> None:
     for start in range(0, len(gone), PAGE):
-        objects = gone[start : start + PAGE]
-        await settle(node, user, scope, objects)
-        done = Settled(user=user, scope=scope, objects=objects)
+        some = gone[start : start + PAGE]
+        objects, generations = [(one.bucket, one.name) for one in some], [one.generation for one in some]
+        await settle(node, user, scope, objects, generations)
+        done = Settled(user=user, scope=scope, objects=objects, generations=generations)
         await node.objects.neighbours.tell(SETTLED, done, _PATIENCE, user)
 
 

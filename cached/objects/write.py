@@ -71,7 +71,7 @@ async def put(
         )
     except IntegrityFailed as error:
         raise SourceChanged(
-            f"{address}: the file changed while it was sent", hint="write it again"
+            f"{address}: the file changed while it was sent", hint="write it again", **error.details
         ) from error
     finally:
         # It may have been stored although the answer was lost.

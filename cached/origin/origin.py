@@ -17,6 +17,8 @@ MOST_AT_ONCE: Final = 16 * 1024 * 1024
 PART: Final = 8 * 1024 * 1024
 #: Name of the metadata by which an upload knows its own object again.
 UPLOAD_ID: Final = "cached-upload"
+#: In the details of an error of `put`: what was to be stored may be there all the same.
+PERHAPS_STORED: Final = "perhaps_stored"
 
 Progress = Callable[[int], None]
 

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -22,7 +22,7 @@ from cached.origin import calls
 from cached.origin.crc import crc32c as checksum
 from cached.origin.failures import Failed
 from cached.origin.lanes import Lanes
-from cached.origin.origin import UPLOAD_ID, Progress, Reading
+from cached.origin.origin import PERHAPS_STORED, UPLOAD_ID, Progress, Reading
 from cached.origin.values import Pinned
 
 if TYPE_CHECKING:
@@ -81,12 +81,14 @@ async def put(
     else:
         stored = await _small(lanes, upload)
     if stored is None:  # the answer did not say: whatever is there now
-        stored = await _stat(lanes, upload)
+        with _perhaps_stored(True):
+            stored = await _stat(lanes, upload)
     if stored.size != upload.size or stored.crc32c != upload.crc32c:
         await _remove(lanes, upload, stored)
-        raise IntegrityFailed(
-            f"{upload.address}: Cloud Storage has stored other bytes; they were deleted again"
-        )
+        with _perhaps_stored(True):
+            raise IntegrityFailed(
+                f"{upload.address}: Cloud Storage has stored other bytes; they were deleted again"
+            )
     return stored
 
 
@@ -115,7 +117,8 @@ async def _small(lanes: Lanes, upload: Upload) -> Pinned | None:
                 failed = error
             if (repeated or failed.transient) and (mine := await _mine(lanes, upload, failed)):
                 return mine
-            await lanes.pause(failed, patience, upload.address)
+            with _perhaps_stored(repeated or failed.transient):
+                await lanes.pause(failed, patience, upload.address)
             repeated = True
 
 
@@ -137,6 +140,8 @@ class _Session:
         self._session = session
         self._offset: int | None = None
         self._fresh = not session
+        #: Bytes were sent, perhaps the last ones.
+        self._sent = bool(session)
 
     async def run(self) -> Pinned | None:
         """Send all bytes; return what the service says to have stored."""
@@ -152,7 +157,8 @@ class _Session:
             if failed.status == 412 and (mine := await _mine(self._lanes, self._upload, failed)):
                 return mine
             offset = self._offset or 0
-            await self._lanes.pause(failed, patience, self._upload.address, moved=offset - before)
+            with _perhaps_stored(self._sent):
+                await self._lanes.pause(failed, patience, self._upload.address, moved=offset - before)
             before, self._offset = offset, None
 
     async def _step(self) -> tuple[bool, Pinned | None]:
@@ -187,6 +193,7 @@ class _Session:
                 functools.partial(_read, upload, start, min(start + CHUNK, upload.size))
             )
             self._lanes.stats.moved(sent=len(data))
+            self._sent = True
             call = functools.partial(
                 calls.send_chunk, data=data, start=start, size=upload.size, crc32c=upload.crc32c
             )
@@ -245,6 +252,17 @@ async def _remove(lanes: Lanes, upload: Upload, stored: Pinned) -> None:
         call = functools.partial(calls.delete, address=stored.address, timeout=lanes.timeout)
         with contextlib.suppress(CachedError):
             await lanes.ask("delete", call, stored.address, token=upload.token)
+
+
+@contextlib.contextmanager
+def _perhaps_stored(possible: bool) -> Iterator[None]:
+    """Let an error say that the object may be there all the same: the answer to an earlier request was lost."""
+    try:
+        yield
+    except CachedError as error:
+        if possible:
+            error.details[PERHAPS_STORED] = True
+        raise
 
 
 def _read(upload: Upload, start: int, stop: int) -> bytes:

@@ -7,7 +7,7 @@ import os
 
 import pytest
 from cached.addresses import parse
-from cached.errors import OriginUnavailable
+from cached.errors import Forbidden, NotFound, OriginChanged, OriginUnavailable
 from cached.node import objects, scopes
 from tests.node.fakes import caller, world
 
@@ -98,6 +98,132 @@ def test_what_was_never_stored_is_forgotten(tmp_path):
         reply, items = await ended(node)
         assert (reply.origin_objects, items) == (0, [])
         assert await scopes.known(node, "ada", "run7") == []
+
+    scene(tmp_path, body)
+
+
+def test_a_put_that_is_refused_does_not_make_another_of_the_same_object_forgotten(tmp_path):
+    """Two jobs with the same output: the first comes too late, and hears so when the second is done, or still at it."""
+
+    async def body(made, node):
+        late, stored = asyncio.Event(), asyncio.Event()
+
+        async def before(kind, _address):
+            if kind == "upload" and not late.is_set():
+                late.set()
+                await stored.wait()
+                raise OriginChanged("somebody was faster")
+
+        made.origin.before = before
+        first = asyncio.create_task(put(node))
+        await late.wait()
+        await put(node)
+        stored.set()
+        with pytest.raises(OriginChanged):
+            await first
+        reply, _ = await ended(node)
+        assert (reply.origin_objects, names(made)) == (1, [])
+
+    scene(tmp_path, body)
+
+
+def test_a_put_that_is_refused_does_not_make_one_under_way_forgotten(tmp_path, monkeypatch):
+    async def body(made, node):
+        refuse, store, begun = asyncio.Event(), asyncio.Event(), []
+
+        async def before(kind, _address):
+            if kind == "upload":
+                begun.append(kind)
+                if len(begun) == 1:
+                    await refuse.wait()
+                    raise OriginChanged("somebody was faster")
+                await store.wait()
+
+        made.origin.before = before
+        first = asyncio.create_task(put(node))
+        second = asyncio.create_task(put_and_lose_the_answer(made, node, monkeypatch))
+        while len(begun) < 2:
+            await asyncio.sleep(0)
+        refuse.set()
+        with pytest.raises(OriginChanged):
+            await first
+        store.set()
+        await second
+        reply, _ = await ended(node)
+        assert (reply.origin_objects, names(made)) == (1, [])
+
+    scene(tmp_path, body)
+
+
+def test_ending_a_scope_does_not_make_a_put_under_way_forgotten(tmp_path, monkeypatch):
+    async def body(made, node):
+        begun, store = asyncio.Event(), asyncio.Event()
+
+        async def before(kind, _address):
+            if kind == "upload":
+                begun.set()
+                await store.wait()
+
+        made.origin.before = before
+        writing = asyncio.create_task(put_and_lose_the_answer(made, node, monkeypatch))
+        await begun.wait()
+        await ended(node)
+        store.set()
+        await writing
+        reply, _ = await ended(node)
+        assert (reply.origin_objects, names(made)) == (1, [])
+
+    scene(tmp_path, body)
+
+
+def test_what_is_written_while_its_scope_ends_is_found_when_it_is_ended_once_more(tmp_path):
+    async def body(made, node):
+        await put(node)
+        again = []
+
+        async def before(kind, _address):
+            if kind == "delete" and not again:
+                again.append(kind)
+                await put(node, data=b"newer")
+
+        made.origin.before = before
+        await ended(node)
+        assert again
+        await ended(node)
+        assert names(made) == []
+        await ended(node)
+        assert await scopes.known(node, "ada", "run7") == []
+
+    scene(tmp_path, body)
+
+
+def test_what_cloud_storage_refused_is_forgotten_at_once(tmp_path):
+    async def body(made, node):
+        made.origin.fail(Forbidden("no"), kind="upload", times=2)
+        results = await asyncio.gather(put(node), put(node), return_exceptions=True)
+        assert [type(one) for one in results] == [Forbidden, Forbidden]
+        assert await scopes.known(node, "ada", "run7") == []
+
+    scene(tmp_path, body)
+
+
+@pytest.mark.parametrize("refusal", [Forbidden, NotFound, OriginChanged])
+def test_what_was_stored_before_the_put_was_refused_is_deleted_too(tmp_path, monkeypatch, refusal):
+    """The answer was lost, and asked once more the user had no right any more, or what was there was another's."""
+
+    async def body(made, node):
+        stored = made.origin.put
+
+        async def refuse(*args, **options):
+            await stored(*args, **options)
+            raise refusal("no", perhaps_stored=True)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(made.origin, "put", refuse)
+            with pytest.raises(refusal):
+                await put(node)
+        reply, _ = await ended(node)
+        assert (reply.origin_objects, names(made)) == (1, [])
 
     scene(tmp_path, body)
 

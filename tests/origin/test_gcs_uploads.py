@@ -6,7 +6,7 @@ import os
 
 import pytest
 from cached.addresses import Address
-from cached.errors import IntegrityFailed, NotFound, OriginChanged, OriginUnavailable, UsageError
+from cached.errors import Forbidden, IntegrityFailed, NotFound, OriginChanged, OriginUnavailable, UsageError
 from cached.origin.crc import crc32c
 from cached.origin.gcs import Gcs
 from cached.origin.upload import CHUNK
@@ -167,3 +167,23 @@ def test_a_file_that_has_become_shorter_is_not_stored(gcs):
 
     play(origin, scene)
     assert gcs.generation("b", "o") == 0
+
+
+@pytest.mark.parametrize("data", [b"small", LARGE], ids=["small", "large"])
+def test_a_refusal_after_a_lost_answer_says_that_the_object_may_be_there(gcs, data):
+    kind = "upload" if len(data) < MIB else "resumable"
+    last = {"kind": "upload"} if kind == "upload" else chunk_at(2 * CHUNK)
+    gcs.faults.add("lost_reply", last)
+    gcs.faults.add("403", lambda request: bool(gcs.names("b")), times=None)
+    with pytest.raises(Forbidden) as caught:
+        storing(gcs, data)
+    assert gcs.names("b") == ["o"]
+    assert caught.value.details == {"perhaps_stored": True}
+
+
+@pytest.mark.parametrize("data", [b"small", LARGE], ids=["small", "large"])
+def test_a_refusal_of_the_first_request_does_not_say_so(gcs, data):
+    gcs.faults.add("403", times=None)
+    with pytest.raises(Forbidden) as caught:
+        storing(gcs, data)
+    assert caught.value.details == {}
