@@ -7,7 +7,9 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
+from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestHandler
 
 from cached.errors import CachedError, NoSpace
 
@@ -36,6 +38,32 @@ class HttpLog(logging.LoggerAdapter[logging.Logger]):
             log.debug("request.left reason=%s", exc_info)
         else:
             super().exception(msg, *args, exc_info=exc_info, **kwargs)
+
+
+class Discreet(RequestHandler):
+    """An HTTP connection that does not repeat to its sender what is no HTTP: an access token may stand in it."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what went wrong before anybody could serve the request."""
+        words = (
+            message if status == 500 else "this is no HTTP request, or one with a header or line too long\n"
+        )
+        return super().handle_error(request, status, exc, words)
+
+
+def discreet(server: web.Server) -> Discreet:
+    """Make the protocol of a new connection; the library lets nobody say which kind it makes."""
+    made: Any = server()
+    made.__class__ = Discreet
+    return made  # type: ignore[no-any-return]
 
 
 def unexpected(op: str, error: BaseException) -> CachedError:

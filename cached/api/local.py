@@ -12,6 +12,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -23,7 +24,7 @@ from cached.api import content, metrics, stream
 from cached.api.attest import AttestRoutes
 from cached.api.auth import Callers
 from cached.api.door import Door
-from cached.api.failures import HttpLog, unexpected
+from cached.api.failures import HttpLog, discreet, unexpected
 from cached.api.guests import Guests
 from cached.api.objects import ObjectRoutes
 from cached.api.requests import target
@@ -128,7 +129,7 @@ class LocalServer:
         )
         await self._runner.setup()
         assert self._runner.server is not None
-        self._door = Door(listener, Guests(self._runner.server, limit=self._limit).welcome)
+        self._door = Door(listener, Guests(partial(discreet, self._runner.server), limit=self._limit).welcome)
 
     async def close(self) -> None:
         """Stop serving; work that clients began is cancelled."""

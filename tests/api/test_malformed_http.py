@@ -42,6 +42,17 @@ def test_what_is_no_http_is_refused_and_counted_without_a_traceback(daemon, capl
     assert b" 200 " in say(daemon, b"GET /v1/sets HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
+@pytest.mark.parametrize("end", [b"\x7f", b"\x00", b"\r\nno header", b"." * 40_000])
+def test_a_token_in_a_header_that_is_none_is_not_repeated_to_anybody(daemon, caplog, end):
+    caplog.set_level(logging.DEBUG)
+    answer = say(
+        daemon, b"GET /v1/sets HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ya29.secret" + end + b"\r\n\r\n"
+    )
+    assert b" 400 " in answer
+    assert b"secret" not in answer
+    assert "ya29" not in caplog.text
+
+
 def test_the_longest_legal_path_fits_into_a_request(daemon):
     path = "/".join(["\u00fc" * 127] * 16)[:1940]
     client = http.client.HTTPConnection("localhost", timeout=60)
