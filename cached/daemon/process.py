@@ -51,6 +51,17 @@ async def run(config: Config) -> None:
     log.info("stopped")
 
 
+def _forbid_dumps() -> None:
+    """Let the kernel write no core of this process: it would hold users' tokens.
+
+    A limit of 0 keeps it from writing files; what it pipes to a program (core(5)) it keeps back at a limit of 1 alone,
+    which is too short for a file as well.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    limit = min(1, most) if most >= 0 else 1
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
+
+
 def main(path: Path | None, instance: str, flags: Mapping[str, str]) -> int:
     """Run this node in the foreground; return the exit code. Raises `CachedError` when it cannot start."""
     config = administration.load(path, instance, flags)
@@ -58,7 +69,7 @@ def main(path: Path | None, instance: str, flags: Mapping[str, str]) -> int:
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     os.umask(0o022)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold users' tokens
+    _forbid_dumps()
     door.raise_limit()
     sys.setswitchinterval(SWITCH)
     asyncio.run(run(config))

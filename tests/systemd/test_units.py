@@ -53,8 +53,8 @@ def test_what_the_daemon_must_see_stays_visible():
     assert service["RemoveIPC"] == "no", "the memory tier in /dev/shm outlives the service"
 
 
-def test_no_dump_takes_tokens_to_disk():
-    assert settings("cached.service")["LimitCORE"] == "0"
+def test_no_dump_takes_tokens_to_disk_or_to_a_program():
+    assert settings("cached.service")["LimitCORE"] == "1"
 
 
 def test_the_sockets_survive_a_restart_of_the_service():
