@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from cached.errors import NotFound
+
 from bench.bound import alone, bound
-from bench.cluster import Cluster
+from bench.cluster import Cluster, Node
 from bench.swarm.run import NAME, Setting, payload
 from bench.watch import Watch
 
@@ -26,6 +28,8 @@ def late(setting: Setting, cluster: Cluster) -> dict[str, float]:
     chance, asked = random.Random(setting.receivers), dict[int, float]()
     times = sorted(chance.uniform(0, 2 * setting.bound) for _ in range(setting.receivers))
     times[0] = 0.0
+    for node in cluster.nodes:
+        _wait_for_word(node)
     with Watch(cluster.nodes) as watch:
 
         def arrive(number: int, when: float) -> None:
@@ -50,6 +54,17 @@ def late(setting: Setting, cluster: Cluster) -> dict[str, float]:
         "median of receivers": sorted(ratios.values())[len(ratios) // 2],
         **payload(cluster, setting, sorted(asked)),
     }
+
+
+def _wait_for_word(node: Node) -> None:
+    """Wait until a node has heard of the set: how fast word travels is no part of what is measured."""
+    with contextlib.closing(node.client()) as client:
+        for _ in range(300):
+            with contextlib.suppress(NotFound):
+                client.show(NAME)
+                return
+            time.sleep(0.1)
+    raise TimeoutError("a node has not heard of the set for half a minute")
 
 
 def leave(cluster: Cluster) -> None:
