@@ -22,7 +22,7 @@ import msgspec
 from cached.sets.merkle import LEAF
 
 #: Seconds without a word after which a member does not count any more, and what it claimed is given to another one.
-LEASE = 4.0
+LEASE = 3.0
 #: Seconds for which a keeper that takes over listens before it has anything read: others may have it, or be at it.
 SETTLE = 1.0
 #: Seconds for which a member that has everything is remembered.
