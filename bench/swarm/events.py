@@ -51,6 +51,8 @@ def late(setting: Setting, cluster: Cluster) -> dict[str, float]:
     }
     return {
         "times bound": max(ratios.values()),
+        "of the first": ratios[1],
+        "second slowest": sorted(ratios.values())[-2],
         "median of receivers": sorted(ratios.values())[len(ratios) // 2],
         **payload(cluster, setting, sorted(asked)),
     }
