@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from pathlib import Path
 
 import pytest
 from tests.daemons.node import identity, program
@@ -36,12 +35,6 @@ def test_a_node_says_when_it_is_ready_and_when_it_stops(cluster, notify_socket):
     assert node.last_log.splitlines()[-1].endswith("stopped")
     assert not (node.runtime / "api.sock").exists()
     assert not (node.runtime / "data.sock").exists()
-
-
-def test_a_node_leaves_no_dump_of_its_memory(cluster):
-    node = cluster.start("a")
-    limits = Path(f"/proc/{node.pid}/limits").read_text().splitlines()
-    assert next(line for line in limits if line.startswith("Max core")).split()[4:6] == ["0", "0"]
 
 
 def test_sockets_given_by_systemd_are_served_and_outlive_the_daemon(cluster):
