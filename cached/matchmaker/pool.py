@@ -96,7 +96,7 @@ class Matchmaker:
         self._closed = True
         process = self._process
         if process is not None:
-            await asyncio.to_thread(process.close)
+            await asyncio.to_thread(process.end)  # its pipes stay open: the thread may be reading from them
         await asyncio.to_thread(self._thread.shutdown)
         if self._process is not None:
             self._process.close()

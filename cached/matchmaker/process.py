@@ -139,10 +139,14 @@ class Process:
         how = f"made the evaluator fail ({_ending(code)}): too much memory or too deep"
         return Died(position, stage, how, guilty=stage != IDLE and code not in _FROM_OUTSIDE)
 
-    def close(self) -> None:
-        """End the child and give everything back; safe to call twice and from another thread."""
+    def end(self) -> None:
+        """End the child; whoever asks it hears that it has died. Safe to call twice and from another thread."""
         self._child.kill()
         self._child.wait()
+
+    def close(self) -> None:
+        """End the child and give everything back: nobody asks it any more. Safe to call twice."""
+        self.end()
         for stream in (self._child.stdin, self._child.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
