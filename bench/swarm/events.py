@@ -28,8 +28,7 @@ def late(setting: Setting, cluster: Cluster) -> dict[str, float]:
     chance, asked = random.Random(setting.receivers), dict[int, float]()
     times = sorted(chance.uniform(0, 2 * setting.bound) for _ in range(setting.receivers))
     times[0] = 0.0
-    for node in cluster.nodes:
-        _wait_for_word(node)
+    cluster.wait_for(lambda: all(map(_has_heard, cluster.nodes)), "word of the set")
     with Watch(cluster.nodes) as watch:
 
         def arrive(number: int, when: float) -> None:
@@ -58,15 +57,14 @@ def late(setting: Setting, cluster: Cluster) -> dict[str, float]:
     }
 
 
-def _wait_for_word(node: Node) -> None:
-    """Wait until a node has heard of the set: how fast word travels is no part of what is measured."""
+def _has_heard(node: Node) -> bool:
+    """Tell whether a node knows of the set: how fast word travels is no part of what is measured."""
     with contextlib.closing(node.client()) as client:
-        for _ in range(300):
-            with contextlib.suppress(NotFound):
-                client.show(NAME)
-                return
-            time.sleep(0.1)
-    raise TimeoutError("a node has not heard of the set for half a minute")
+        try:
+            client.show(NAME)
+        except NotFound:
+            return False
+    return True
 
 
 def leave(cluster: Cluster) -> None:

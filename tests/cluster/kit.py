@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from cached.client import Client
 from tests.daemons.cluster import Cluster
 from tests.daemons.node import Node
 
@@ -72,3 +73,19 @@ def trees(node: Node) -> list[Path]:
 def contents(node: Node) -> list[Path]:
     """Return the contents that lie on a node's disk."""
     return sorted((node.disk / "contents").iterdir())
+
+
+def client_of(node: Node) -> Client:
+    """Return a client of somebody without a token; close it."""
+    return Client(node.runtime, timeout=120, token="")
+
+
+def copies(*nodes: Node) -> list[Path]:
+    """Return the files of copies of objects on these nodes, in all tiers."""
+    return [
+        path
+        for node in nodes
+        for store in (node.disk, node.memory)
+        if (store / "objects").exists()
+        for path in (store / "objects").iterdir()
+    ]

@@ -7,9 +7,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from cached.client import Client
 from cached.errors import CachedError
-from tests.cluster.test_scope_crash_live import copies
+from tests.cluster.kit import client_of, copies
 from tests.gcs.raw import same
 from tests.gcs.remote import fake_process
 
@@ -60,7 +59,7 @@ class Filler:
 
 
 def read_all(node, contents, filler):
-    with Client(node.runtime, timeout=120, token="") as client:
+    with client_of(node) as client:
         while filler.times < 5:
             for name, data in contents.items():
                 assert same(client.read_object(f"gs://data/{name}"), data)
@@ -70,7 +69,7 @@ def read_all(node, contents, filler):
 
 def write_some(node, storage, number):
     """Write until something is refused; return how."""
-    with Client(node.runtime, timeout=120, token="") as client:
+    with client_of(node) as client:
         for turn in range(6):
             name, data = f"w{number}-{turn}", os.urandom(2 * MIB)
             try:

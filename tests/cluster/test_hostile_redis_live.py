@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
-from cached.client import Client
+from tests.cluster.kit import client_of
 from tests.gcs.remote import fake_process
-from tests.objects.redis_kit import CACHE, Server, needs_redis
+from tests.objects.redis_kit import needs_redis
 
 pytestmark = [pytest.mark.daemon, needs_redis]
 
@@ -21,13 +21,6 @@ def storage():
         yield fake
 
 
-@pytest.fixture
-def server(cluster):
-    made = Server(cluster.root / "redis", *CACHE)
-    yield made
-    made.kill()
-
-
 def start(cluster, storage, server, names):
     settings = {"origin_endpoint": storage.url, "objects_redis": server.url}
     nodes = [cluster.start(name, **settings) for name in names]
@@ -37,10 +30,6 @@ def start(cluster, storage, server, names):
 
 def text(name, version):
     return f"{name}:{version};".encode() * 400
-
-
-def client_of(node):
-    return Client(node.runtime, timeout=120, token="")
 
 
 def read(node, *names):

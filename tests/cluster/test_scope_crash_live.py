@@ -5,6 +5,7 @@ import os
 import sqlite3
 
 import pytest
+from tests.cluster.kit import copies
 from tests.gcs.remote import fake_process
 
 pytestmark = [pytest.mark.daemon, pytest.mark.crash]
@@ -43,16 +44,6 @@ def when_a_session_is_over_and_the_answer_is_lost(storage):
 def scoped(node):
     with contextlib.closing(sqlite3.connect(f"file:{node.state}/catalog.db?mode=ro", uri=True)) as catalog:
         return catalog.execute("select * from scoped").fetchall()
-
-
-def copies(*nodes):
-    return [
-        path
-        for node in nodes
-        for store in (node.disk, node.memory)
-        if (store / "objects").exists()
-        for path in (store / "objects").iterdir()
-    ]
 
 
 @pytest.mark.parametrize(

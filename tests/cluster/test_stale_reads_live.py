@@ -5,8 +5,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from cached.client import Client
 from cached.errors import CachedError
+from tests.cluster.kit import client_of
 from tests.gcs.remote import fake_process
 
 pytestmark = pytest.mark.daemon
@@ -23,10 +23,6 @@ def start(cluster, storage, window):
     nodes = [cluster.start(name, origin_endpoint=storage.url, objects_freshness=window) for name in "abc"]
     cluster.together()
     return nodes
-
-
-def client_of(node):
-    return Client(node.runtime, timeout=120, token="")
 
 
 def read(node):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.gcs.remote import fake_process
-from tests.objects.redis_kit import CACHE, Server, needs_redis
+from tests.objects.redis_kit import needs_redis
 
 pytestmark = [pytest.mark.daemon, needs_redis]
 #: Long enough to stand nowhere by accident; Cloud Storage refuses the second.
@@ -30,13 +30,6 @@ def storage():
         fake.tokens[TOKENS["ada"]] = "ada"
         fake.allow("lab", "ada", read=True, write=True)
         yield fake
-
-
-@pytest.fixture
-def server(cluster):
-    made = Server(cluster.root / "redis", *CACHE)
-    yield made
-    made.kill()
 
 
 def files(*folders):
