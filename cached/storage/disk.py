@@ -161,7 +161,8 @@ class Store:
                 faults.point(STORE_RENAMED)
             if not published:
                 self._adopt_records(staged, content)
-                trash.empty(self.discard(txid))
+                if (trashed := self.discard(txid)) is not None:
+                    self.empty(trashed)
                 return False
             files.sync(home.parent)
             files.sync(staged.parent)

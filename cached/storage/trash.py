@@ -33,9 +33,9 @@ def move(path: Path, trash: Path, label: str) -> Path | None:
     return goal
 
 
-def empty(trashed: Path | None) -> int:
+def empty(trashed: Path) -> int:
     """Delete a trashed directory, read-only parts included; return the bytes that the device gets back."""
-    if trashed is None or not trashed.exists():
+    if not trashed.exists():
         return 0
     with files.translated(trashed):
         trashed.chmod(0o700)

@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from cached.sets import manifest as manifests
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import hash_leaves, root_from_leaves
 from cached.sets.set import SetRecord, SignedRecord
-from cached.storage import beneath, durability
+from cached.storage import beneath, durability, trash
 from cached.storage.disk import Store
 
 TREE = {
@@ -82,6 +83,25 @@ def test_publishing_a_content_twice_keeps_the_first_and_its_new_records(store, i
     assert store.get_records(content) == [record()]
     assert (store.list_incoming(), store.list_trash()) == ([], [])
     assert store.publish("tx1", content) is False
+
+
+def test_a_staging_area_that_came_second_is_thrown_away_by_one_at_a_time(store, ingested, monkeypatch):
+    content = ingested(store, TREE)
+    assert ingested(store, TREE, publish=False) == content
+    clear, sweeper = trash.clear, []
+
+    def sweeps_meanwhile(root: int) -> int:
+        if not sweeper:
+            (trashed,) = store.list_trash()
+            sweeper.append(pool.submit(store.empty, trashed))
+            with pytest.raises(TimeoutError):
+                sweeper[0].result(0.1)
+        return clear(root)
+
+    monkeypatch.setattr(trash, "clear", sweeps_meanwhile)
+    with ThreadPoolExecutor(1) as pool:
+        assert store.publish("tx1", content) is False
+    assert sweeper[0].result() == 0
 
 
 def test_what_does_not_fit_the_manifest_is_not_published(store, ingested):
