@@ -20,6 +20,8 @@ from cached.storage.writeback import Writeback
 GIVE_WAY = 0.1
 LOOKS = 3
 AHEAD = 2 << 20
+#: The leaves of what has come are made this often, in seconds.
+PROVE = 0.5
 #: What has come is written to the device this often, in seconds.
 WRITE_AHEAD = 1.0
 
@@ -65,6 +67,25 @@ async def writing(node: Node, flight: Flight) -> AsyncIterator[None]:
         yield
     if flight.writeback is not None:
         flight.writeback.hurry()
+
+
+@contextlib.asynccontextmanager
+async def proving(node: Node, flight: Flight) -> AsyncIterator[None]:
+    """Have the leaves made of what has come while the rest comes, and afterwards those that are left.
+
+    Raises `IntegrityFailed` when what was received is not what the coarse digests say.
+    """
+
+    async def make() -> None:
+        while flight.maker is not None:
+            await asyncio.sleep(PROVE)
+            if flight.maker is not None and flight.maker.waiting:
+                await asyncio.to_thread(flight.maker.make)
+
+    async with _beside(node, "make leaves", make()):
+        yield
+    if flight.maker is not None:
+        await to_the_end(asyncio.to_thread(flight.maker.finish))
 
 
 async def _write_ahead(store: Store, flight: Flight, manifest: Manifest) -> None:

@@ -11,6 +11,7 @@ from cached.node.joined import Enclosed
 from cached.node.speed import Speed
 from cached.replication.transfer import Progress
 from cached.sets.manifest import Manifest
+from cached.storage.leafmaker import LeafMaker
 from cached.storage.links import NOTHING, Linked
 from cached.storage.writeback import Writeback
 
@@ -34,6 +35,8 @@ class Flight:
     manifest: Manifest | None = None
     #: What of it lies here already, in other contents, and is linked into its staging area.
     linked: Linked = NOTHING
+    #: Makes its leaves, where only coarse digests have come.
+    maker: LeafMaker | None = None
     #: Name of the method at work.
     method: str = ""
     speed: Speed = field(default_factory=Speed)
@@ -54,5 +57,7 @@ class Flight:
 
     def close(self) -> None:
         """Give back what the transfer held. Blocks."""
+        if self.maker is not None:
+            self.maker.close()
         if self.writeback is not None:
             self.writeback.close()

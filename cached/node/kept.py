@@ -94,15 +94,18 @@ async def metadata_of(node: Node, known: Known) -> Metadata:
     return await described(node, prefix, found)
 
 
-async def obtain(node: Node, known: Known, progress: Progress) -> Metadata:
-    """Return a set's metadata from a holder, else from the origin. Raises what the holders said when neither has it."""
+async def obtain(node: Node, known: Known, progress: Progress, *, coarse: bool = False) -> Metadata:
+    """Return a set's metadata from a holder, else from the origin; `coarse`: its leaves are not needed.
+
+    Raises what the holders said when neither has it.
+    """
     if node.introduced and not held(node, known) and not node.sources.get(known.record.id):
         try:
             return await metadata_of(node, known)
         except CachedError as error:
             progress.reason = error.message
     try:
-        return await metadata.obtain(node, known, progress)
+        return await metadata.obtain(node, known, progress, coarse=coarse)
     except CachedError as failure:
         try:
             return await metadata_of(node, known)

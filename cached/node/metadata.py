@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from cached.errors import Busy, CachedError, Forbidden, IntegrityFailed, NoSource, NoSpace, NotFound
-from cached.node import origins, sources
+from cached.node import digests, origins, sources
 from cached.node.joined import Enclosed
 from cached.node.node import Node
 from cached.node.shelf import Known
@@ -19,7 +19,9 @@ from cached.origin import places
 from cached.peers.link import Writer
 from cached.peers.records import Peer
 from cached.replication.transfer import Progress
+from cached.sets import coarse as coarsely
 from cached.sets import manifest as manifests
+from cached.sets.coarse import Coarse
 from cached.sets.leaves import check_all_leaves, decode_mtimes
 from cached.sets.manifest import Manifest
 from cached.sets.merkle import DIGEST, LEAF
@@ -53,24 +55,33 @@ class Metadata:
     """What describes a content without its bytes: from a holder or the origin, checked (`checked`)."""
 
     manifest: Manifest
+    #: Empty where the coarse digests came instead.
     leaves: bytes
     mtimes: bytes | None
     #: Where the files lie in the origin (`cached.origin.places`), as it is kept; None when it is unknown.
     places: bytes | None = None
+    #: What a swarm needs of the leaves; None where they have come themselves.
+    coarse: Coarse | None = None
 
 
 class Lengths(msgspec.Struct, frozen=True, kw_only=True):
-    """Head of the stream: how many bytes of each part follow; -1 for what is unknown."""
+    """Head of the stream: how many bytes of each part follow, in this order; -1 for what is unknown or not wanted."""
 
     manifest: int
     leaves: int
     mtimes: int
     places: int = -1
+    coarse: int = -1
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Bytes of each part, 0 for what does not follow."""
+        return tuple(max(0, part) for part in msgspec.structs.astuple(self))
 
     @property
     def total(self) -> int:
         """Bytes of all parts."""
-        return self.manifest + self.leaves + max(0, self.mtimes) + max(0, self.places)
+        return sum(self.parts)
 
 
 def local(node: Node, content: str) -> Store | None:
@@ -99,14 +110,19 @@ async def staged(store: Store, txid: str, content: str) -> Metadata | None:
 def _staged(store: Store, txid: str, content: str) -> Metadata | None:
     with contextlib.suppress(CachedError, OSError), store.stage(txid) as staging:
         if staging.sealed():
+            coarse = staging.coarse()
+            leaves = staging.leaves() if coarse is None else b""
             return checked(
-                staging.manifest_bytes(), staging.leaves(), staging.mtimes(), content, staging.places()
+                staging.manifest_bytes(), leaves, staging.mtimes(), content, staging.places(), coarse
             )
     return None
 
 
-async def obtain(node: Node, known: Known, progress: Progress) -> Metadata:
-    """Get a set's metadata from any live holder, and verify it. Raises `NoSource`."""
+async def obtain(node: Node, known: Known, progress: Progress, *, coarse: bool = False) -> Metadata:
+    """Get a set's metadata from any live holder, and verify it. Raises `NoSource`.
+
+    `coarse`: its leaves are not needed.
+    """
     failure: CachedError = NoSource("no live node holds the set", hint="cached show lists its replicas")
     meeting = sources.Introduced(node=node, set_id=known.record.id)
     for attempt in range(ROUNDS):
@@ -114,7 +130,7 @@ async def obtain(node: Node, known: Known, progress: Progress) -> Metadata:
             await asyncio.sleep(PAUSE)
         for peer in _holders(node, known):
             try:
-                return await _from(node, peer, known)
+                return await _from(node, peer, known, coarse=coarse)
             except CachedError as error:
                 failure = error
                 progress.reason = f"node {peer[:8]}: {error.message}"
@@ -132,9 +148,9 @@ def _holders(node: Node, known: Known) -> list[str]:
     return list(dict.fromkeys(([source] if source and source != node.id else []) + peers))
 
 
-async def _from(node: Node, peer: str, known: Known) -> Metadata:
+async def _from(node: Node, peer: str, known: Known, *, coarse: bool = False) -> Metadata:
     """Take what one peer sends, as long as it keeps coming, and no more than the record allows for."""
-    query = {"content": known.record.content, "set": known.record.id, "places": True}
+    query = {"content": known.record.content, "set": known.record.id, "places": True, "coarse": coarse}
     loop = asyncio.get_running_loop()
     received, claimed = bytearray(), 0
     lengths: Lengths | None = None
@@ -145,7 +161,7 @@ async def _from(node: Node, peer: str, known: Known) -> Metadata:
                 async for chunk in chunks:
                     received += chunk
                     if lengths is None and (lengths := _head(received)) is not None:
-                        _check_lengths(lengths, known.record)
+                        _check_lengths(lengths, known.record, coarse=coarse)
                         claimed = claim(node, lengths.total)
                     if lengths is not None and len(received) > lengths.total:
                         raise IntegrityFailed("a peer sent more metadata than it had said")
@@ -175,16 +191,18 @@ def _head(received: bytearray) -> Lengths | None:
     return lengths
 
 
-def _check_lengths(lengths: Lengths, record: SetRecord) -> None:
+def _check_lengths(lengths: Lengths, record: SetRecord, *, coarse: bool) -> None:
     most = Lengths(
         manifest=min(manifests.MAX_MANIFEST, EXTRAS + record.files * LINE),
         leaves=record.bytes // (LEAF // DIGEST) + record.files * DIGEST,
         mtimes=8 * (lengths.manifest // SHORTEST),
         places=places.longest(record.files),
+        coarse=coarsely.longest(record.bytes) if coarse else -1,
     )
     fits = (
         0 <= lengths.manifest <= most.manifest
-        and 0 <= lengths.leaves <= most.leaves
+        and (0 if lengths.coarse < 0 else -1) <= lengths.leaves <= most.leaves
+        and -1 <= lengths.coarse <= most.coarse
         and -1 <= lengths.mtimes <= most.mtimes
         and -1 <= lengths.places <= most.places
     )
@@ -213,27 +231,42 @@ def claim(node: Node, wanted: int) -> int:
 
 
 def _parse(received: bytearray, lengths: Lengths, content: str) -> Metadata:
-    parts = memoryview(received)
-    first, second = lengths.manifest, lengths.manifest + lengths.leaves
-    third = second + max(0, lengths.mtimes)
-    times = bytes(parts[second:third]) if lengths.mtimes >= 0 else None
-    where = bytes(parts[third:]) if lengths.places >= 0 else None
-    return checked(bytes(parts[:first]), bytes(parts[first:second]), times, content, where)
+    parts, at = [], 0
+    for length in lengths.parts:
+        parts.append(bytes(memoryview(received)[at : at + length]))
+        at += length
+    data, leaves, mtimes, where, coarse = parts
+    return checked(
+        data,
+        leaves,
+        mtimes if lengths.mtimes >= 0 else None,
+        content,
+        where if lengths.places >= 0 else None,
+        Coarse(coarse) if lengths.leaves < 0 else None,
+    )
 
 
 def checked(
-    data: bytes, leaves: bytes, mtimes: bytes | None, content: str, where: bytes | None = None
+    data: bytes,
+    leaves: bytes,
+    mtimes: bytes | None,
+    content: str,
+    where: bytes | None = None,
+    coarse: Coarse | None = None,
 ) -> Metadata:
     """Return metadata that belongs together and to a content; raises `IntegrityFailed` for any other."""
     if manifests.content_id(data) != content:
         raise IntegrityFailed("this is another manifest than the content id names")
     manifest = manifests.decode(data)
-    check_all_leaves(manifest, leaves)
+    if coarse is not None:
+        coarsely.check(manifest, coarse)
+    else:
+        check_all_leaves(manifest, leaves)
     if mtimes is not None:
         decode_mtimes(mtimes, manifest)
     if where is not None:
         places.decode(where, manifest)
-    return Metadata(manifest=manifest, leaves=leaves, mtimes=mtimes, places=where)
+    return Metadata(manifest=manifest, leaves=leaves, mtimes=mtimes, places=where, coarse=coarse)
 
 
 def _read(node: Node, store: Store, content: str) -> Metadata:
@@ -250,36 +283,46 @@ async def serve(node: Node, peer: Peer, query: dict[str, object], writer: Writer
     content = str(query.get("content", ""))
     if not node.consents.allowed(peer.node_id, content):
         raise Forbidden("this node has not agreed to send you that content")
-    parts = await asyncio.to_thread(_encoded, node, content)
-    if parts[0] is None or parts[1] is None:
-        raise NotFound("this node has just finished receiving that content")
+    parts = await asyncio.to_thread(_encoded, node, content, coarse=bool(query.get("coarse")))
+    if not _suffice(parts):
+        raise NotFound("this node has just finished receiving that content, or does not have its leaves yet")
     if not query.get("places"):
-        parts = parts[:3]
+        parts[3] = None
     await writer.write(_headed(parts))
     for part in parts:
         for start in range(0, len(part or b""), 1 << 20):
             await writer.write(memoryview(part or b"")[start : start + (1 << 20)])
 
 
+def _suffice(parts: list[bytes | None]) -> bool:
+    data, leaves, _, _, coarse = parts
+    return data is not None and not (leaves is None and coarse is None)
+
+
 def _headed(parts: list[bytes | None]) -> bytes:
-    sizes = [-1 if part is None else len(part) for part in parts]
-    lengths = Lengths(**dict(zip(("manifest", "leaves", "mtimes", "places"), sizes, strict=False)))
+    lengths = Lengths(
+        **{
+            name: -1 if part is None else len(part)
+            for name, part in zip(Lengths.__struct_fields__, parts, strict=True)
+        }
+    )
     return msgspec.json.encode(lengths) + b"\n"
 
 
-async def to_enclose(node: Node, record: SetRecord) -> bytes:
-    """Return a set's metadata as the stream gives it, where that is little; else nothing."""
-    if record.bytes // (LEAF // DIGEST) > ENCLOSED or record.files * SHORTEST > ENCLOSED:
+async def to_enclose(node: Node, record: SetRecord, *, coarse: bool) -> bytes:
+    """Return a set's metadata as the stream gives it, where that is little; else nothing. `coarse`: without leaves."""
+    least = coarsely.longest(record.bytes) // 2 if coarse else record.bytes // (LEAF // DIGEST)
+    if least > ENCLOSED or record.files * SHORTEST > ENCLOSED:
         return b""
-    return await asyncio.to_thread(_whole, node, record.content)
+    return await asyncio.to_thread(_whole, node, record.content, coarse=coarse)
 
 
-def _whole(node: Node, content: str) -> bytes:
+def _whole(node: Node, content: str, *, coarse: bool) -> bytes:
     try:
-        parts = _encoded(node, content)
+        parts = _encoded(node, content, coarse=coarse)
     except CachedError:
         return b""
-    if parts[0] is None or parts[1] is None or sum(len(part or b"") for part in parts) > ENCLOSED:
+    if not _suffice(parts) or sum(len(part or b"") for part in parts) > ENCLOSED:
         return b""
     return b"".join([_headed(parts), *(part or b"" for part in parts)])
 
@@ -292,26 +335,38 @@ async def enclosed_in(enclosed: Enclosed | None, known: Known) -> Metadata | Non
     with contextlib.suppress(CachedError):
         lengths = _head(received)
         if lengths is not None:
-            _check_lengths(lengths, known.record)
+            _check_lengths(lengths, known.record, coarse=True)
             if lengths.total == len(received):
                 return await asyncio.to_thread(_parse, received, lengths, known.record.content)
     return None
 
 
-def _encoded(node: Node, content: str) -> list[bytes | None]:
-    """Return manifest, leaves, times and places as they are kept, or as they wait for the bytes to come."""
+def _encoded(node: Node, content: str, *, coarse: bool) -> list[bytes | None]:
+    """Return manifest, leaves, times, places and coarse digests as they are kept, or as they wait for the bytes to
+    come: `coarse` says which of the two kinds of digests; the other is None.
+    """
     store = local(node, content)
     if store is not None:
+        data = store.manifest_bytes(content)
         return [
-            store.manifest_bytes(content),
-            store.leaves(content),
+            data,
+            None if coarse else store.leaves(content),
             store.mtimes(content),
             origins.places_of(node, content),
+            digests.coarse_of(store, content, manifests.decode(data)).digests if coarse else None,
         ]
     coming = coming_here(node, content)
     if coming is None:
         raise NotFound("this node does not hold that content")
-    return [read_if_there(coming[1] / part) for part in ("manifest", "leaves", "mtimes", "origin")]
+    coming_data, leaves, mtimes, where = (
+        read_if_there(coming[1] / part) for part in ("manifest", "leaves", "mtimes", "origin")
+    )
+    found: Coarse | None = None
+    if coarse:
+        found = Coarse.kept(read_if_there(coming[1] / "coarse"))
+        if found is None and leaves is not None:
+            found = coarsely.coarse(coming[0], leaves)
+    return [coming_data, None if found else leaves, mtimes, where, found.digests if found else None]
 
 
 def coming_here(node: Node, content: str) -> tuple[Manifest, Path] | None:

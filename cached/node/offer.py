@@ -16,7 +16,7 @@ from cached.catalog.rows import ContentRow, ReplicaRow, ReservationRow, Transfer
 from cached.critical import to_the_end
 from cached.errors import Busy, CachedError, NotFound, RequirementsRefused
 from cached.leases import capacity, policy
-from cached.node import announce, book, consent, damage, metadata, receive, sources
+from cached.node import announce, book, consent, damage, metadata, receive, seeding, sources
 from cached.node.joined import Enclosed, Joined
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
@@ -196,6 +196,7 @@ async def make(node: Node, known: Known, *, requested: bool = False, receivers: 
     parameters = node.swarm.parameters(known.record.content) or {}
     held = node.shelf.replicas.get(known.record.id)
     sure = held is not None and sources.proven(node, known)
+    coarse = seeding.takes_coarse(node, known, receivers)
     return Offer(
         record=known.aged(node.now()),
         lease_seconds=node.left(known.lease),
@@ -204,7 +205,7 @@ async def make(node: Node, known: Known, *, requested: bool = False, receivers: 
         methods=node.config.replication.methods,
         piece_size=int(parameters.get("piece_size", 0)),
         joined=sources.giving(node, held) if held is not None and sure else None,
-        metadata=await metadata.to_enclose(node, known.record) if sure else b"",
+        metadata=await metadata.to_enclose(node, known.record, coarse=coarse) if sure else b"",
     )
 
 

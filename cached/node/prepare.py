@@ -9,7 +9,7 @@ from cached import faults
 from cached.critical import to_the_end
 from cached.errors import IntegrityFailed
 from cached.leases import capacity
-from cached.node import damage, sharing, verify
+from cached.node import damage, kept, sharing, verify
 from cached.node.flight import Flight
 from cached.node.metadata import Metadata
 from cached.node.node import Node
@@ -18,6 +18,8 @@ from cached.sets import manifest as manifests
 from cached.sets.manifest import Manifest
 from cached.storage import links
 from cached.storage.disk import Store
+from cached.storage.leafmaker import LeafMaker
+from cached.storage.staging import Staging
 
 RECEIVE_PREPARED = faults.declare("receive.prepared")
 
@@ -54,11 +56,39 @@ async def fit(node: Node, flight: Flight, metadata: Metadata) -> None:
             staging.prepare(manifest)
             if metadata.places is not None:
                 staging.put_places(metadata.places)
-            staging.seal(manifests.encode(manifest), metadata.leaves, metadata.mtimes)
+            _seal(flight, staging, metadata)
 
         await to_the_end(asyncio.to_thread(prepare))
     flight.manifest = manifest
     faults.point(RECEIVE_PREPARED)
+
+
+async def whole(node: Node, flight: Flight, metadata: Metadata) -> Metadata:
+    """Return the metadata with all leaves: another way than a swarm needs them, and they have not come yet.
+
+    Raises what `kept.obtain` raises.
+    """
+    if metadata.coarse is None:
+        return metadata
+    found = await kept.obtain(node, node.shelf.known[flight.set_id], flight.progress)
+    store = node.stores[node.shelf.replicas[flight.set_id].tier]
+
+    def seal() -> None:
+        with store.stage(flight.txid) as staging:
+            _seal(flight, staging, found)
+
+    await to_the_end(asyncio.to_thread(seal))
+    return found
+
+
+def _seal(flight: Flight, staging: Staging, metadata: Metadata) -> None:
+    data = manifests.encode(metadata.manifest)
+    staging.seal(data, metadata.leaves, metadata.mtimes, metadata.coarse)
+    if flight.maker is not None:
+        flight.maker.close()
+        flight.maker = None
+    if metadata.coarse is not None:
+        flight.maker = LeafMaker(staging, metadata.manifest, metadata.coarse)
 
 
 async def without_links(node: Node, flight: Flight, metadata: Metadata, error: IntegrityFailed) -> None:

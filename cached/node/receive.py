@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 
 from msgspec.structs import replace
@@ -200,7 +201,11 @@ async def _metadata(node: Node, flight: Flight, row: ReplicaRow) -> Metadata:
     found = await enclosed_in(flight.enclosed, known)
     if found is None:
         found = await staged(node.stores[row.tier], flight.txid, flight.content)
-    return found or await obtain(node, known, flight.progress)
+    if found is None:
+        receivers = max(flight.receivers, sources.receivers(node, flight.set_id))
+        coarse = flight.set_id not in node.unproven and seeding.takes_coarse(node, known, receivers)
+        found = await obtain(node, known, flight.progress, coarse=coarse)
+    return found
 
 
 async def _bring(node: Node, flight: Flight, metadata: Metadata, holders: sources.Introduced) -> None:
@@ -215,6 +220,9 @@ async def _bring(node: Node, flight: Flight, metadata: Metadata, holders: source
 
 
 async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sources.Introduced) -> None:
+    if flight.linked.paths:  # not to be read only to be hashed
+        with contextlib.suppress(CachedError):
+            metadata = await prepare.whole(node, flight, metadata)
     places: Places | None = None
     # Who was asked alone may not stay so: pieces for one would be too large for those who come meanwhile.
     expected = flight.receivers if flight.receivers > 1 else seeding.USUAL_RECEIVERS
@@ -222,6 +230,8 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
         content=flight.content,
         manifest=metadata.manifest,
         leaves=metadata.leaves,
+        coarse=metadata.coarse,
+        arrived=flight.maker.note if flight.maker is not None else None,
         data=node.stores[node.shelf.replicas[flight.set_id].tier].root / "incoming" / flight.txid / "data",
         piece_size=flight.piece_size or layout.piece_size(metadata.manifest.total_bytes, expected),
         receivers=flight.receivers,
@@ -232,12 +242,15 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
         proven=True,
     )
     failure: CachedError = NoSource("no node that has the set can be reached")
-    async with beside.giving_way(node, flight), beside.writing(node, flight):
+    async with beside.proving(node, flight), beside.giving_way(node, flight), beside.writing(node, flight):
         for attempt in range(ROUNDS):
             places = await ways.places_of(node, flight, metadata, holders)
             for number, name in enumerate(ways.ordered(node, flight, holders, places)):
                 flight.method = name
                 try:
+                    if job.coarse is not None and name != "bittorrent":
+                        metadata = await prepare.whole(node, flight, metadata)
+                        job = dataclasses.replace(job, leaves=metadata.leaves, coarse=None, arrived=None)
                     await ways.go(node, name, job, holders, places, fallback=number > 0)
                     return
                 except CachedError as error:

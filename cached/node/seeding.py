@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from cached.errors import CachedError, NotFound
-from cached.node import metadata
+from cached.node import digests, metadata
 from cached.node.node import Node
 from cached.node.shelf import Known
 from cached.peers.identity import Identity
@@ -17,7 +17,7 @@ from cached.replication import layout, method
 from cached.replication.direct import Served
 from cached.replication.membership import Seedable
 from cached.replication.transfer import TlsMaterial
-from cached.sets.coarse import SPAN, Coarse, coarse
+from cached.sets.coarse import SPAN, Coarse
 from cached.sets.manifest import Manifest
 from cached.storage.disk import Store
 
@@ -25,8 +25,6 @@ from cached.storage.disk import Store
 USUAL_RECEIVERS = 8
 #: Seconds after which a content that nobody has asked for leaves its swarm.
 IDLE = 900.0
-#: Bytes of a content from which on the leaves take longer to read and hash than another file takes to write.
-KEEP_FROM = 4 << 20
 
 
 async def lookup(node: Node, content: str, piece_size: int) -> Seedable | None:
@@ -52,15 +50,10 @@ def _seedable(store: Store, content: str, piece_size: int) -> Seedable:
 
 
 def _digests(store: Store, content: str, manifest: Manifest, piece_size: int) -> bytes | Coarse:
-    """Return what suffices for a piece size; once made it is kept, and the leaves need not be read again."""
-    if piece_size < SPAN or manifest.total_bytes < KEEP_FROM:
+    """Return what suffices for a piece size."""
+    if piece_size < SPAN or manifest.total_bytes < digests.COARSE_FROM:
         return store.leaves(content)
-    found = store.coarse(content)
-    if found is None:
-        found = coarse(manifest, store.leaves(content))
-        with contextlib.suppress(CachedError):  # it is just going, or the disk is full
-            store.put_coarse(content, found)
-    return found
+    return digests.coarse_of(store, content, manifest)
 
 
 async def served(node: Node, content: str) -> Served | None:
@@ -91,6 +84,11 @@ def _coming(node: Node, content: str) -> Served | None:
             raise NotFound("this node has just finished receiving that content") from None
 
     return Served(manifest=manifest, open_dir=open_dir)
+
+
+def takes_coarse(node: Node, known: Known, receivers: int) -> bool:
+    """Tell whether so many nodes that are to get a set at once need no more than its coarse digests."""
+    return known.record.bytes >= digests.COARSE_FROM and is_shared(node, known, receivers)
 
 
 def is_shared(node: Node, known: Known, receivers: int) -> bool:

@@ -83,7 +83,7 @@ class Fetch:
         self._mean_piece = max(1, sum(torrent.layout.piece_sizes) // len(torrent.layout.piece_sizes))
         self._window = queues.window(self._source_queue, self._mean_piece, 0.0)
         self._priorities = [0] * len(torrent.layout.piece_sizes)
-        self._pending = self._alone = 0
+        self._pending = self._alone = self._told = 0
         self._claiming = False
         self._dropped = False
 
@@ -130,6 +130,7 @@ class Fetch:
             if now - self._members.dialled_at >= (_DIAL_AT_FIRST if self._fresh(now) else _DIAL_EVERY):
                 self._dial()
             self._report()
+            self._tell_what_came()
             self._give_up_when_hopeless(now)
         self._consider_claiming(now)
 
@@ -226,6 +227,12 @@ class Fetch:
             missing = len(self._priorities) - self._torrent.have.bit_count()
             there = len(self._members.connected)
             progress.reason = f"{there} members are connected but send nothing; {missing} pieces are missing"
+
+    def _tell_what_came(self) -> None:
+        if self._job.arrived is not None and (new := self._torrent.have & ~self._told):
+            self._told |= new
+            places = self._torrent.layout.piece_places
+            self._job.arrived([place for piece in partition.pieces_in(new) if (place := places[piece])[0]])
 
     def _give_up_when_hopeless(self, now: float) -> None:
         """Nothing came for long, and nobody is connected who has it all; who has gets three times as long."""

@@ -21,7 +21,7 @@ from cached.errors import IntegrityFailed
 from cached.sets.coarse import SPAN, Coarse
 from cached.sets.leaves import LeafIndex, split_leaves
 from cached.sets.manifest import Entry, Manifest
-from cached.sets.merkle import DIGEST, LEAF, empty_root, piece_layer, root_from_leaves
+from cached.sets.merkle import DIGEST, LEAF, piece_layer, root_from_leaves, root_over
 
 #: Files smaller than this many bytes travel in the pack.
 PACK_BELOW = 64 * 1024
@@ -141,6 +141,15 @@ class Layout:
         """Bytes of content in each piece; a file's last piece is short."""
         return tuple(size for file in self.files for size in file.piece_sizes(self.piece_size))
 
+    @cached_property
+    def piece_places(self) -> tuple[tuple[str, int, int], ...]:
+        """Of each piece the manifest path, empty for the pack, and from which byte to which (exclusive) of the file."""
+        return tuple(
+            (file.path, at, min(at + self.piece_size, file.size))
+            for file in self.files
+            for at in range(0, file.size, self.piece_size)
+        )
+
     @property
     def file_paths(self) -> dict[int, str]:
         """Manifest paths by libtorrent's file index: after a file that ends inside a piece comes a pad."""
@@ -196,7 +205,7 @@ def _layers(
             continue
         layer = piece_layer(part, piece, unit)
         # one that has no coarse digests is named by its root alone
-        root = _root_over(layer, piece) if layer else _root_over(bytes(part), unit) if part else entry.root
+        root = root_over(layer, piece) if layer else root_over(part, unit) if part else entry.root
         if root != entry.root:
             raise IntegrityFailed(
                 f"the digests of {entry.path!r} do not match its root", path=entry.path, content=content
@@ -209,21 +218,9 @@ def _pack_file(content: str, wanted: int, piece: int, pack: Pack | None) -> Torr
     expected = pieces * DIGEST if pieces > 1 else 0
     if pack is None or pack.size != wanted or len(pack.layer) != expected or len(pack.root) != DIGEST:
         raise IntegrityFailed("the pack does not fit the manifest", content=content)
-    if pack.layer and _root_over(pack.layer, piece) != pack.root:
+    if pack.layer and root_over(pack.layer, piece) != pack.root:
         raise IntegrityFailed("the pack's piece digests do not match its root", content=content)
     return TorrentFile(name="pack", path="", size=pack.size, root=pack.root, layer=pack.layer)
-
-
-def _root_over(layer: bytes, piece: int) -> bytes:
-    """Return the merkle root above a piece layer; missing pieces count as pieces of zero leaves."""
-    padding = empty_root(piece)
-    nodes = [layer[at : at + DIGEST] for at in range(0, len(layer), DIGEST)]
-    while len(nodes) > 1:
-        if len(nodes) % 2:
-            nodes.append(padding)
-        nodes = [hashlib.sha256(nodes[at] + nodes[at + 1]).digest() for at in range(0, len(nodes), 2)]
-        padding = hashlib.sha256(padding + padding).digest()
-    return nodes[0]
 
 
 def bencode(value: Any) -> bytes:

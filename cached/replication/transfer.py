@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from cached.sets.coarse import Coarse
 from cached.sets.manifest import Manifest
 
 #: Seconds without a byte after which another way is tried, where there is one.
@@ -58,7 +59,7 @@ class FetchJob:
 
     content: str
     manifest: Manifest
-    #: All 16 KiB leaf digests, file after file in canonical order.
+    #: All 16 KiB leaf digests, file after file in canonical order; empty where there are only coarse ones.
     leaves: bytes
     data: Path
     #: Of the torrent, as the offer names it; the direct method ignores it.
@@ -72,6 +73,10 @@ class FetchJob:
     linked: frozenset[str] = frozenset()
     #: The leaves are known to belong to the manifest's roots; otherwise that is looked at before use.
     proven: bool = False
+    #: The coarse digests: enough for a swarm, and all it gets, where the leaves have not come.
+    coarse: Coarse | None = None
+    #: Told which parts of which files have come by a swarm: path, first byte, end; the pack's and twins are left out.
+    arrived: Callable[[list[tuple[str, int, int]]], None] | None = None
     #: Whether a job waits for it now.
     first: Callable[[], bool] = lambda: False
     #: Whether there is another way to bring it: then this one is given up sooner.

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from hashlib import sha256
+from typing import Final, Self
 
 from cached.errors import IntegrityFailed
 from cached.sets.leaves import split_leaves
 from cached.sets.manifest import Entry, Manifest
-from cached.sets.merkle import DIGEST, piece_layer
+from cached.sets.merkle import DIGEST, piece_layer, root_over
 
 #: Bytes of a file under one coarse digest.
 SPAN: Final = 64 << 10
+#: Bytes of the check in front of coarse digests that lie on a disk.
+_CHECK: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,16 @@ class Coarse:
     """The coarse digests of a content."""
 
     digests: bytes
+
+    @classmethod
+    def kept(cls, data: bytes | None) -> Self | None:
+        """Return what `to_keep` gave; None for what a crash has left of it, or for nothing."""
+        check, digests = (data or b"")[:_CHECK], (data or b"")[_CHECK:]
+        return cls(digests) if check and sha256(digests).digest() == check else None
+
+    def to_keep(self) -> bytes:
+        """Return what is written to a disk: the digests behind a check."""
+        return sha256(self.digests).digest() + self.digests
 
     def split(self, manifest: Manifest) -> Iterator[tuple[Entry, memoryview]]:
         """Iterate over the files in canonical order, each with its digests: none for one of at most `SPAN` bytes.
@@ -39,6 +52,20 @@ class Coarse:
             end = at + _length(entry)
             yield entry, view[at:end]
             at = end
+
+
+def longest(total_bytes: int) -> int:
+    """Return how many bytes of coarse digests a content of `total_bytes` has at most, however many files it is."""
+    return total_bytes // SPAN * 2 * DIGEST
+
+
+def check(manifest: Manifest, found: Coarse) -> None:
+    """Raise `IntegrityFailed`, naming the first file, unless these digests belong to the manifest's roots."""
+    for entry, digests in found.split(manifest):
+        if digests and root_over(digests, SPAN) != entry.root:
+            raise IntegrityFailed(
+                f"the coarse digests of {entry.path!r} do not belong to its root", path=entry.path
+            )
 
 
 def coarse(manifest: Manifest, leaves: bytes) -> Coarse:

@@ -41,10 +41,7 @@ def hash_leaves(data: Buffer) -> bytes:
 
 def root_from_leaves(leaves: Buffer) -> bytes:
     """Return the root over concatenated leaves: what BEP 52 calls `pieces root`; empty for no leaves."""
-    layer, pad = bytes(leaves), bytes(DIGEST)
-    while len(layer) > DIGEST:
-        layer, pad = _layer_above(layer, pad)
-    return layer
+    return root_over(leaves, LEAF)
 
 
 def piece_layer(digests: Buffer, piece_size: int, unit: int = LEAF) -> bytes:
@@ -54,16 +51,32 @@ def piece_layer(digests: Buffer, piece_size: int, unit: int = LEAF) -> bytes:
     16 KiB, times a power of two. This is the file's entry in a torrent's `piece layers`, which names only files larger
     than a piece. Raises `ValueError` for other sizes.
     """
-    per_piece = piece_size // unit
-    if piece_size % unit or per_piece & (per_piece - 1) or per_piece < 1:
-        raise ValueError(f"{piece_size} is not {unit} times a power of two")
+    layer = span_roots(digests, piece_size, unit)
+    return layer if len(memoryview(digests)) > piece_size // unit * DIGEST else b""
+
+
+def span_roots(digests: Buffer, span: int, unit: int = LEAF) -> bytes:
+    """Return the concatenated roots over each `span` bytes, of which the last may be short.
+
+    `digests` stand for `unit` bytes each, as those of `piece_layer` do, from the beginning of any span on. Raises
+    `ValueError` when `span` is not `unit` times a power of two.
+    """
+    per_span = span // unit
+    if span % unit or per_span & (per_span - 1) or per_span < 1:
+        raise ValueError(f"{span} is not {unit} times a power of two")
     layer, pad = bytes(digests), empty_root(unit)
-    if len(layer) <= per_piece * DIGEST:
-        return b""
-    while per_piece > 1:
+    while per_span > 1:
         layer, pad = _layer_above(layer, pad)
-        per_piece //= 2
+        per_span //= 2
     return layer
+
+
+def root_over(layer: Buffer, span: int) -> bytes:
+    """Return the root of a file from the roots over each `span` bytes of it; those beyond its end count as empty."""
+    nodes, pad = bytes(layer), empty_root(span)
+    while len(nodes) > DIGEST:
+        nodes, pad = _layer_above(nodes, pad)
+    return nodes
 
 
 @cache

@@ -27,7 +27,6 @@ import re
 import stat
 import threading
 from collections.abc import Callable, Collection
-from hashlib import sha256
 from pathlib import Path
 
 from cached import faults
@@ -47,8 +46,6 @@ TRASH_RENAMED = faults.declare("trash.renamed")
 
 _TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Cache sets of `cached`: they need no backup.\n"
 _PARTS = ("contents", "incoming", "trash")
-#: Bytes of the SHA-256 before the coarse digests.
-_CHECK = 32
 _CONTENT = re.compile(r"[0-9a-f]{64}\Z")
 _TXID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
@@ -206,15 +203,12 @@ class Store:
 
     def coarse(self, content: str) -> Coarse | None:
         """Return the coarse digests of a content, or None where there are none, or none that are whole."""
-        data = files.read_if_there(self.home(content) / "coarse") or b""
-        check, digests = data[:_CHECK], data[_CHECK:]
-        return Coarse(digests) if check and sha256(digests).digest() == check else None
+        return Coarse.kept(files.read_if_there(self.home(content) / "coarse"))
 
     def put_coarse(self, content: str, coarse: Coarse) -> None:
         """Keep the coarse digests of a content; what a crash leaves of them is noticed, and they are made again."""
         with files.translated(path := self.home(content) / "coarse"):
-            check = sha256(coarse.digests).digest()
-            files.write_atomic(path, check + coarse.digests, durable=False)
+            files.write_atomic(path, coarse.to_keep(), durable=False)
 
     def mtimes(self, content: str) -> bytes | None:
         """Return the modification times as stored, or None when they are unknown."""

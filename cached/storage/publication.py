@@ -23,7 +23,7 @@ STORE_SETTLED = faults.declare("store.settled")
 STORE_SYNCED = faults.declare("store.synced")
 
 #: What a content's directory may hold; anything else is left over from staging.
-KEPT = frozenset({"data", "manifest", "leaves", "mtimes", "origin", "sets"})
+KEPT = frozenset({"data", "manifest", "leaves", "coarse", "mtimes", "origin", "sets"})
 
 
 def checked_manifest(data: bytes, content: str, known: Manifest | None = None) -> Manifest:

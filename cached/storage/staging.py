@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from cached import faults
+from cached.sets.coarse import Coarse
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.set import SignedRecord, Tier
 from cached.storage import durability, files, records, tree
@@ -93,10 +94,22 @@ class Staging:
         if self.ballast is not None:
             self.ballast.use(size)
 
-    def seal(self, manifest: bytes, leaves: bytes | Iterator[bytes], mtimes: bytes | None = None) -> None:
-        """Write the manifest, leaf and mtime files beside the tree; may be repeated with other bytes."""
+    def seal(
+        self,
+        manifest: bytes,
+        leaves: bytes | Iterator[bytes],
+        mtimes: bytes | None = None,
+        coarse: Coarse | None = None,
+    ) -> None:
+        """Write the manifest, leaf and mtime files beside the tree; may be repeated with other bytes.
+
+        Instead of the leaves `coarse` is written where it is given: a `LeafMaker` makes them before all is published.
+        """
         with files.translated(self.path):
-            files.write_atomic(self.path / "leaves", leaves, durable=False)
+            if coarse is None:
+                files.write_atomic(self.path / "leaves", leaves, durable=False)
+            else:
+                files.write_atomic(self.path / "coarse", coarse.to_keep(), durable=False)
             if mtimes is not None:
                 files.write_atomic(self.path / "mtimes", mtimes, durable=False)
             files.write_atomic(self.path / "manifest", manifest, durable=False)
@@ -115,6 +128,12 @@ class Staging:
         """Return the leaf digests as sealed."""
         with files.translated(self.path):
             return (self.path / "leaves").read_bytes()
+
+    def coarse(self) -> Coarse | None:
+        """Return the coarse digests where they were sealed, and the leaves are not made yet; else None."""
+        if (self.path / "leaves").exists():
+            return None
+        return Coarse.kept(files.read_if_there(self.path / "coarse"))
 
     def mtimes(self) -> bytes | None:
         """Return the modification times as sealed, or None when they are unknown."""

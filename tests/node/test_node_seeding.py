@@ -6,7 +6,7 @@ import asyncio
 import os
 
 import pytest
-from cached.node import seeding
+from cached.node import digests, seeding
 from cached.sets.coarse import Coarse, coarse
 from cached.sets.manifest import Manifest
 from cached.storage.disk import Store
@@ -33,7 +33,7 @@ def test_the_leaves_of_a_content_are_read_once_for_its_swarm_and_after_a_restart
     async def story():
         async with world(tmp_path) as w:
             node = await w.node("a")
-            view = await create_set(node, ALICE, "nr", {"f": os.urandom(seeding.KEEP_FROM), "g": b"small"})
+            view = await create_set(node, ALICE, "nr", {"f": os.urandom(digests.COARSE_FROM), "g": b"small"})
             read = counted(monkeypatch)
             first = await seeding.lookup(node, view.content, 0)
             assert read == [view.content]
@@ -53,7 +53,7 @@ def test_digests_that_a_crash_left_torn_are_made_again(tmp_path, monkeypatch, fo
     async def story():
         async with world(tmp_path) as w:
             node = await w.node("a")
-            view = await create_set(node, ALICE, "nr", {"f": os.urandom(seeding.KEEP_FROM)})
+            view = await create_set(node, ALICE, "nr", {"f": os.urandom(digests.COARSE_FROM)})
             first = await seeding.lookup(node, view.content, 0)
             (node.stores["disk"].home(view.content) / "coarse").write_bytes(found)
             read = counted(monkeypatch)
@@ -70,7 +70,7 @@ def test_for_small_contents_and_small_pieces_the_leaves_are_taken(tmp_path):
         async with world(tmp_path) as w:
             node = await w.node("a")
             small = await create_set(node, ALICE, "small", {"f": b"x" * 100_000})
-            large = await create_set(node, ALICE, "large", {"f": os.urandom(seeding.KEEP_FROM)})
+            large = await create_set(node, ALICE, "large", {"f": os.urandom(digests.COARSE_FROM)})
             store = node.stores["disk"]
             for content, piece in ((small.content, 0), (large.content, 16_384)):
                 found = await seeding.lookup(node, content, piece)

@@ -1,0 +1,156 @@
+"""Leaves made here: a content that came with its coarse digests alone gets its leaves from its own bytes.
+
+A source with many receivers would give each of them the leaves, a five-hundredth of the content, before the first
+piece. The coarse digests are a quarter of that and suffice for a swarm; the leaves are made beside the transfer, from
+what has come and is still in the kernel's memory, and each span is compared with its coarse digest on the way.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from cached.errors import IntegrityFailed
+from cached.sets.coarse import SPAN, Coarse
+from cached.sets.leaves import LeafIndex
+from cached.sets.manifest import Entry, Manifest
+from cached.sets.merkle import DIGEST, LEAF, hash_leaves, root_from_leaves, span_roots
+from cached.storage import files, tree
+from cached.storage.staging import Staging
+
+#: Bytes of a file that are read at once.
+_CHUNK: Final = 16 * SPAN
+_PART: Final = "leaves.part"
+
+#: Path of a file, and from which byte to which (exclusive).
+Extent = tuple[str, int, int]
+
+
+class LeafMaker:
+    """Makes the leaves of one coming content. All but `note` blocks; close it when done."""
+
+    def __init__(self, staging: Staging, manifest: Manifest, coarse: Coarse) -> None:
+        """Begin; what an earlier attempt made is made again. `coarse` belongs to the manifest.
+
+        Raises `NoSpace`, and `IntegrityFailed` for digests of another length.
+        """
+        self._path = staging.path
+        self._entries: dict[str, Entry] = {}
+        self._coarse: dict[str, memoryview] = {}
+        self._spans: dict[str, int] = {}
+        self._index = LeafIndex(manifest)
+        total = 0
+        for entry, digests in coarse.split(manifest):
+            if entry.size:
+                self._entries[entry.path], self._coarse[entry.path] = entry, digests
+                self._spans[entry.path] = total
+                total += -(-entry.size // SPAN)
+        #: One byte for each span of each file: whether its leaves are made.
+        self._made = bytearray(total)
+        self._come: deque[Extent] = deque()
+        self._lock = threading.Lock()
+        self._tree = self._leaves = -1
+        with files.translated(staging.path):
+            try:
+                self._tree = os.dup(staging.data_fd)
+                flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._leaves = os.open(staging.path / _PART, flags, 0o600)
+                os.truncate(self._leaves, self._index.total)
+            except BaseException:
+                self.close()
+                raise
+
+    def note(self, extents: Iterable[Extent]) -> None:
+        """Remember that these bytes have come, each from a multiple of `SPAN` to another or the end of the file."""
+        self._come.extend(extents)
+
+    @property
+    def waiting(self) -> bool:
+        """Tell whether something has come whose leaves are not made."""
+        return bool(self._come)
+
+    def make(self) -> None:
+        """Make the leaves of what has come. What is not in its file yet, or does not match, is left to `finish`."""
+        with self._lock, files.translated(self._path):
+            while self._come and self._tree >= 0:
+                path, start, end = self._come.popleft()
+                if self._coarse.get(path):
+                    self._make(self._entries[path], start, end)
+
+    def finish(self) -> None:
+        """Make all leaves that are left, and put them where sealed ones lie: everything has come.
+
+        Raises `IntegrityFailed` with the path of a file that is not what the manifest says.
+        """
+        with self._lock, files.translated(self._path):
+            for entry in self._entries.values():
+                good = self._whole(entry) if entry.size <= SPAN else self._rest(entry)
+                if not good:
+                    raise IntegrityFailed(
+                        f"what was received of {entry.path!r} does not match its digests", path=entry.path
+                    )
+            os.rename(self._path / _PART, self._path / "leaves")
+
+    def close(self) -> None:
+        """Let go of the files; may be repeated."""
+        with self._lock:
+            for fd in (self._tree, self._leaves):
+                if fd >= 0:
+                    os.close(fd)
+            self._tree = self._leaves = -1
+
+    def _whole(self, entry: Entry) -> bool:
+        """Make the leaves of a file without coarse digests; the only leaf of a small one is its root."""
+        leaves = entry.root
+        if entry.size > LEAF:
+            [(_, data)] = self._read(entry, 0, entry.size)
+            leaves = hash_leaves(data)
+            if root_from_leaves(leaves) != entry.root:
+                return False
+        files.write_all(self._leaves, leaves, self._index.offset(entry.path))
+        return True
+
+    def _rest(self, entry: Entry) -> bool:
+        first = self._spans[entry.path]
+        end = first + -(-entry.size // SPAN)
+        at = self._made.find(0, first, end)
+        while at >= 0:
+            last = self._made.find(1, at, end)
+            last = end if last < 0 else last
+            if not self._make(entry, (at - first) * SPAN, min(entry.size, (last - first) * SPAN)):
+                return False
+            at = self._made.find(0, last, end)
+        return True
+
+    def _make(self, entry: Entry, start: int, end: int) -> bool:
+        """Make the leaves of a part of a file; False when it is not what it should be."""
+        good = True
+        expected, first = self._coarse[entry.path], self._spans[entry.path]
+        for at, data in self._read(entry, start, end):
+            leaves, span = hash_leaves(data), at // SPAN
+            roots = span_roots(leaves, SPAN)
+            if not roots or roots != expected[span * DIGEST : span * DIGEST + len(roots)]:
+                good = False
+                continue
+            files.write_all(self._leaves, leaves, self._index.offset(entry.path) + at // LEAF * DIGEST)
+            count = len(roots) // DIGEST
+            self._made[first + span : first + span + count] = b"\1" * count
+        return good
+
+    def _read(self, entry: Entry, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Iterate over the chunks of a part of a file, each with where it begins; nothing where the file is short."""
+        try:
+            fd = tree.open_file(self._tree, entry.path)
+        except FileNotFoundError:
+            yield start, b""
+            return
+        try:
+            for at in range(start, end, _CHUNK):
+                wanted = min(_CHUNK, end - at)
+                data = os.pread(fd, wanted, at)
+                yield at, data if len(data) == wanted else b""
+        finally:
+            os.close(fd)

@@ -1,0 +1,228 @@
+"""A set that goes to many nodes at once travels with its coarse digests alone; the leaves are made where it arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+from cached.errors import NoSource
+from cached.node import digests, drive, metadata, offer, receive
+from cached.node.joined import Enclosed
+from cached.peers.records import Peer
+from cached.replication import layout, method
+from cached.sets.merkle import hash_leaves
+from msgspec.structs import replace
+from tests.node.doubles import FakeSwarm
+from tests.node.fakes import caller, create_set, until, world
+
+ALICE = caller("alice")
+FILES = {
+    "large": os.urandom(digests.COARSE_FROM),
+    "dir/middle": os.urandom(40_000),
+    "small": b"more",
+    "empty": b"",
+}
+
+
+@pytest.fixture(autouse=True)
+def small_sets_are_shared(monkeypatch):
+    monkeypatch.setattr(method, "DIRECT_UP_TO", 1 << 20)
+
+
+class CopyingSwarm(FakeSwarm):
+    """A swarm whose bytes come from a directory, told of in pieces; `spoil` may change them on the way."""
+
+    def __init__(self, source, spoil=lambda path, data: data) -> None:
+        super().__init__()
+        self.source, self.spoil = source, spoil
+
+    async def fetch(self, job, *_) -> None:
+        self.jobs.append(job)
+        made = layout.build(
+            job.content, job.manifest, job.coarse or job.leaves, job.piece_size, self.pack(job)
+        )
+        for entry in job.manifest.files():
+            (job.data / entry.path).write_bytes(
+                self.spoil(entry.path, (self.source / entry.path).read_bytes())
+            )
+        if job.arrived is not None:
+            job.arrived([place for place in made.piece_places if place[0]])
+        await asyncio.sleep(0.02)
+
+    def pack(self, job):
+        data = b"".join((self.source / entry.path).read_bytes() for entry in layout.packed(job.manifest))
+        return layout.describe_pack(hash_leaves(data), size=len(data), piece=job.piece_size)
+
+
+async def offered(w, **config):
+    """Node a offers b a set that goes to eight; what b reads of streams and their queries is recorded."""
+    a, b = await w.node("a"), await w.node("b", **config)
+    view = await create_set(a, ALICE, "nr", FILES, replicas=0)
+    await w.gossip()
+    a.consents.give(b.id, view.content)
+    b.swarm = CopyingSwarm(a.stores["disk"].data(view.content))
+    queries, fetch = [], b.link.fetch
+
+    def fetching(peer, stream, query, timeout):
+        queries.append(query)
+        return fetch(peer, stream, query, timeout)
+
+    b.link.fetch = fetching
+    return a, b, view, await offer.make(a, a.shelf.known[view.id], receivers=8), queries
+
+
+async def taken(a, b, view, proposed) -> str:
+    answer = await offer.consider(b, Peer(node_id=a.id, domains=a.identity.domains), proposed)
+    assert answer.answer == "OK"
+    await until(lambda: view.id not in b.transfers)
+    row = b.shelf.replicas.get(view.id)
+    return row.state if row is not None else ""
+
+
+def leaves(node, view) -> bytes:
+    return node.stores["disk"].leaves(view.content)
+
+
+def test_an_offer_to_many_encloses_the_coarse_digests_and_the_receiver_makes_the_leaves(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, view, proposed, queries = await offered(w)
+            assert 0 < len(proposed.metadata) < len(leaves(a, view))
+            assert await taken(a, b, view, proposed) == "COMMITTED"
+            assert queries == []
+            assert b.swarm.jobs[0].coarse is not None
+            assert leaves(b, view) == leaves(a, view)
+            assert b.stores["disk"].coarse(view.content) == b.swarm.jobs[0].coarse
+
+    asyncio.run(story())
+
+
+def test_what_does_not_come_with_the_offer_is_asked_for_without_the_leaves(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, view, proposed, queries = await offered(w)
+            assert await taken(a, b, view, replace(proposed, metadata=b"")) == "COMMITTED"
+            assert [query["coarse"] for query in queries] == [True]
+            assert b.swarm.jobs[0].leaves == b""
+            assert leaves(b, view) == leaves(a, view)
+
+    asyncio.run(story())
+
+
+def test_a_set_for_one_node_brings_its_leaves_along(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, view, _, queries = await offered(w)
+            await drive.offer_to(a, a.shelf.known[view.id], a.directory.node("b"))
+            await until(lambda: view.id not in b.transfers)
+            assert [job.coarse for job in b.swarm.jobs] == []
+            assert not any(query.get("coarse") for query in queries)
+            assert leaves(b, view) == leaves(a, view)
+
+    asyncio.run(story())
+
+
+def test_whoever_falls_back_to_the_direct_method_asks_for_the_leaves(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, view, proposed, queries = await offered(w)
+
+            async def refuses(job, *_) -> None:
+                b.swarm.jobs.append(job)
+                raise NoSource("nobody listens")
+
+            b.swarm.fetch = refuses
+            assert await taken(a, b, view, proposed) == "COMMITTED"
+            assert [query["coarse"] for query in queries if "coarse" in query] == [False]
+            assert b.swarm.jobs[0].coarse is not None
+            assert leaves(b, view) == leaves(a, view)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("path", ["large", "dir/middle"])
+def test_bytes_that_are_not_what_the_digests_say_are_never_committed(tmp_path, path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, view, proposed, _ = await offered(w)
+            b.swarm.spoil = lambda name, data: data[:-1] + b"?" if name == path else data
+            assert await taken(a, b, view, proposed) == ""
+            assert not b.stores["disk"].has(view.content)
+            assert b.stores["disk"].list_incoming() == []
+            assert f"'{path}'" in b.rejections.own(view.id)
+
+    asyncio.run(story())
+
+
+def test_a_transfer_that_was_cut_short_goes_on_with_the_coarse_digests_that_it_had(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, view, proposed, queries = await offered(w)
+            begun, fetch = asyncio.Event(), b.swarm.fetch
+
+            async def hangs(job, *_) -> None:
+                begun.set()
+                await asyncio.Event().wait()
+
+            b.swarm.fetch = hangs
+            await offer.consider(b, Peer(node_id=a.id, domains=a.identity.domains), proposed)
+            await begun.wait()
+            txid = b.accepted[view.id]
+            found = await metadata.staged(b.stores["disk"], txid, view.content)
+            assert found.coarse is not None
+            b.draining = True
+            b.flights[f"receive {view.id}"].cancel()
+            await until(lambda: view.id not in b.transfers)
+            b.draining, b.swarm.fetch = False, fetch
+            receive.start(b, view.id, receivers=8)
+            await until(lambda: view.id not in b.transfers)
+            assert b.shelf.replicas[view.id].state == "COMMITTED"
+            assert leaves(b, view) == leaves(a, view)
+            assert queries == []
+
+    asyncio.run(story())
+
+
+def test_whoever_is_receiving_gives_others_the_coarse_digests_and_not_the_leaves_it_lacks(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, view, proposed, _ = await offered(w)
+            c = await w.node("c")
+            await w.gossip()
+            begun, go_on, fetch = asyncio.Event(), asyncio.Event(), b.swarm.fetch
+
+            async def waits(job, *more) -> None:
+                begun.set()
+                await go_on.wait()
+                await fetch(job, *more)
+
+            b.swarm.fetch = waits
+            await offer.consider(b, Peer(node_id=a.id, domains=a.identity.domains), proposed)
+            await begun.wait()
+            b.consents.give(c.id, view.content)
+            known = c.shelf.known[view.id]
+            found = await metadata._from(c, b.id, known, coarse=True)
+            assert found.coarse is not None
+            with pytest.raises(Exception, match="does not have its leaves yet"):
+                await metadata._from(c, b.id, known, coarse=False)
+            go_on.set()
+            await until(lambda: view.id not in b.transfers)
+            whole = await metadata._from(c, b.id, known, coarse=False)
+            assert whole.leaves == leaves(a, view)
+            assert (await metadata._from(c, b.id, known, coarse=True)).coarse == found.coarse
+
+    asyncio.run(story())
+
+
+def test_coarse_digests_that_do_not_belong_to_the_content_are_not_believed(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, view, proposed, _ = await offered(w)
+            wrong = proposed.metadata[:-1] + bytes([proposed.metadata[-1] ^ 1])
+            known = b.shelf.known[view.id]
+            assert await metadata.enclosed_in(Enclosed(a.id, None, wrong), known) is None
+            right = await metadata.enclosed_in(Enclosed(a.id, None, proposed.metadata), known)
+            assert right is not None
+
+    asyncio.run(story())
