@@ -14,6 +14,7 @@ directory but the root has its own line, also when it has children. `docs/manife
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from hashlib import sha256
@@ -23,7 +24,7 @@ import msgspec
 
 from cached.errors import BadName, CachedError, IntegrityFailed, UnsupportedFile, UsageError
 from cached.sets.merkle import DIGEST
-from cached.sets.paths import check_links, check_path
+from cached.sets.paths import check_links, check_paths
 from cached.units import MAX_SIZE
 
 #: First line of the canonical form.
@@ -58,17 +59,18 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         Raises `BadName` for a path that is unfit, twice there, or below a file or link; `UnsupportedFile` for
         a link that leads outside; `UsageError` for an entry that contradicts itself.
         """
-        by_path: dict[str, Entry] = {}
-        for entry in entries:
-            check_path(entry.path)
+        given = list(entries)
+        by_path = {entry.path: entry for entry in given}
+        check_paths(by_path)
+        if len(by_path) < len(given):
+            [(twice, _)] = Counter(entry.path for entry in given).most_common(1)
+            raise BadName(f"path {twice!r} is there twice")
+        for entry in given:
             _check_facts(entry)
-            if entry.path in by_path:
-                raise BadName(f"path {entry.path!r} is there twice")
-            by_path[entry.path] = entry
-        for path in list(by_path):
-            _add_parents(by_path, path)
-        check_links({entry.path: entry.target for entry in by_path.values() if entry.kind == "link"})
-        manifest = Manifest(entries=tuple(by_path[path] for path in sorted(by_path)))
+        for folder in {path.rpartition("/")[0] for path in by_path}:
+            _add_parents(by_path, folder)
+        check_links({entry.path: entry.target for entry in given if entry.kind == "link"})
+        manifest = Manifest(entries=tuple([by_path[path] for path in sorted(by_path)]))
         if manifest.total_bytes > MAX_SIZE:
             raise UsageError("the sizes of all files add up to more than a number can hold")
         return manifest
@@ -89,6 +91,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 def _check_facts(entry: Entry) -> None:
+    if entry.kind == "file" and 0 < entry.size <= MAX_SIZE and len(entry.root) == DIGEST and not entry.target:
+        return  # most are
     of_file = entry.size or entry.executable or entry.root
     root_bytes = DIGEST if entry.size else 0
     if (
@@ -101,8 +105,8 @@ def _check_facts(entry: Entry) -> None:
 
 
 def _add_parents(by_path: dict[str, Entry], path: str) -> None:
-    while "/" in path:
-        path = path.rpartition("/")[0]
+    """Add the directory that has entries, and those above it, where they are not there."""
+    while path:
         parent = by_path.get(path)
         if parent is None:
             by_path[path] = Entry(path=path, kind="dir")
@@ -110,6 +114,7 @@ def _add_parents(by_path: dict[str, Entry], path: str) -> None:
             raise BadName(f"{path!r} is a {parent.kind} and has entries below it")
         else:
             return
+        path = path.rpartition("/")[0]
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -130,8 +135,8 @@ def decode(data: bytes) -> Manifest:
     """Read a canonical form; raises `IntegrityFailed` for anything that `encode` would not have written."""
     if not data.startswith(HEADER) or not data.endswith(b"\n") or len(data) > MAX_MANIFEST:
         raise IntegrityFailed("this is not a manifest of version 1", bytes=len(data))
-    lines = data[len(HEADER) :].split(b"\n")[:-1]
     try:
+        lines = data[len(HEADER) :].decode().split("\n")[:-1]
         manifest = Manifest.build([_decode_entry(line) for line in lines])
     except (ValueError, BadName, UnsupportedFile, UsageError) as error:
         reason = error.message if isinstance(error, CachedError) else "a line does not fit"
@@ -141,24 +146,21 @@ def decode(data: bytes) -> Manifest:
     return manifest
 
 
-def _decode_entry(line: bytes) -> Entry:
-    tag, _, rest = line.partition(b" ")
-    if tag == b"f":
-        mark, size, root, path = rest.split(b" ", 3)
-        digest = b"" if root == b"-" else bytes.fromhex(root.decode("ascii"))
-        return Entry(
-            path=path.decode(), kind="file", size=_number(size), executable=mark == b"x", root=digest
-        )
-    if tag == b"d":
-        return Entry(path=rest.decode(), kind="dir")
-    if tag == b"l":
-        digits, _, names = rest.partition(b" ")
-        length = _number(digits)
-        return Entry(path=names[:length].decode(), kind="link", target=names[length + 1 :].decode())
+def _decode_entry(line: str) -> Entry:
+    if line.startswith("f "):
+        _, mark, size, root, path = line.split(" ", 4)
+        digest = b"" if root == "-" else bytes.fromhex(root)
+        return Entry(path=path, kind="file", size=_number(size), executable=mark == "x", root=digest)
+    if line.startswith("d "):
+        return Entry(path=line[2:], kind="dir")
+    if line.startswith("l "):
+        _, digits, names = line.split(" ", 2)
+        length, encoded = _number(digits), names.encode()
+        return Entry(path=encoded[:length].decode(), kind="link", target=encoded[length + 1 :].decode())
     raise ValueError("unknown kind of entry")
 
 
-def _number(digits: bytes) -> int:
+def _number(digits: str) -> int:
     if len(digits) > 19:
         raise ValueError("a number is too long")
     return int(digits)

@@ -33,10 +33,11 @@ def hash_leaves(data: Buffer) -> bytes:
     `data` is a whole file, or a part of one that starts at a multiple of `LEAF` and, unless it is the last,
     ends at one: the leaves of the parts, concatenated, are the leaves of the file.
     """
-    with memoryview(data).cast("B") as view:
-        if 0 < len(view) <= LEAF:
-            return sha256(view).digest()
-        return b"".join([sha256(view[at : at + LEAF]).digest() for at in range(0, len(view), LEAF)])
+    view = memoryview(data)
+    if 0 < view.nbytes <= LEAF:
+        return sha256(view).digest()
+    flat = view.cast("B")
+    return b"".join([sha256(flat[at : at + LEAF]).digest() for at in range(0, len(flat), LEAF)])
 
 
 def root_from_leaves(leaves: Buffer) -> bytes:

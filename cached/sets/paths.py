@@ -6,7 +6,7 @@ Checked when a set is created and again when a manifest arrives. Names are kept 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from cached.errors import BadName, UnsupportedFile
@@ -22,6 +22,8 @@ MAX_STEPS: Final = 4096
 
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _UNFIT_PATH = re.compile(_UNFIT.pattern + r"|(?:\A|/)\.{0,2}(?:/|\Z)")
+#: The same in many paths at once, one a line.
+_UNFIT_LINE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]|(?:\A|[/\n])\.{0,2}(?:[/\n]|\Z)")
 
 
 def check_path(path: str) -> None:
@@ -30,6 +32,15 @@ def check_path(path: str) -> None:
         raise BadName(f"{path!r} cannot be a path in a set", hint=_why(path))
     if len(path) * 4 > MAX_ELEMENT:
         _check_length(path)
+
+
+def check_paths(paths: Collection[str]) -> None:
+    """Raise `BadName` for the first of many paths that `check_path` refuses; they are looked at together."""
+    lines = "\n".join(paths)
+    sound = not _UNFIT_LINE.search(lines) and lines.count("\n") == len(paths) - 1
+    if not sound or len(max(paths, key=len)) * 4 > MAX_ELEMENT:
+        for path in paths:
+            check_path(path)
 
 
 def _why(path: str) -> str:

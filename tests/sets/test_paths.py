@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cached.errors import BadName, UnsupportedFile
-from cached.sets.paths import MAX_PATH, check_link, check_links, check_path, follow
+from cached.sets.paths import MAX_PATH, check_link, check_links, check_path, check_paths, follow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +33,25 @@ from hypothesis import strategies as st
 )
 def test_any_visible_utf8_name_passes(path):
     check_path(path)
+
+
+PIECES = st.sampled_from(["a", "é", "..", ".", "/", "\n", "\x00", "\x85", "\udc80", "x" * 200, " "])
+PATHS = st.lists(st.lists(PIECES, max_size=4).map("".join), max_size=4)
+
+
+@given(PATHS)
+@settings(max_examples=500)
+def test_many_paths_together_are_refused_as_each_of_them_is(paths):
+    def refused(check, what):
+        try:
+            check(what)
+        except BadName as error:
+            return error.message
+        return None
+
+    assert refused(check_paths, paths) == next(
+        filter(None, (refused(check_path, one) for one in paths)), None
+    )
 
 
 @pytest.mark.parametrize(
