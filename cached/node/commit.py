@@ -168,7 +168,7 @@ async def _publish(
             await verify.heal_from_staged(node, store, content, order.txid)
             places = await asyncio.to_thread(staging.places)
             published = await asyncio.to_thread(
-                store.publish, order.txid, content, manifest, linked.paths, staging.written
+                store.publish, order.txid, content, manifest, linked.paths, staging.written, staging.made
             )
             if not published and places:
                 await asyncio.to_thread(store.put_places, content, places)

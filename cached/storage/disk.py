@@ -26,7 +26,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container
 from pathlib import Path
 
 from cached import faults
@@ -137,12 +137,14 @@ class Store:
         manifest: Manifest | None = None,
         linked: Collection[str] = frozenset(),
         written: Callable[[], None] = lambda: None,
+        made: Container[str] = frozenset(),
     ) -> bool:
         """Make a sealed staging area durable and visible as `content`; False when the store had it already.
 
         `manifest` is the content's, where the caller has it; `linked` names files that are links to those of others;
         `written` is called before all is synced, and raises what was met when some of it went to the device before.
-        Modes and times are set, strays removed, all is synced, then renamed in one step.
+        `made` names the files that this process has made whole, with their final mode and time: of those of a directory
+        one is looked at. Modes and times are set, strays removed, all is synced, then renamed in one step.
         `IntegrityFailed` when the staged tree is not what the manifest says (bytes are not read again).
         Afterwards the staging area is gone. Repeating a publish that was cut short is safe.
         """
@@ -153,7 +155,7 @@ class Store:
                 return False
             published = False
             if not home.exists():
-                publication.settle(staged, content, self.tier, manifest, linked, written)
+                publication.settle(staged, content, self.tier, manifest, linked, written, made)
                 published = files.rename_new(staged, home)
                 faults.point(STORE_RENAMED)
             if not published:

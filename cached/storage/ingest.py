@@ -172,6 +172,7 @@ class Ingest:
         """Write manifest, leaves and times beside the tree; return manifest and content id. Call it last."""
         if self.staging.writeback is not None:
             self.staging.writeback.hurry()
+        self.staging.made = self._entries.keys()
         with self._lock:
             if unfinished := [path for path, entry in self._entries.items() if entry is None]:
                 raise Busy(f"{unfinished[0]!r} is not copied yet", path=unfinished[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -50,12 +50,13 @@ def settle(
     known: Manifest | None = None,
     linked: Collection[str] = frozenset(),
     written: Callable[[], None] = lambda: None,
+    made: Container[str] = frozenset(),
 ) -> None:
     """Give a sealed tree its final modes and times, remove strays, check structure and sizes, sync it all.
 
     `known` is the manifest of the content where the caller has it: to read a large one takes a while. `linked` names
     the files that are links to those of other contents, and stay as they are there. `written` is called before the
-    sync, see `Store.publish`.
+    sync, and `made` names files that need no look, see `Store.publish`.
     """
     with files.translated(staged):
         manifest = _sealed_manifest(staged, content, known)
@@ -65,7 +66,7 @@ def settle(
         try:
             wanted = dict(zip((entry.path for entry in manifest.entries), times or (), strict=False))
             for directory, members in _by_directory(manifest).items():
-                _settle_directory(data_fd, directory, members, tier, wanted, linked)
+                _settle_directory(data_fd, directory, members, tier, wanted, linked, made)
             _set_directory_times(data_fd, manifest, times)
             faults.point(STORE_SETTLED)
             written()
@@ -118,6 +119,7 @@ def _settle_directory(
     tier: Tier,
     times: dict[str, int],
     linked: Collection[str],
+    made: Container[str],
 ) -> None:
     try:
         fd = tree.open_directory(data_fd, path)
@@ -125,13 +127,9 @@ def _settle_directory(
         raise IntegrityFailed(f"the staged tree lacks the directory {path!r}", path=path) from error
     try:
         with os.scandir(fd) as found:
-            present = {entry.name: entry.stat(follow_symlinks=False) for entry in found}
+            present = {entry.name: entry for entry in found}
         skip = len(path) + 1 if path else 0
-        for entry in members:
-            name = entry.path[skip:]
-            facts = present.pop(name, None)
-            if facts is not None and _is_settled(entry, facts, times.get(entry.path), tier):
-                continue
+        for entry, name, facts in _unsettled(members, present, skip, tier, times, made):
             _check_shape(fd, name, entry, facts)
             if entry.kind == "file" and facts is not None and entry.path not in linked:
                 _settle_file(fd, name, entry, facts, tier)
@@ -145,6 +143,32 @@ def _settle_directory(
         os.fchmod(fd, 0o555)
     finally:
         os.close(fd)
+
+
+def _unsettled(
+    members: list[Entry],
+    present: dict[str, os.DirEntry[str]],
+    skip: int,
+    tier: Tier,
+    times: dict[str, int],
+    made: Container[str],
+) -> Iterator[tuple[Entry, str, os.stat_result | None]]:
+    """Iterate over a directory's entries that are not as they are to be; what is no entry is left in `present`.
+
+    What the system makes of the mode and time of one file that was made, it makes of those of all.
+    """
+    alike = False
+    for entry in members:
+        name = entry.path[skip:]
+        there = present.pop(name, None)
+        new = entry.kind == "file" and entry.path in made
+        if alike and new and there is not None and there.is_file(follow_symlinks=False):
+            continue
+        facts = None if there is None else there.stat(follow_symlinks=False)
+        if facts is not None and _is_settled(entry, facts, times.get(entry.path), tier):
+            alike = alike or new
+        else:
+            yield entry, name, facts
 
 
 def _is_settled(entry: Entry, facts: os.stat_result, mtime: int | None, tier: Tier) -> bool:

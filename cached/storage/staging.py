@@ -6,7 +6,7 @@ All paths inside the tree are resolved beneath its root and through no link: not
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -32,6 +32,8 @@ class Staging:
         self.ballast: Ballast | None = None
         #: What goes to the device early, see `write_back`.
         self.writeback: Writeback | None = None
+        #: Files that were made whole while this was open, with their final mode and time.
+        self.made: Container[str] = frozenset()
         #: Path of the tree, for engines that need a path.
         self.data = path / "data"
         #: Directory descriptor of the tree.
