@@ -42,6 +42,8 @@ class Flight:
     speed: Speed = field(default_factory=Speed)
     #: When the set had been accepted, by the monotonic clock.
     began: float = field(default_factory=time.monotonic)
+    #: Files that were made whole, with their final mode and time, by the way that is taken now.
+    made: set[str] = field(default_factory=set)
     #: Where very many files come: what goes to the device while they do.
     writeback: Writeback | None = None
 

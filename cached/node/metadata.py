@@ -63,6 +63,13 @@ class Metadata:
     #: What a swarm needs of the leaves; None where they have come themselves.
     coarse: Coarse | None = None
 
+    def times(self) -> dict[str, int]:
+        """Return the modification times in nanoseconds, by path; none where they are unknown."""
+        if self.mtimes is None:
+            return {}
+        paths = [entry.path for entry in self.manifest.entries]
+        return dict(zip(paths, decode_mtimes(self.mtimes, self.manifest), strict=True))
+
 
 class Lengths(msgspec.Struct, frozen=True, kw_only=True):
     """Head of the stream: how many bytes of each part follow, in this order; -1 for what is unknown or not wanted."""

@@ -391,7 +391,7 @@ class _Member:
     async def _write(self, parts: list[tuple[Segment, memoryview]]) -> None:
         """Write in a thread, which has ended when this returns; never through a link."""
         parts = [(segment, data) for segment, data in parts if segment.path not in self._job.linked]
-        work = asyncio.ensure_future(asyncio.to_thread(write_block, self._job.data, parts, self._job.leaves))
+        work = asyncio.ensure_future(asyncio.to_thread(write_block, self._job, parts))
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:

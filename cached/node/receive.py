@@ -239,6 +239,8 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
         first=lambda: node.jobs.want(flight.set_id),
         elsewhere=lambda: ways.several(node, flight, holders, places),
         linked=flight.linked.paths,
+        times=await asyncio.to_thread(metadata.times),
+        made=flight.made,
         proven=True,
     )
     failure: CachedError = NoSource("no node that has the set can be reached")
@@ -247,6 +249,7 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
             places = await ways.places_of(node, flight, metadata, holders)
             for number, name in enumerate(ways.ordered(node, flight, holders, places)):
                 flight.method = name
+                flight.made.clear()
                 try:
                     if job.coarse is not None and name != "bittorrent":
                         metadata = await prepare.whole(node, flight, metadata)
@@ -321,7 +324,7 @@ def _publish(store: Store, flight: Flight, record: SignedRecord, manifest: Manif
     else:
         with store.stage(flight.txid) as staging:
             staging.put_record(record)
-        store.publish(flight.txid, flight.content, manifest, flight.linked.paths, flight.written)
+        store.publish(flight.txid, flight.content, manifest, flight.linked.paths, flight.written, flight.made)
     return capacity.physical(manifest or store.manifest(flight.content))
 
 

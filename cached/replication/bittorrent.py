@@ -314,9 +314,7 @@ class Swarm:
             ).run()
             progress.state = "verifying"
             await torrent.flush()
-            await asyncio.to_thread(
-                packs.complete, self._pack(job.content), job.data, job.manifest, job.linked
-            )
+            await asyncio.to_thread(packs.complete, self._pack(job.content), job)
             progress.bytes_present = progress.bytes_wanted
             torrent.on_damage = self._damage_reporter(job.content)
         progress.state = "done"

@@ -216,7 +216,7 @@ class Direct:
         if not block:
             return
         job = work.job
-        write_block(job.data, block, job.leaves)
+        write_block(job, block)
         written = sum(len(data) for _, data in block)
         work.missing = after(work.missing, block[-1][0].end)
         job.progress.bytes_present += written
@@ -358,10 +358,14 @@ class DirectServer:
         served = await self._lookup(content) if self._allowed(peer.node_id, content) else None
         if served is None:
             raise NotFound("no such content here")
-        segments = await asyncio.to_thread(_segments, served.manifest, ranges)
-        if served.withheld and any(segment.path in served.withheld for segment in segments):
+        line = await asyncio.to_thread(LeafLine, served.manifest)
+        try:
+            line.check(ranges)
+        except ValueError as error:
+            raise UsageError(f"the content has {error}") from None
+        if await asyncio.to_thread(_is_withheld, served, line, ranges):
             raise NotFound("these bytes are damaged here")
-        blocks = read_blocks(served.open_dir, segments, _BLOCK)
+        blocks = read_blocks(served.open_dir, line.segments(ranges), _BLOCK)
         reading: asyncio.Task[bytes] | None = None
         try:
             reading = asyncio.create_task(asyncio.to_thread(next, blocks, b""))
@@ -376,11 +380,9 @@ class DirectServer:
             blocks.close()
 
 
-def _segments(manifest: Manifest, ranges: list[Range]) -> list[Segment]:
-    try:
-        return list(LeafLine(manifest).segments(ranges))
-    except ValueError as error:
-        raise UsageError(f"the content has {error}") from None
+def _is_withheld(served: Served, line: LeafLine, ranges: list[Range]) -> bool:
+    withheld = served.withheld
+    return bool(withheld) and any(segment.path in withheld for segment in line.segments(ranges))
 
 
 def _parse(query: dict[str, Any]) -> tuple[str, list[Range]]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from cached.errors import IntegrityFailed
 from cached.replication.pack import disk_error, opened
 from cached.replication.segments import LeafLine, Range, Segment, merged
+from cached.replication.transfer import FetchJob
 from cached.sets.merkle import DIGEST, damaged_leaves, hash_leaves, leaf_count
+from cached.storage import tree
 from cached.storage.files import write_all
 from cached.storage.publication import file_mode
 from cached.storage.small import shared_out, write_new
@@ -33,8 +35,11 @@ def scan(
 
     `only` names the files to look at; None: all of them. Those of `whole` are known to be right, and not touched.
     """
+    whole_line = [(0, line.total)] if line.total else []
     try:
-        segments = line.segments([(0, line.total)] if line.total else ())
+        if only is None and not whole and _is_bare(data):
+            return whole_line
+        segments = line.segments(whole_line)
         wanted = (
             segment
             for segment in segments
@@ -52,6 +57,16 @@ def scan(
         )
     except OSError as error:
         raise disk_error(error, "checking what is there") from error
+
+
+def _is_bare(data: Path) -> bool:
+    """Tell whether there is no file yet, but for empty ones."""
+    with opened(data) as top:
+        return not any(
+            entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size
+            for _, _, entries in tree.walk(top)
+            for entry in entries
+        )
 
 
 class _Present:
@@ -110,33 +125,37 @@ def _is_finished(facts: os.stat_result) -> bool:
     return facts.st_nlink > 1 or not facts.st_mode & stat.S_IWUSR
 
 
-def write_block(data: Path, block: list[tuple[Segment, memoryview]], leaves: bytes) -> None:
+def write_block(job: FetchJob, block: list[tuple[Segment, memoryview]]) -> None:
     """Check the bytes of each segment and write them; raise `IntegrityFailed` at a wrong file.
 
     Many segments are written by two threads: small files take longer to make than to fill.
     """
-    with opened(data) as top:
-        shared_out(partial(_write_all, top, leaves), block)
+    with opened(job.data) as top:
+        shared_out(partial(_write_all, top, job), block)
 
 
-def _write_all(top: int, leaves: bytes, block: Sequence[tuple[Segment, memoryview]]) -> None:
-    path = ""
+def _write_all(top: int, job: FetchJob, block: Sequence[tuple[Segment, memoryview]]) -> None:
+    path, leaves, times, made = "", job.leaves, job.times, []
     try:
         with Parents(top, make=True) as parents:
             for segment, content in block:
-                path = segment.path
-                if hash_leaves(content) != leaves[segment.leaf * DIGEST : segment.end * DIGEST]:
+                path, first = segment.path, segment.leaf * DIGEST
+                digests = hash_leaves(content)
+                if digests != leaves[first : first + len(digests)]:
                     raise IntegrityFailed(f"{path!r} does not match", path=path)
-                _write(parents, segment, content)
+                if segment.whole is None:
+                    _write(parents, segment, content)
+                    continue
+                mode, mtime_ns = file_mode(executable=segment.whole.executable), times.get(path)
+                write_new(parents, path, content, mode, mtime_ns=mtime_ns, replace=True)
+                if mtime_ns is not None:
+                    made.append(path)
+        job.made.update(made)
     except OSError as error:
         raise disk_error(error, f"writing {path!r}") from error
 
 
 def _write(parents: Parents, segment: Segment, content: memoryview) -> None:
-    if segment.whole is not None:
-        mode = file_mode(executable=segment.whole.executable)
-        write_new(parents, segment.path, content, mode, replace=True)
-        return
     parent, name = parents.of(segment.path)
     descriptor = os.open(name, _WRITE, 0o644, dir_fd=parent)
     try:
@@ -146,7 +165,7 @@ def _write(parents: Parents, segment: Segment, content: memoryview) -> None:
 
 
 def read_blocks(
-    open_dir: Callable[[], int], segments: list[Segment], block: int
+    open_dir: Callable[[], int], segments: Iterable[Segment], block: int
 ) -> Generator[bytes, None, None]:
     """Iterate over the bytes of the segments, joined to blocks of at least `block` bytes but for the last.
 

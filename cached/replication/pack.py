@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cached.errors import CachedError, IntegrityFailed, NoSpace
 from cached.replication.layout import Pack, describe_pack, pack_bytes, packed, twins
+from cached.replication.transfer import FetchJob
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import LEAF, hash_leaves, root_from_leaves
 from cached.storage.files import write_all
@@ -69,16 +70,17 @@ def make(data: Path, manifest: Manifest, target: Path, piece: int) -> Pack:
     return describe_pack(bytes(leaves), size=size, piece=piece)
 
 
-def complete(pack: Path, data: Path, manifest: Manifest, linked: Collection[str] = frozenset()) -> None:
-    """Make the files under `data` that did not travel by themselves: those in the pack, and the twins of others.
+def complete(pack: Path, job: FetchJob) -> None:
+    """Make the files of a job that did not travel by themselves: those in the pack, and the twins of others.
 
-    Those of `linked` are there, and stay as they are. Raises `IntegrityFailed` when a file in the pack is not what the
-    manifest says.
+    Those that are linked are there, and stay as they are. Raises `IntegrityFailed` when a file in the pack is not what
+    the manifest says.
     """
-    if pack_bytes(manifest):
-        unpack(pack, data, manifest, linked)
-    for entry, twin in twins(manifest):
-        if twin.path in linked:
+    data = job.data
+    if pack_bytes(job.manifest):
+        unpack(pack, job)
+    for entry, twin in twins(job.manifest):
+        if twin.path in job.linked:
             continue
         try:
             with contextlib.suppress(FileNotFoundError):  # an earlier attempt may have left it read-only
@@ -106,24 +108,26 @@ def put_in(paths: Collection[str], pack: Path, data: Path, manifest: Manifest) -
         raise disk_error(error, "packing small files") from error
 
 
-def unpack(pack: Path, data: Path, manifest: Manifest, linked: Collection[str] = frozenset()) -> None:
-    """Write the files of the pack under `data`, but for those of `linked`, each one checked against its root first.
+def unpack(pack: Path, job: FetchJob) -> None:
+    """Write the files of the pack, but for those that are linked, each one checked against its root first.
 
     Raises `IntegrityFailed` when a file in the pack is not what the manifest says.
     """
     try:
         with (
             pack.open("rb", buffering=_CHUNK) as source,
-            opened(data) as top,
+            opened(job.data) as top,
             Parents(top, make=True) as parents,
         ):
-            for entry in packed(manifest):
+            for entry in packed(job.manifest):
                 content = source.read(entry.size)
-                if entry.path in linked:
+                if entry.path in job.linked:
                     continue
                 _check(entry, content)
-                mode = file_mode(executable=entry.executable)
-                write_new(parents, entry.path, content, mode, replace=True)
+                mode, mtime_ns = file_mode(executable=entry.executable), job.times.get(entry.path)
+                write_new(parents, entry.path, content, mode, mtime_ns=mtime_ns, replace=True)
+                if mtime_ns is not None:
+                    job.made.add(entry.path)
     except OSError as error:
         raise disk_error(error, "unpacking small files") from error
 

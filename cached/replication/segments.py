@@ -51,18 +51,28 @@ class LeafLine:
 
     def segments(self, ranges: Iterable[Range]) -> Iterator[Segment]:
         """Iterate over the parts of files that the ranges stand for; raise `ValueError` for nonsense."""
+        files, starts = self._files, self._starts
         for first, end in ranges:
-            if not 0 <= first < end <= self.total:
-                raise ValueError(f"no leaves {first} to {end} among {self.total}")
-            index = bisect_right(self._starts, first) - 1
+            self.check(((first, end),))
+            index = bisect_right(starts, first) - 1
             leaf = first
             while leaf < end:
-                entry, start = self._files[index], self._starts[index]
+                entry, start = files[index], starts[index]
+                if entry.size <= LEAF:
+                    yield Segment(entry.path, 0, entry.size, leaf, entry)
+                    leaf, index = leaf + 1, index + 1
+                    continue
                 stop = min(end, start + leaf_count(entry.size))
                 offset = (leaf - start) * LEAF
                 size = min(entry.size, (stop - start) * LEAF) - offset
                 yield Segment(entry.path, offset, size, leaf, entry if size == entry.size else None)
                 leaf, index = stop, index + 1
+
+    def check(self, ranges: Iterable[Range]) -> None:
+        """Raise `ValueError` for ranges that stand for nothing."""
+        for first, end in ranges:
+            if not 0 <= first < end <= self.total:
+                raise ValueError(f"no leaves {first} to {end} among {self.total}")
 
     def bytes_in(self, ranges: Iterable[Range]) -> int:
         """Return how many bytes the ranges stand for."""

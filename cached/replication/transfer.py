@@ -5,7 +5,7 @@ No I/O here. Node ids are hex text, byte counts are plain integers, hosts are ad
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -71,6 +71,10 @@ class FetchJob:
     only: frozenset[str] | None = None
     #: Files that are there, whole, and belong to other contents as well: nothing is ever written to them.
     linked: frozenset[str] = frozenset()
+    #: Modification times in nanoseconds, by path, where they are known: what is made whole gets its own at once.
+    times: Mapping[str, int] = field(default_factory=dict)
+    #: Files that were made whole, with their final mode and time; the adapter adds them.
+    made: set[str] = field(default_factory=set)
     #: The leaves are known to belong to the manifest's roots; otherwise that is looked at before use.
     proven: bool = False
     #: The coarse digests: enough for a swarm, and all it gets, where the leaves have not come.

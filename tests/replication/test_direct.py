@@ -123,6 +123,33 @@ def test_files_that_came_whole_have_their_final_mode(tmp_path):
     assert {(job.data / f"many/{index:03d}").stat().st_mode & 0o777 for index in range(1, 300)} == {0o444}
 
 
+def test_files_that_came_whole_have_their_time_and_are_told_of_as_made(tmp_path):
+    content = make_content(tmp_path / "src", MIXED)
+    times = {path: 1_500_000_000_000_000_000 + number for number, path in enumerate(MIXED)}
+    del times["many/007"]
+    job = dataclasses.replace(job_for(content, tmp_path / "dst", 0), times=times)
+    (job.data / "many/008").write_bytes((content.data / "many/008").read_bytes())
+    asyncio.run(Direct(fetch_stream=Pipe({"one": server(content)}).fetch).fetch(job, holders("one")))
+    assert same(content, job.data)
+    small = {f"many/{index:03d}" for index in range(1, 300)} | {"exact", "ünï/çødé"}
+    assert small - {"many/007", "many/008"} <= job.made <= set(times) - {"empty", "many/008"}
+    assert {(job.data / path).stat().st_mtime_ns - times[path] for path in job.made} == {0}
+
+
+def test_a_query_for_leaves_that_there_are_not_is_refused_before_a_byte_is_sent(tmp_path):
+    content = make_content(tmp_path / "src", MIXED)
+    sent = []
+
+    class Sender:
+        async def write(self, data: bytes) -> None:
+            sent.append(data)
+
+    query = {"content": content.id, "ranges": [[0, 1], [5, 10**6]]}
+    with pytest.raises(UsageError, match="no leaves 5 to 1000000"):
+        asyncio.run(server(content).serve(Caller("receiver"), query, Sender()))
+    assert not sent
+
+
 def test_a_fetch_of_some_files_alone_asks_for_no_others(tmp_path):
     content = make_content(tmp_path / "src", MIXED)
     one = server(content)

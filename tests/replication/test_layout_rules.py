@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import warnings
 
 import libtorrent as lt
@@ -12,7 +13,7 @@ from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import leaf_count
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.replication.swarm_kit import make_content, same, staged
+from tests.replication.swarm_kit import job_for, make_content, same
 
 PIECE = 64 * 1024
 
@@ -82,9 +83,12 @@ def test_many_tiny_files_are_few_pieces_and_come_out_of_the_pack_unchanged(tmp_p
     made = laid_out(content, PIECE, tmp_path)
     assert [file.path for file in made.files] == [""]
     assert len(made.piece_sizes) == -(-layout.pack_bytes(content.manifest) // PIECE)
-    target = staged(content, tmp_path / "dst")
-    pack.unpack(tmp_path / "pack", target, content.manifest)
-    assert same(content, target)
+    times = {f"d{i % 9}/f{i}": 1_500_000_000_000_000_000 + i for i in range(1, 999)}
+    job = dataclasses.replace(job_for(content, tmp_path / "dst", PIECE), times=times)
+    pack.unpack(tmp_path / "pack", job)
+    assert same(content, job.data)
+    assert job.made == set(times)
+    assert {path: (job.data / path).stat().st_mtime_ns for path in times} == times
 
 
 def test_a_pack_with_wrong_bytes_is_refused(tmp_path):
@@ -94,7 +98,7 @@ def test_a_pack_with_wrong_bytes_is_refused(tmp_path):
     data[1500] ^= 1
     (tmp_path / "pack").write_bytes(data)
     with pytest.raises(IntegrityFailed, match="'b'"):
-        pack.unpack(tmp_path / "pack", staged(content, tmp_path / "dst"), content.manifest)
+        pack.unpack(tmp_path / "pack", job_for(content, tmp_path / "dst", PIECE))
 
 
 def test_a_pack_is_not_made_of_files_that_have_changed(tmp_path):
