@@ -171,9 +171,11 @@ class Bundles:
     def fill(self, parts: Sequence[bytes]) -> int:
         """Return a descriptor that holds these bytes from its start; it stays ours."""
         bundle = self._free.pop() if self._free else self._make()
-        view, at = memoryview(b"".join(parts)), 0
-        while at < len(view):
-            at += os.pwrite(bundle, view[at:], at)
+        written = os.pwritev(bundle, parts, 0)
+        if written < sum(map(len, parts)):
+            view = memoryview(b"".join(parts))
+            while written < len(view):
+                written += os.pwrite(bundle, view[written:], written)
         return bundle
 
     def give_back(self, bundle: int) -> None:

@@ -44,6 +44,7 @@ class Found(msgspec.Struct, frozen=True, gc=False):
     size: int = 0
     executable: bool = False
     mtime_ns: int = 0
+    ctime_ns: int = 0
     inode: int = 0
     target: str = ""
 
@@ -115,8 +116,11 @@ class Source:
                     if folders is None:
                         folders = Folders(self.path)
                     descriptor = self._open(folders, found)
-                facts = self._checked(found, descriptor)
-                yield found, self._read(found, descriptor, facts) if found.size <= small else descriptor
+                if found.size <= small:
+                    yield found, self._read(found, descriptor)
+                else:
+                    self._checked(found, descriptor)
+                    yield found, descriptor
         finally:
             if folders is not None:
                 folders.close()
@@ -137,8 +141,20 @@ class Source:
         os.close(descriptor)
         raise _changed(self._shown(found.below))
 
-    def _read(self, found: Found, descriptor: int, before: os.stat_result) -> bytes:
+    def _read(self, found: Found, descriptor: int) -> bytes:
         """Return all bytes of a small file, and close it."""
+        try:
+            data = os.pread(descriptor, found.size + 1, 0)
+            same = len(data) == found.size and _is_same(found, os.fstat(descriptor))
+        except OSError:
+            same = False  # it cannot be read, or is no file any more
+        if not same:
+            return self._read_closely(found, descriptor, self._checked(found, descriptor))
+        os.close(descriptor)
+        return data
+
+    def _read_closely(self, found: Found, descriptor: int, before: os.stat_result) -> bytes:
+        """Return all bytes of a small file, perhaps renamed or linked since it was found, and close it."""
         try:
             data = os.pread(descriptor, found.size + 1, 0)
             while 0 < len(data) < found.size and (more := os.pread(descriptor, found.size, len(data))):
@@ -235,6 +251,7 @@ def _found(
             facts.st_size,
             bool(mode & 0o111),
             facts.st_mtime_ns,
+            facts.st_ctime_ns,
             facts.st_ino,
         )
     if stat.S_ISDIR(mode):
@@ -244,6 +261,17 @@ def _found(
     what, where = _ODD.get(stat.S_IFMT(mode), "no file"), shown()
     raise UnsupportedFile(
         f"{where} is {what}: it cannot be part of a set", hint="leave it out", path=str(where)
+    )
+
+
+def _is_same(found: Found, now: os.stat_result) -> bool:
+    """Tell whether nothing at all has changed of a file since it was found, so that neither have its bytes."""
+    return (
+        now.st_ctime_ns == found.ctime_ns
+        and now.st_mtime_ns == found.mtime_ns
+        and now.st_size == found.size
+        and now.st_ino == found.inode
+        and stat.S_ISREG(now.st_mode)
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -358,6 +359,42 @@ def test_a_small_file_that_changes_while_it_is_read_is_an_error(client, daemon, 
     os.utime(source / "run.sh", ns=(1, 1))
     with pytest.raises(SourceChanged, match=r"run\.sh"):
         client.create("nr", [source])
+
+
+def test_a_small_file_that_got_another_name_since_it_was_found_has_not_changed(tmp_path):
+    (tmp_path / "f").write_bytes(b"bytes")
+    (source,) = walk.scan([tmp_path / "f"])
+    time.sleep(0.02)
+    os.link(tmp_path / "f", tmp_path / "g")
+    assert [(found.path, data) for found, data in source.files(small=100)] == [("f", b"bytes")]
+
+
+@pytest.mark.parametrize("instead", ["fifo", "directory", "other bytes", "longer"])
+def test_what_took_the_place_of_a_small_file_is_not_read_for_it(tmp_path, instead):
+    path = tmp_path / "d" / "f"
+    path.parent.mkdir()
+    path.write_bytes(b"bytes")
+    (source,) = walk.scan([path.parent])
+    path.unlink()
+    if instead == "fifo":
+        os.mkfifo(path)
+    elif instead == "directory":
+        path.mkdir()
+    else:
+        path.write_bytes(b"other" if instead == "other bytes" else b"bytes and more")
+        os.utime(path, ns=(1, 1))
+    open_before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(SourceChanged):
+        list(source.files(small=100))
+    assert set(os.listdir("/proc/self/fd")) == open_before
+
+
+def test_a_bundle_that_the_kernel_takes_in_parts_is_whole(monkeypatch):
+    parts = [bytes([number]) * (number * 100) for number in range(1, 50)]
+    monkeypatch.setattr(os, "pwritev", lambda fd, buffers, at: os.pwrite(fd, b"".join(buffers)[:1234], at))
+    bundles = handover.Bundles(1 << 20)
+    assert os.pread(bundles.fill(parts), 1 << 20, 0) == b"".join(parts)
+    bundles.close()
 
 
 def test_the_window_is_never_exceeded(client, daemon, source):
