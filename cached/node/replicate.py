@@ -24,8 +24,10 @@ from cached.sets.set import ALL
 
 Report = Callable[[wire.Progress], None]
 
-#: Seconds between two looks while somebody waits.
+#: Seconds between two looks while somebody waits, at most.
 LOOK = 0.25
+#: Between the first two; the pause grows by a fiftieth of what was waited.
+SOON = 0.02
 
 
 async def replicate(
@@ -126,6 +128,7 @@ async def serve_push(node: Node, peer: Peer, set_id: str, to: str) -> None:
 async def _wait(
     node: Node, known: Known, named: frozenset[str], until: float, progress: Report | None
 ) -> wire.ReplicateReply:
+    began = time.monotonic()
     while True:
         known = node.shelf.known.get(known.record.id, known)
         reply = await _reply(node, known, named)
@@ -135,7 +138,7 @@ async def _wait(
         refused = sum(item.state == "REJECTED" for item in reply.items)
         if reply.complete or (settled and reply.have + refused >= reply.wanted) or time.monotonic() > until:
             return reply
-        await asyncio.sleep(LOOK)
+        await asyncio.sleep(min(LOOK, SOON + (time.monotonic() - began) / 50))
 
 
 async def _reply(node: Node, known: Known, named: frozenset[str]) -> wire.ReplicateReply:
