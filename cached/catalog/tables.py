@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar, get_type_hints
 
 import msgspec
 from sqlalchemy import (
+    ClauseElement,
     Column,
     ColumnElement,
     Float,
@@ -16,13 +18,15 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    RowMapping,
     Select,
     Table,
     Text,
     and_,
+    bindparam,
+    delete,
     select,
 )
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.types import TypeEngine
 
@@ -42,6 +46,10 @@ _SQL_TYPES: dict[object, type[TypeEngine[Any]]] = {
 }
 
 
+def _sql(statement: ClauseElement) -> str:
+    return str(statement.compile(dialect=sqlite.dialect(paramstyle="named")))
+
+
 class Mapped(Generic[Row]):
     """A table that holds values of one kind, keyed by some of their fields."""
 
@@ -52,8 +60,12 @@ class Mapped(Generic[Row]):
         self._fields = {field: hints[field] for field in kind.__struct_fields__}
         columns = [column for field in self._fields for column in self._columns(field)]
         self.table = Table(name, METADATA, *columns)
-        self.upsert = self._upsert()
         self.all: Select[Any] = select(self.table)
+        #: What is done with single rows, as SQL with named parameters: to make it anew costs more than to run it.
+        self.upsert = _sql(self._upsert())
+        self.one = _sql(self.all.where(self._is_keyed()))
+        self.delete = _sql(delete(self.table).where(self._is_keyed()))
+        self._names = tuple(column.name for column in self.table.columns)
 
     def _columns(self, field: str) -> list[Column[Any]]:
         kind = self._fields[field]
@@ -78,10 +90,16 @@ class Mapped(Generic[Row]):
         sums = {column.name: column + statement.excluded[column.name] for column in others}
         return statement.on_conflict_do_update(index_elements=list(self.key), set_=sums)
 
-    def matches(self, *key: Any) -> ColumnElement[bool]:
-        """Return the condition that a row has this key."""
-        pairs = zip(self.key, key, strict=True)
-        return and_(*(self.table.c[name] == value for name, value in pairs))
+    def _is_keyed(self) -> ColumnElement[bool]:
+        return and_(*(self.table.c[name] == bindparam(name) for name in self.key))
+
+    def keyed(self, *key: Any) -> dict[str, Any]:
+        """Return the parameters of `one` and `delete` for the row that has this key."""
+        return dict(zip(self.key, key, strict=True))
+
+    def plain(self, values: tuple[Any, ...]) -> Row:
+        """Return the row that has the columns which `one` has found."""
+        return self.row(dict(zip(self._names, values, strict=True)))
 
     def columns(self, row: Row) -> dict[str, Any]:
         """Return the column values of a row."""
@@ -96,12 +114,12 @@ class Mapped(Generic[Row]):
                 values[field] = value
         return values
 
-    def row(self, values: RowMapping) -> Row:
+    def row(self, values: Mapping[str, Any]) -> Row:
         """Return the row that has these column values."""
         return self.kind(**{field: self._field(field, kind, values) for field, kind in self._fields.items()})
 
     @staticmethod
-    def _field(field: str, kind: Any, values: RowMapping) -> Any:
+    def _field(field: str, kind: Any, values: Mapping[str, Any]) -> Any:
         if kind in _CLOCK_TYPES:
             boot, boottime, wall = (values[f"{field}_{part}"] for part in ("boot", "boottime", "wall"))
             return kind(boot_id=boot, boottime=boottime, wall=wall)

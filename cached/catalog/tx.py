@@ -6,7 +6,8 @@ is None, and every list is in the order of its key.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import sqlite3
+from typing import Any, TypeVar, cast
 
 import msgspec
 from sqlalchemy import Connection, Select, and_, delete, func, select, tuple_
@@ -48,11 +49,17 @@ _SUMS = (
 )
 
 
+def driver_of(connection: Connection) -> sqlite3.Connection:
+    """Return SQLite's own connection, for statements that are the same each time."""
+    return cast("sqlite3.Connection", connection.connection.dbapi_connection)
+
+
 class Tx:
     """One transaction. Not to be kept after the function that was given it returns."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._plain = driver_of(connection)
 
     # Sets
 
@@ -222,7 +229,7 @@ class Tx:
         wanted += [] if owner is None else [_TAKEN.owner == owner]
         wanted += [] if scope is None else [_TAKEN.scope == scope]
         found = self._connection.execute(_SUMS.where(and_(*wanted))).mappings()
-        return [tables.LEDGER.row(values) for values in found]
+        return [tables.LEDGER.row(dict(values)) for values in found]
 
     def forget_taken(self, before: int) -> None:
         """Forget what users took before an hour."""
@@ -246,18 +253,18 @@ class Tx:
     # How
 
     def _put(self, mapped: Mapped[Row], row: Row) -> None:
-        self._connection.execute(mapped.upsert, mapped.columns(row))
+        self._plain.execute(mapped.upsert, mapped.columns(row))
 
     def _get(self, mapped: Mapped[Row], *key: Any) -> Row | None:
-        found = self._connection.execute(mapped.all.where(mapped.matches(*key))).mappings().first()
-        return mapped.row(found) if found is not None else None
+        found = self._plain.execute(mapped.one, mapped.keyed(*key)).fetchone()
+        return mapped.plain(found) if found is not None else None
 
     def _list(self, mapped: Mapped[Row]) -> list[Row]:
         return self._rows(mapped, mapped.all)
 
     def _rows(self, mapped: Mapped[Row], chosen: Select[Any]) -> list[Row]:
         found = self._connection.execute(chosen.order_by(*mapped.table.primary_key)).mappings()
-        return [mapped.row(values) for values in found]
+        return [mapped.row(dict(values)) for values in found]
 
     def _delete(self, mapped: Mapped[Row], *key: Any) -> None:
-        self._connection.execute(delete(mapped.table).where(mapped.matches(*key)))
+        self._plain.execute(mapped.delete, mapped.keyed(*key))

@@ -16,7 +16,7 @@ import msgspec
 from sqlalchemy import Connection, Engine
 
 from cached.catalog.errors import CatalogError, translated
-from cached.catalog.tx import Tx
+from cached.catalog.tx import Tx, driver_of
 from cached.leases.deadline import Clock, Moment, advance
 
 T = TypeVar("T")
@@ -119,18 +119,15 @@ def get_high_water(tx: Tx) -> Moment | None:
 
 def _attempt(connection: Connection, job: _Job) -> None:
     """Do one write in a savepoint of its own. Raises only if SQLite has undone the whole transaction."""
-    savepoint = connection.begin_nested()
+    plain = driver_of(connection)
+    plain.execute("SAVEPOINT write")
     try:
         with translated():
             job.value = job.work(Tx(connection))
-            savepoint.commit()
+            plain.execute("RELEASE write")
     except BaseException as error:
-        if not _in_transaction(connection):
+        if not plain.in_transaction:  # a full disk or failed I/O may have ended it
             raise
         job.error = error
-        savepoint.rollback()
-
-
-def _in_transaction(connection: Connection) -> bool:
-    """Tell whether SQLite still has the transaction open: a full disk or failed I/O may have ended it."""
-    return bool(connection.connection.dbapi_connection.in_transaction)  # type: ignore[union-attr]
+        plain.execute("ROLLBACK TO write")
+        plain.execute("RELEASE write")
