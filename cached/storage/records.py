@@ -21,10 +21,11 @@ _SUFFIX = ".record"
 _writing = threading.Lock()
 
 
-def put(directory: Path, signed: SignedRecord) -> None:
-    """Write a record durably, in place of an earlier one of the same set."""
+def put(directory: Path, signed: SignedRecord, *, durable: bool = True) -> None:
+    """Write a record, in place of an earlier one of the same set; `durable`, unless somebody else will sync it."""
+    path = directory / f"{signed.record().id}{_SUFFIX}"
     with files.translated(directory), _writing:
-        files.write_atomic(directory / f"{signed.record().id}{_SUFFIX}", msgspec.msgpack.encode(signed))
+        files.write_atomic(path, msgspec.msgpack.encode(signed), durable=durable)
     faults.point(RECORD_WRITTEN)
 
 

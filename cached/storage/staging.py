@@ -151,8 +151,8 @@ class Staging:
         return files.read_if_there(self.path / "origin")
 
     def put_record(self, signed: SignedRecord) -> None:
-        """Put a set's signed record beside the tree, so that it is published with it."""
-        records.put(self.path / "sets", signed)
+        """Put a set's signed record beside the tree, so that it is published, and synced, with it."""
+        records.put(self.path / "sets", signed, durable=False)
 
 
 def reopen(path: Path, tier: Tier) -> Staging:

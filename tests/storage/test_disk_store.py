@@ -72,6 +72,26 @@ def test_a_published_content_has_closed_modes_and_the_times_of_its_source(store,
     assert store.usage()["contents"] >= 40_000
 
 
+@pytest.mark.parametrize("alone", [0, 1000])
+def test_all_that_is_published_was_synced(store, ingested, monkeypatch, alone):
+    monkeypatch.setattr(durability, "ALONE", alone)
+    content = ingested(store, TREE, publish=False)
+    with store.stage("tx0") as staging:
+        staging.put_record(record())
+    fsync, synced = os.fsync, set()
+
+    def note(fd: int) -> None:
+        synced.add(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", note)
+    assert store.publish("tx0", content)
+    home = store.data(content).parent
+    everything = {path.lstat().st_ino for path in home.rglob("*") if not path.is_symlink()}
+    assert everything | {home.stat().st_ino, home.parent.stat().st_ino} <= synced
+    assert store.get_records(content) == [record()]
+
+
 def test_publishing_a_content_twice_keeps_the_first_and_its_new_records(store, ingested):
     content = ingested(store, TREE)
     before = store.data(content).stat().st_ino
