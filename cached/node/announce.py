@@ -104,7 +104,7 @@ def holding(node: Node, row: ReplicaRow) -> Holding:
         set_lease_seconds_left=node.left(known.lease),
         reason=_reason(node, row),
         volatile=row.tier == "memory",
-        bytes_per_second=flight.rate() if flight is not None else 0.0,
+        bytes_per_second=flight.rate() if flight is not None and not committed else 0.0,
     )
 
 

@@ -28,12 +28,15 @@ WRITE_AHEAD = 1.0
 
 @contextlib.asynccontextmanager
 async def giving_way(node: Node, flight: Flight) -> AsyncIterator[None]:
-    """Give the blocks set aside back while the bytes come that they were kept for."""
+    """Give the blocks set aside back while the bytes come that they were kept for; the first were when it began."""
     ballast = node.space.ballast(flight.txid)
+    if ballast is None or not ballast.left:
+        yield
+        return
 
     async def give_way() -> None:
-        given = came = 0
-        while ballast is not None and ballast.left:
+        given, came = AHEAD, 0
+        while ballast.left:
             before, came = came, flight.progress.bytes_present - flight.linked.logical
             due = came + LOOKS * (came - before) + AHEAD
             if due > given:
@@ -58,7 +61,7 @@ async def gave_all(node: Node, flight: Flight) -> bool:
 async def writing(node: Node, flight: Flight) -> AsyncIterator[None]:
     """Have what has come written to the device while the rest comes, so that the sync before the commit is short."""
     store, manifest = node.stores[node.shelf.replicas[flight.set_id].tier], flight.manifest
-    if manifest is None or store.tier == "memory":
+    if manifest is None or store.tier == "memory" or manifest.total_bytes <= AHEAD:
         yield
         return
     many = durability.is_many(manifest)

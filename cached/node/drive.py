@@ -158,9 +158,9 @@ async def look_after(node: Node, known: Known, only: frozenset[str] | None = Non
     chosen = placement.choose(known.record, candidates)
     if seeding.is_shared(node, known, len(chosen)):  # ready when the first of them asks, not only then
         node.fly(f"seed {known.record.content}", partial(seeding.ready, node, known, len(chosen)))
-    await asyncio.gather(
-        *(offer_to(node, known, by_id[node_id], receivers=len(chosen)) for node_id in chosen)
-    )
+    if chosen:
+        proposed = await offer.make(node, known, receivers=len(chosen))
+        await asyncio.gather(*(_propose(node, known, by_id[node_id], proposed) for node_id in chosen))
 
 
 def _has_enough(node: Node, known: Known) -> bool:
@@ -224,13 +224,14 @@ def _candidate(
     )
 
 
-async def offer_to(
-    node: Node, known: Known, entry: NodeEntry, *, receivers: int = 1, requested: bool = False
-) -> offer.Answer:
+async def offer_to(node: Node, known: Known, entry: NodeEntry, *, requested: bool = False) -> offer.Answer:
     """Offer a set to one node and remember what it says. Never raises for what the other side does."""
+    return await _propose(node, known, entry, await offer.make(node, known, requested=requested))
+
+
+async def _propose(node: Node, known: Known, entry: NodeEntry, proposed: offer.Offer) -> offer.Answer:
     record, peer = known.record, entry.record.id
     node.consents.give(peer, record.content)
-    proposed = await offer.make(node, known, requested=requested, receivers=receivers)
     faults.point(DRIVE_OFFERED)
     try:
         answer = msgspec.convert(
@@ -242,6 +243,8 @@ async def offer_to(
             record.id, peer, f"not reached: {reason}", ads_digest(node, known, entry), seconds=BUSY
         )
         return offer.Answer(answer="REJECTED", reason=reason, code="peer_unreachable")
+    if proposed.content:
+        node.direct_server.gave(record.content, len(proposed.content))
     if answer.answer == "REJECTED":
         node.counters.note("offer.rejected", answer.reason, set=record.id[:8], node=entry.record.name)
         lasts = BUSY if answer.code == Busy.code else LASTS

@@ -31,6 +31,8 @@ class Flight:
     error: CachedError | None = None
     #: What came with the offer.
     enclosed: Enclosed | None = None
+    #: Nothing has been tried yet: none of its bytes are in its staging area.
+    fresh: bool = False
     #: What is to come, once that lies in its staging area: others may ask for it here.
     manifest: Manifest | None = None
     #: What of it lies here already, in other contents, and is linked into its staging area.

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import msgspec
 
+#: Most bytes of a set's files that travel with an offer.
+CONTENT = 16 << 10
+
 
 class Joined(msgspec.Struct, frozen=True, kw_only=True):
     """How a holder gives the bytes of a set: its answer to a node that introduces itself, and part of its offers."""
@@ -30,3 +33,9 @@ class Enclosed(NamedTuple):
     metadata: bytes
     #: When it came, by the event loop's clock: consent lapses.
     when: float = 0.0
+    #: All bytes of a very small set; empty where they are asked for.
+    content: bytes = b""
+
+    def given(self) -> tuple[str, bytes] | None:
+        """Return who sent all bytes, and the bytes, where they came."""
+        return (self.node_id, self.content) if 0 < len(self.content) <= CONTENT else None

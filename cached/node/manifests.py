@@ -1,16 +1,22 @@
-"""Merkle roots of contents that were read over HTTP lately, so that a large manifest is not parsed for each file."""
+"""Of contents that were asked for lately: merkle roots, so that a large manifest is not parsed for each file that is
+read over HTTP; small manifests, so that they are not read anew for each of the nodes that fetch a content at once.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 
+from cached.sets.manifest import Manifest
 from cached.sets.paths import follow
 from cached.storage.disk import Store
 
 #: Contents whose roots are kept, and the files in all of them together, beyond those of the last one.
 LIMIT = 16
 MOST_FILES = 250_000
+#: Manifests that are kept whole, and the most entries of one.
+SMALL = 64
+ENTRIES = 64
 
 
 class Manifests:
@@ -18,7 +24,22 @@ class Manifests:
 
     def __init__(self) -> None:
         self._roots: OrderedDict[str, tuple[dict[str, bytes], dict[str, str]]] = OrderedDict()
+        self._small: OrderedDict[str, Manifest] = OrderedDict()
         self._lock = threading.Lock()
+
+    def kept(self, content: str) -> Manifest | None:
+        """Return a content's manifest if it is small and was read lately; whether the content is here is not asked."""
+        return self._small.get(content)
+
+    def read(self, store: Store, content: str) -> Manifest:
+        """Read a content's manifest, and keep it if it is small. Blocks."""
+        manifest = store.manifest(content)
+        if len(manifest.entries) <= ENTRIES:
+            with self._lock:
+                self._small[content] = manifest
+                while len(self._small) > SMALL:
+                    self._small.popitem(last=False)
+        return manifest
 
     def root(self, store: Store, content: str, path: str) -> str:
         """Return the hex root of the file that a path leads to; empty for directories, empty files, and what is not

@@ -12,12 +12,14 @@ import msgspec
 
 from cached.errors import Busy, CachedError, Forbidden, IntegrityFailed, NoSource, NoSpace, NotFound
 from cached.node import digests, origins, sources
-from cached.node.joined import Enclosed
+from cached.node.joined import CONTENT, Enclosed
 from cached.node.node import Node
 from cached.node.shelf import Known
 from cached.origin import places
 from cached.peers.link import Writer
 from cached.peers.records import Peer
+from cached.replication.files import read_blocks
+from cached.replication.segments import LeafLine
 from cached.replication.transfer import Progress
 from cached.sets import coarse as coarsely
 from cached.sets import manifest as manifests
@@ -37,6 +39,10 @@ LINE = 4224
 SHORTEST = 4
 #: Most bytes of metadata that travel with an offer.
 ENCLOSED = 64 << 10
+#: Most files whose bytes do.
+FILES = 64
+#: So little is worked through on the event loop: a thread would take longer to be reached.
+AT_ONCE = 4 << 10
 #: Bytes of a manifest for directories and links, which a record does not count.
 EXTRAS = 64 << 20
 #: Metadata on its way takes at most this part of the machine's memory, what is small not counted, in bytes.
@@ -316,22 +322,40 @@ def _headed(parts: list[bytes | None]) -> bytes:
     return msgspec.json.encode(lengths) + b"\n"
 
 
-async def to_enclose(node: Node, record: SetRecord, *, coarse: bool) -> bytes:
-    """Return a set's metadata as the stream gives it, where that is little; else nothing. `coarse`: without leaves."""
+async def to_enclose(node: Node, record: SetRecord, *, coarse: bool) -> tuple[bytes, bytes]:
+    """Return a set's metadata as the stream gives it, and the bytes of its files; nothing of what is not little.
+
+    `coarse`: without leaves.
+    """
     least = coarsely.longest(record.bytes) // 2 if coarse else record.bytes // (LEAF // DIGEST)
     if least > ENCLOSED or record.files * SHORTEST > ENCLOSED:
-        return b""
-    return await asyncio.to_thread(_whole, node, record.content, coarse=coarse)
+        return b"", b""
+    direct = "direct" in record.methods and "direct" in node.config.replication.methods
+    bytes_too = direct and not coarse and 0 < record.bytes <= CONTENT and record.files <= FILES
+    return await asyncio.to_thread(_whole, node, record.content, coarse=coarse, bytes_too=bytes_too)
 
 
-def _whole(node: Node, content: str, *, coarse: bool) -> bytes:
+def _whole(node: Node, content: str, *, coarse: bool, bytes_too: bool) -> tuple[bytes, bytes]:
     try:
         parts = _encoded(node, content, coarse=coarse)
     except CachedError:
-        return b""
+        return b"", b""
     if not _suffice(parts) or sum(len(part or b"") for part in parts) > ENCLOSED:
+        return b"", b""
+    whole = b"".join([_headed(parts), *(part or b"" for part in parts)])
+    return whole, _bytes(node, content, parts[0] or b"") if bytes_too else b""
+
+
+def _bytes(node: Node, content: str, manifest: bytes) -> bytes:
+    """Return the bytes of all files of a content that is whole here; nothing of another."""
+    store = local(node, content)
+    if store is None:
         return b""
-    return b"".join([_headed(parts), *(part or b"" for part in parts)])
+    with contextlib.suppress(CachedError):  # it is just going, or a file is too short
+        line = LeafLine(manifests.decode(manifest))
+        segments = list(line.segments([(0, line.total)]))
+        return b"".join(read_blocks(lambda: store.open_content(content), segments, CONTENT))
+    return b""
 
 
 async def enclosed_in(enclosed: Enclosed | None, known: Known) -> Metadata | None:
@@ -343,6 +367,8 @@ async def enclosed_in(enclosed: Enclosed | None, known: Known) -> Metadata | Non
         lengths = _head(received)
         if lengths is not None:
             _check_lengths(lengths, known.record, coarse=True)
+            if lengths.total == len(received) <= AT_ONCE:
+                return _parse(received, lengths, known.record.content)
             if lengths.total == len(received):
                 return await asyncio.to_thread(_parse, received, lengths, known.record.content)
     return None

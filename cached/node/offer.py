@@ -13,6 +13,7 @@ import msgspec
 
 from cached import faults
 from cached.catalog.rows import ContentRow, ReplicaRow, ReservationRow, TransferRow
+from cached.catalog.tx import Tx
 from cached.critical import to_the_end
 from cached.errors import Busy, CachedError, NotFound, RequirementsRefused
 from cached.leases import capacity, policy
@@ -45,6 +46,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     joined: Joined | None = None
     #: The set's metadata, where that is little (`cached.node.metadata`).
     metadata: bytes = b""
+    #: All bytes of its files in canonical order, where they are very few (`cached.node.joined`).
+    content: bytes = b""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +124,14 @@ async def _promise_and_start(node: Node, peer: Peer, known: Known, grant: policy
         known.record.id,
         receivers=max(1, offer.receivers),
         piece_size=piece_size,
-        enclosed=Enclosed(peer.node_id, offer.joined, offer.metadata, asyncio.get_running_loop().time()),
+        fresh=True,
+        enclosed=Enclosed(
+            node_id=peer.node_id,
+            joined=offer.joined,
+            metadata=offer.metadata,
+            content=offer.content,
+            when=asyncio.get_running_loop().time(),
+        ),
     )
     announce.publish(node)
 
@@ -129,24 +139,23 @@ async def _promise_and_start(node: Node, peer: Peer, known: Known, grant: policy
 async def _promise(node: Node, peer: Peer, known: Known, grant: policy.Grant) -> None:
     record, txid = known.record, node.new_id()
     size = 0 if _whole(node, record) else capacity.estimate(record.bytes, record.files)
-    await node.space.reserve(
-        ReservationRow(
-            txid=txid,
-            purpose="replica",
-            tier=record.tier,
-            bytes=size,
-            logical=record.bytes,
-            owner=record.owner,
-            set_id=record.id,
-            content=record.content,
-        )
+    reservation = ReservationRow(
+        txid=txid,
+        purpose="replica",
+        tier=record.tier,
+        bytes=size,
+        logical=record.bytes,
+        owner=record.owner,
+        set_id=record.id,
+        content=record.content,
     )
+    await node.space.reserve(reservation, write=False)
     try:
         faults.point(OFFER_RESERVED)
         async with node.locks(f"content {record.content}"):  # its bytes may just be going, with another set
             if not size and not _whole(node, record):
                 raise Busy("its bytes here have just been deleted")
-            await node.shelf.keep(_promised(node, known.record, grant, size, txid, peer.node_id))
+            await node.shelf.keep(_promised(node, known.record, grant, reservation, peer.node_id))
     except BaseException:
         await node.space.release(txid)
         raise
@@ -161,13 +170,18 @@ def _whole(node: Node, record: SetRecord) -> bool:
 
 
 def _promised(
-    node: Node, record: SetRecord, grant: policy.Grant, size: int, txid: str, source: str
+    node: Node, record: SetRecord, grant: policy.Grant, reservation: ReservationRow, source: str
 ) -> Changes:
+    """Return what a promise is: the replica, its transfer, and the space that was set aside for it."""
     here = node.shelf.contents.get((record.content, record.tier))
     if here is not None and here.state == "GOING":
         raise Busy("its bytes here are just being deleted")
     coming = ContentRow(
-        content=record.content, tier=record.tier, bytes=record.bytes, physical=size, state="COMING"
+        content=record.content,
+        tier=record.tier,
+        bytes=record.bytes,
+        physical=reservation.bytes,
+        state="COMING",
     )
     row = ReplicaRow(
         set_id=record.id,
@@ -181,13 +195,14 @@ def _promised(
         created_wall=node.now().wall,
     )
     transfer = TransferRow(
-        txid=txid, set_id=record.id, content=record.content, tier=record.tier, source=source
+        txid=reservation.txid, set_id=record.id, content=record.content, tier=record.tier, source=source
     )
-    return Changes(
-        contents=() if here is not None else (coming,),
-        replicas=(row,),
-        also=lambda tx: tx.put_transfer(transfer),
-    )
+
+    def also(tx: Tx) -> None:
+        tx.put_reservation(reservation)
+        tx.put_transfer(transfer)
+
+    return Changes(contents=() if here is not None else (coming,), replicas=(row,), also=also)
 
 
 async def make(node: Node, known: Known, *, requested: bool = False, receivers: int = 1) -> Offer:
@@ -197,6 +212,7 @@ async def make(node: Node, known: Known, *, requested: bool = False, receivers: 
     held = node.shelf.replicas.get(known.record.id)
     sure = held is not None and sources.proven(node, known)
     coarse = seeding.takes_coarse(node, known, receivers)
+    enclosed, content = await metadata.to_enclose(node, known.record, coarse=coarse) if sure else (b"", b"")
     return Offer(
         record=known.aged(node.now()),
         lease_seconds=node.left(known.lease),
@@ -205,7 +221,8 @@ async def make(node: Node, known: Known, *, requested: bool = False, receivers: 
         methods=node.config.replication.methods,
         piece_size=int(parameters.get("piece_size", 0)),
         joined=sources.giving(node, held) if held is not None and sure else None,
-        metadata=await metadata.to_enclose(node, known.record, coarse=coarse) if sure else b"",
+        metadata=enclosed,
+        content=content,
     )
 
 

@@ -9,7 +9,7 @@ from cached import faults
 from cached.critical import to_the_end
 from cached.errors import IntegrityFailed
 from cached.leases import capacity
-from cached.node import damage, kept, sharing, verify
+from cached.node import beside, damage, kept, sharing, verify
 from cached.node.flight import Flight
 from cached.node.metadata import Metadata
 from cached.node.node import Node
@@ -20,6 +20,9 @@ from cached.storage import links
 from cached.storage.disk import Store
 from cached.storage.leafmaker import LeafMaker
 from cached.storage.staging import Staging
+
+#: Up to so many entries a manifest is worked through on the event loop.
+FEW = 64
 
 RECEIVE_PREPARED = faults.declare("receive.prepared")
 
@@ -43,22 +46,11 @@ async def fit(node: Node, flight: Flight, metadata: Metadata) -> None:
     if (manifest.total_bytes, manifest.file_count) != (record.bytes, record.files):
         raise IntegrityFailed(f"the record of {record.name} does not describe its content")
     store = node.stores[row.tier]
-    with await asyncio.to_thread(store.stage, flight.txid) as staging:
-        flight.linked = await sharing.link(
-            node, store, row.owner, flight.txid, flight.content, staging, manifest
-        )
-        needed = await asyncio.to_thread(_needed, manifest) - flight.linked.bytes
-        await node.space.grow(flight.txid, needed)
-        if flight.linked.paths:
-            await node.space.shrink(flight.txid, needed)
-
-        def prepare() -> None:
-            staging.prepare(manifest)
-            if metadata.places is not None:
-                staging.put_places(metadata.places)
-            _seal(flight, staging, metadata)
-
-        await to_the_end(asyncio.to_thread(prepare))
+    if len(manifest.entries) <= FEW and not sharing.may_link(node, store, row.owner, flight.content):
+        await node.space.grow(flight.txid, _needed(manifest))
+        await to_the_end(asyncio.to_thread(_prepare, node, store, flight, metadata))
+    else:
+        await _link_and_prepare(node, store, flight, metadata)
     flight.manifest = manifest
     faults.point(RECEIVE_PREPARED)
 
@@ -89,6 +81,29 @@ def _seal(flight: Flight, staging: Staging, metadata: Metadata) -> None:
         flight.maker = None
     if metadata.coarse is not None:
         flight.maker = LeafMaker(staging, metadata.manifest, metadata.coarse)
+
+
+async def _link_and_prepare(node: Node, store: Store, flight: Flight, metadata: Metadata) -> None:
+    manifest, owner = metadata.manifest, node.shelf.replicas[flight.set_id].owner
+    with await asyncio.to_thread(store.stage, flight.txid) as staging:
+        flight.linked = await sharing.link(node, store, owner, flight.txid, flight.content, staging, manifest)
+    needed = await asyncio.to_thread(_needed, manifest) - flight.linked.bytes
+    await node.space.grow(flight.txid, needed)
+    if flight.linked.paths:
+        await node.space.shrink(flight.txid, needed)
+    await to_the_end(asyncio.to_thread(_prepare, node, store, flight, metadata))
+
+
+def _prepare(node: Node, store: Store, flight: Flight, metadata: Metadata) -> None:
+    """Make the tree, with its metadata beside it, and give back the blocks that the first bytes will take."""
+    with store.stage(flight.txid) as staging:
+        staging.prepare(metadata.manifest)
+        if metadata.places is not None:
+            staging.put_places(metadata.places)
+        _seal(flight, staging, metadata)
+    ballast = node.space.ballast(flight.txid)
+    if ballast is not None:
+        ballast.use(beside.AHEAD)
 
 
 async def without_links(node: Node, flight: Flight, metadata: Metadata, error: IntegrityFailed) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import time
+from dataclasses import replace
 
-from msgspec.structs import replace
+from msgspec import structs
 
 from cached import faults
 from cached.catalog.rows import ContentRow, ReplicaRow, ReservationRow, TransferRow
@@ -47,9 +47,15 @@ PAUSE = 2.0
 
 
 def start(
-    node: Node, set_id: str, *, receivers: int = 1, piece_size: int = 0, enclosed: Enclosed | None = None
+    node: Node,
+    set_id: str,
+    *,
+    receivers: int = 1,
+    piece_size: int = 0,
+    fresh: bool = False,
+    enclosed: Enclosed | None = None,
 ) -> Flight:
-    """Start, or join, the transfer of an accepted set."""
+    """Start, or join, the transfer of an accepted set; a `fresh` one has nothing in its staging area."""
     running = node.transfers.get(set_id)
     if running is not None and not running.ended.is_set():
         return running
@@ -60,6 +66,7 @@ def start(
         txid=node.accepted[set_id],
         receivers=receivers,
         piece_size=piece_size,
+        fresh=fresh,
         enclosed=enclosed,
     )
     flight.progress.bytes_wanted = row.bytes
@@ -88,7 +95,9 @@ async def refetch(node: Node, row: ReplicaRow) -> None:
     await node.shelf.keep(
         Changes(
             contents=(coming,),
-            edits=((row.set_id, lambda stored: replace(stored, state="TRANSFERRING", reason=row.reason)),),
+            edits=(
+                (row.set_id, lambda stored: structs.replace(stored, state="TRANSFERRING", reason=row.reason)),
+            ),
             also=lambda tx: tx.put_transfer(transfer),
         )
     )
@@ -152,7 +161,8 @@ async def _run(node: Node, flight: Flight) -> None:
 
 async def _let_go(node: Node, flight: Flight) -> None:
     await prepare.let_go(node, flight)
-    await asyncio.to_thread(flight.close)
+    if flight.writeback is not None:
+        await asyncio.to_thread(flight.close)
 
 
 async def _failed(node: Node, flight: Flight, error: CachedError) -> None:
@@ -224,6 +234,7 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
         with contextlib.suppress(CachedError):
             metadata = await prepare.whole(node, flight, metadata)
     places: Places | None = None
+    few = len(metadata.manifest.entries) <= prepare.FEW
     # Who was asked alone may not stay so: pieces for one would be too large for those who come meanwhile.
     expected = flight.receivers if flight.receivers > 1 else seeding.USUAL_RECEIVERS
     job = FetchJob(
@@ -239,10 +250,13 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
         first=lambda: node.jobs.want(flight.set_id),
         elsewhere=lambda: ways.several(node, flight, holders, places),
         linked=flight.linked.paths,
-        times=await asyncio.to_thread(metadata.times),
+        times=metadata.times() if few else await asyncio.to_thread(metadata.times),
         made=flight.made,
         proven=True,
+        fresh=flight.fresh,
+        given=flight.enclosed.given() if flight.enclosed is not None else None,
     )
+    flight.fresh = False
     failure: CachedError = NoSource("no node that has the set can be reached")
     async with beside.proving(node, flight), beside.giving_way(node, flight), beside.writing(node, flight):
         for attempt in range(ROUNDS):
@@ -253,10 +267,11 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
                 try:
                     if job.coarse is not None and name != "bittorrent":
                         metadata = await prepare.whole(node, flight, metadata)
-                        job = dataclasses.replace(job, leaves=metadata.leaves, coarse=None, arrived=None)
+                        job = replace(job, leaves=metadata.leaves, coarse=None, arrived=None)
                     await ways.go(node, name, job, holders, places, fallback=number > 0)
                     return
                 except CachedError as error:
+                    job = replace(job, fresh=False)
                     if await _lasts(node, flight, name, error):
                         raise
                     failure = error
@@ -287,10 +302,10 @@ async def _commit(node: Node, flight: Flight, manifest: Manifest | None) -> None
             tx.delete_reservation(txid)
 
         def committed(stored: ReplicaRow) -> ReplicaRow:
-            return replace(stored, state="COMMITTED", verified_boot=boot, reason="")
+            return structs.replace(stored, state="COMMITTED", verified_boot=boot, reason="")
 
         try:
-            physical = await asyncio.to_thread(_publish, store, flight, record, manifest)
+            physical, was_here = await asyncio.to_thread(_publish, store, flight, record, manifest)
             faults.point(RECEIVE_PUBLISHED)
             there = ContentRow(
                 content=flight.content, tier=row.tier, bytes=row.bytes, physical=physical, state="STABLE"
@@ -312,20 +327,22 @@ async def _commit(node: Node, flight: Flight, manifest: Manifest | None) -> None
     node.sources.pop(set_id, None)
     node.owed.discard(set_id)
     node.unproven.discard(set_id)
-    leftover = await asyncio.to_thread(store.discard, txid)
-    if leftover is not None:
+    if was_here and (leftover := await asyncio.to_thread(store.discard, txid)) is not None:
         await asyncio.to_thread(store.empty, leftover)
 
 
-def _publish(store: Store, flight: Flight, record: SignedRecord, manifest: Manifest | None) -> int:
-    """Make the staged content visible unless it is there already; return the physical bytes of it."""
-    if store.has(flight.content):
+def _publish(
+    store: Store, flight: Flight, record: SignedRecord, manifest: Manifest | None
+) -> tuple[int, bool]:
+    """Make the staged content visible unless it is there already; return its physical bytes, and whether it was."""
+    was_here = store.has(flight.content)
+    if was_here:
         store.put_record(flight.content, record)
     else:
         with store.stage(flight.txid) as staging:
             staging.put_record(record)
         store.publish(flight.txid, flight.content, manifest, flight.linked.paths, flight.written, flight.made)
-    return capacity.physical(manifest or store.manifest(flight.content))
+    return capacity.physical(manifest or store.manifest(flight.content)), was_here
 
 
 async def _take_back(store: Store, content: str) -> None:

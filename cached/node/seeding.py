@@ -64,7 +64,9 @@ async def served(node: Node, content: str) -> Served | None:
     withheld = node.shelf.withheld.get((content, store.tier), frozenset())
     if "" in withheld:
         return None
-    manifest = await asyncio.to_thread(store.manifest, content)
+    manifest = node.manifests.kept(content)
+    if manifest is None:
+        manifest = await asyncio.to_thread(node.manifests.read, store, content)
     return Served(
         manifest=manifest, open_dir=lambda: os.dup(node.roots.of(store, content)), withheld=withheld
     )

@@ -58,6 +58,11 @@ async def link(
     return linked
 
 
+def may_link(node: Node, store: Store, owner: str, content: str) -> bool:
+    """Tell whether there is anything that `link` could link from."""
+    return bool(_donors(node, store.tier, owner, content))
+
+
 def changing(node: Node, tier: Tier) -> AbstractAsyncContextManager[None]:
     """Hold the lock under which families change: who is in them, and what is theirs."""
     return node.locks(f"family {tier}")

@@ -111,18 +111,20 @@ class Space:
         ]
         return sum(row.bytes for row in rows if self.leased(row)) + coming
 
-    async def reserve(self, row: ReservationRow, *, fairly: bool = False) -> None:
+    async def reserve(self, row: ReservationRow, *, fairly: bool = False, write: bool = True) -> None:
         """Set space aside, durably; `fairly`: if what its owner holds for the same purpose leaves enough for others.
 
+        Without `write` the caller writes the row down, in the transaction in which it promises what the space is for:
+        a crash before that leaves blocks in a staging area that nothing tells of, and so none.
         Raises `NoSpace`, `QuotaExceeded` or `Busy`; then, or when cancelled, nothing is reserved.
         """
         try:
-            await to_the_end(self._reserve(row, fairly))
+            await to_the_end(self._reserve(row, fairly=fairly, write=write))
         except asyncio.CancelledError:
             await to_the_end(self.release(row.txid))
             raise
 
-    async def _reserve(self, row: ReservationRow, fairly: bool) -> None:
+    async def _reserve(self, row: ReservationRow, *, fairly: bool, write: bool) -> None:
         async with self._lock:
             if fairly:
                 self._check_share(row)
@@ -133,7 +135,8 @@ class Space:
                 await self.make_room(row.tier, missing)
             self._check(row)
             await self._displace(row.tier, row.bytes)
-            await self._write_down(row)
+            if write:
+                await self._write_down(row)
             self._reserved[row.txid] = row
         try:
             self._keep(row.txid, await asyncio.to_thread(self._hold, row))

@@ -85,11 +85,13 @@ async def go(
 
 async def _alone(node: Node, job: FetchJob, holders: sources.Introduced, *, fallback: bool) -> bool:
     """Bring the bytes by one stream; end it when others come for them too, and return False: together they spare
-    whoever gives, and what has come is kept.
+    whoever gives, and what has come is kept. A few bytes are never worth that.
     """
-    stream = asyncio.ensure_future(
-        node.direct.fetch(job, holders.direct, node.sources.get(holders.set_id, ""))
-    )
+    fetching = node.direct.fetch(job, holders.direct, node.sources.get(holders.set_id, ""))
+    if not method.worth_sharing(job.manifest.total_bytes, others=1):
+        await fetching
+        return True
+    stream = asyncio.ensure_future(fetching)
     try:
         while not stream.done():
             await asyncio.wait({stream}, timeout=LOOK)

@@ -75,6 +75,10 @@ class FetchJob:
     times: Mapping[str, int] = field(default_factory=dict)
     #: Files that were made whole, with their final mode and time; the adapter adds them.
     made: set[str] = field(default_factory=set)
+    #: Nothing of it is in `data` but what is linked: nobody need look.
+    fresh: bool = False
+    #: Who sent all of its bytes unasked, file after file as the leaves are, and the bytes.
+    given: tuple[str, bytes] | None = None
     #: The leaves are known to belong to the manifest's roots; otherwise that is looked at before use.
     proven: bool = False
     #: The coarse digests: enough for a swarm, and all it gets, where the leaves have not come.

@@ -25,6 +25,7 @@ def test_what_is_given_back_early_is_little_beyond_what_has_come(tmp_path, monke
             node = await w.node("a")
             flight = Flight(set_id="s", content="c", txid="t")
             ballast = node.space._ballast["t"] = Ballast(tmp_path / "ballast", SIZE)
+            ballast.use(beside.AHEAD)  # when the tree was made
             async with beside.giving_way(node, flight):
                 for number in range(1, 11):
                     flight.progress.bytes_present += step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
+import pytest
 from cached.node import drive, metadata, offer, sources
 from cached.node.joined import Enclosed
 from cached.peers.records import Peer
@@ -18,7 +19,7 @@ FILES = {"f": os.urandom(300_000), "dir/g": b"more", "empty": b""}
 def listening(node) -> list[str]:
     """Return a list that grows by what a node asks others, and which streams it reads."""
     asked: list[str] = []
-    call, fetch = node.link.call, node.link.fetch
+    call, fetch, stream = node.link.call, node.link.fetch, node.direct._fetch_stream
 
     async def calling(peer, method, body, timeout=10.0):
         asked.append(method)
@@ -28,7 +29,11 @@ def listening(node) -> list[str]:
         asked.append(stream)
         return fetch(peer, stream, query, timeout)
 
-    node.link.call, node.link.fetch = calling, fetching
+    def streaming(peer, name, query):
+        asked.append(name)
+        return stream(peer, name, query)
+
+    node.link.call, node.link.fetch, node.direct._fetch_stream = calling, fetching, streaming
     return asked
 
 
@@ -131,6 +136,55 @@ def test_a_holder_whose_offer_is_old_is_asked_again(tmp_path):
                 asked = listening(b)
                 await meeting.look()
                 assert ("source.join" in asked) == asks
+
+    asyncio.run(story())
+
+
+TINY = {"f": b"x" * 9000, "dir/g": os.urandom(5000), "empty": b""}
+
+
+def test_the_bytes_of_a_very_small_set_come_with_its_offer(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b = await w.node("a"), await w.node("b")
+            view = await create_set(a, ALICE, "nr", TINY, replicas=0)
+            await w.gossip()
+            asked = listening(b)
+            await drive.offer_to(a, a.shelf.known[view.id], a.directory.node("b"))
+            await until(lambda: view.id not in b.transfers)
+            assert b.shelf.replicas[view.id].state == "COMMITTED"
+            assert asked == []
+            data = b.stores["disk"].data(view.content)
+            assert {path: (data / path).read_bytes() for path in TINY} == TINY
+            assert a.direct_server.sent[view.content] == b.direct.received[view.content] == 14_000
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: data[:-1], lambda data: data + b"x"],
+)
+def test_bytes_of_an_offer_that_are_not_right_are_asked_for(tmp_path, wrong):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, view, proposed = await offered(w, TINY)
+            asked = listening(b)
+            await taken(a, b, view, replace(proposed, content=wrong(proposed.content)))
+            assert asked == ["content"]
+            data = b.stores["disk"].data(view.content)
+            assert {path: (data / path).read_bytes() for path in TINY} == TINY
+
+    asyncio.run(story())
+
+
+def test_more_bytes_do_not_travel_with_an_offer_nor_those_of_a_set_that_is_not_to_go_direct(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, _, _, proposed = await offered(w)
+            assert proposed.content == b""
+            view = await create_set(a, ALICE, "tiny", TINY, replicas=0, methods=["bittorrent"])
+            assert (await offer.make(a, a.shelf.known[view.id])).content == b""
 
     asyncio.run(story())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cached.node import manifests
 from cached.node.manifests import Manifests
 from cached.sets.manifest import Entry, Manifest
 
@@ -23,6 +24,22 @@ class OneContent:
                 Entry(path="way", kind="link", target="d/e"),
             ]
         )
+
+
+def test_small_manifests_that_were_read_last_are_kept(monkeypatch):
+    monkeypatch.setattr(manifests, "SMALL", 2)
+    made = Manifests()
+    for content in "abc":
+        made.read(OneContent(), content)
+    assert made.kept("a") is None
+    assert made.kept("c") == OneContent().manifest("c")
+
+
+def test_a_large_manifest_is_not_kept(monkeypatch):
+    monkeypatch.setattr(manifests, "ENTRIES", 7)
+    made = Manifests()
+    assert len(made.read(OneContent(), "c").entries) == 8
+    assert made.kept("c") is None
 
 
 @pytest.mark.parametrize("path", ["d/e/f", "way/f", "straight", "d/up"])
