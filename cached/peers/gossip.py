@@ -161,11 +161,10 @@ class Gossip:
         nodes, beats = list(nodes), list(beats)
         records = self._members.signed(nodes, now)
         aged = self._members.beats(beats, now)
-        record, beat = self._own.own_news()
-        if own in nodes:
-            records.insert(0, record)
-        if own in beats:
-            aged.append(beat)
+        if own in nodes or own in beats:
+            record, beat = self._own.own_news()
+            records = [record, *records] if own in nodes else records
+            aged = [*aged, beat] if own in beats else aged
         return News(
             nodes=_fit(records), beats=aged, sets=_fit(self._book.give(sets[:MAX_SETS]) if sets else [])
         )

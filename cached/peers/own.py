@@ -1,5 +1,5 @@
-"""This node's own record and beat: what it says of itself, signed, with a new version only when something
-changed.
+"""This node's own record and beat: what it says of itself, with a new version only when something changed, and signed
+once somebody is told: what changes again before that costs no signature.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ class OwnRecord:
         self.record: NodeRecord
         #: The record's replicas by set id.
         self.holdings: dict[str, Holding]
-        self._signed: SignedNode
-        self._beat: Beat
+        self._payload: bytes
+        #: Absent until somebody is told.
+        self._signed: SignedNode | None = None
+        self._beat: Beat | None = None
+        self._left = False
 
     def publish(self, contents: NodeContents, address: str, *, reachable: bool, now: float) -> bool:
         """Take up what is to be said; return whether that made a new version."""
@@ -43,7 +46,7 @@ class OwnRecord:
         if self._version and self._says(address, reachable=reachable) and self._same(contents, now):
             return False
         self._contents = contents
-        self._sign(address, reachable=reachable, now=now)
+        self._state(address, reachable=reachable, now=now)
         return True
 
     def restate(self, address: str, *, reachable: bool, now: float) -> bool:
@@ -74,15 +77,7 @@ class OwnRecord:
     def beat(self, *, left: bool = False) -> None:
         """Give a sign of life."""
         self._beats += 1
-        self._beat = self._identity.sign_beat(
-            Beat(
-                node_id=self._identity.node_id,
-                incarnation=self._incarnation,
-                beat=self._beats,
-                left=left,
-                signature=b"",
-            )
-        )
+        self._beat, self._left = None, left
 
     def row(self) -> Row:
         """Return the digest row of our own record and beat."""
@@ -90,6 +85,18 @@ class OwnRecord:
 
     def news(self, now: float) -> tuple[SignedNode, AgedBeat]:
         """Return our own record and beat, to be told to others."""
+        if self._signed is None:
+            self._signed = self._identity.sign_node(self._payload)
+        if self._beat is None:
+            self._beat = self._identity.sign_beat(
+                Beat(
+                    node_id=self._identity.node_id,
+                    incarnation=self._incarnation,
+                    beat=self._beats,
+                    left=self._left,
+                    signature=b"",
+                )
+            )
         return msgspec.structs.replace(self._signed, age_seconds=now - self._signed_at), (self._beat, 0.0)
 
     def entry(self, now: float) -> NodeEntry:
@@ -120,7 +127,7 @@ class OwnRecord:
             for new, old in zip(contents.replicas, self._contents.replicas, strict=True)
         )
 
-    def _sign(self, address: str, *, reachable: bool, now: float) -> None:
+    def _state(self, address: str, *, reachable: bool, now: float) -> None:
         self._version += 1
         self.record = NodeRecord(
             id=self._identity.node_id,
@@ -136,7 +143,7 @@ class OwnRecord:
         if len(payload) > MAX_RECORD:
             self.record, payload = _shortened(self.record)
         self.holdings = {holding.set_id: holding for holding in self.record.replicas}
-        self._signed = self._identity.sign_node(payload)
+        self._payload, self._signed = payload, None
         self._signed_at = now
         self.beat()
 
