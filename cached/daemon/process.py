@@ -15,6 +15,7 @@ from cached import administration, notify
 from cached.api import door
 from cached.config import Config
 from cached.daemon.daemon import Daemon
+from cached.precedence import answer_at_once
 
 log = logging.getLogger("cached")
 
@@ -72,5 +73,6 @@ def main(path: Path | None, instance: str, flags: Mapping[str, str]) -> int:
     _forbid_dumps()
     door.raise_limit()
     sys.setswitchinterval(SWITCH)
+    answer_at_once()
     asyncio.run(run(config))
     return 0
