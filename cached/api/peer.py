@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from cached.errors import Forbidden, UsageError
-from cached.node import book, metadata, offer, pooltable, replicate, revise, sources
+from cached.errors import Forbidden, NotFound, UsageError
+from cached.node import book, metadata, offer, pooltable, replicate, revise, sources, watching
 from cached.node.node import Node
 from cached.node.trust import trusted_with
 from cached.peers.link import Writer
@@ -82,6 +82,7 @@ class PeerApi:
         link.handle("set.learn", self._learn)
         link.handle("set.extend", self._extend)
         link.handle("drive.refusals", self._refusals)
+        link.handle(watching.METHOD, self._progress)
         link.handle("origin.share", self._share)
         link.stream(metadata.STREAM, self._metadata)
         link.stream(direct.STREAM, self._node.direct_server.serve)
@@ -124,6 +125,13 @@ class PeerApi:
         if known is None or not trusted_with(peer, known):
             raise Forbidden("only nodes that may hold the set are told who refused it")
         return {"refusals": self._node.rejections.of(known.record.id)}
+
+    async def _progress(self, peer: Peer, body: dict[str, Any]) -> Any:
+        set_id = _read(body, OneSet).set
+        known, found = self._node.shelf.known.get(set_id), watching.answer(self._node, set_id)
+        if known is None or found is None or not trusted_with(peer, known):
+            raise NotFound("this node does not hold that set")
+        return msgspec.to_builtins(found)
 
     async def _share(self, peer: Peer, body: dict[str, Any]) -> Any:
         return msgspec.to_builtins(await pooltable.share(self._node, peer, _read(body, Ask)))

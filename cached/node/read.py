@@ -19,7 +19,7 @@ from cached import wire
 from cached.catalog.rows import ReplicaRow
 from cached.errors import CachedError, NotFound
 from cached.leases.pin import Pin, Process
-from cached.node import damage, metadata, views
+from cached.node import damage, metadata, views, watching
 from cached.node import fetch as fetching
 from cached.node.access import check_read, resolve
 from cached.node.caller import Caller
@@ -146,8 +146,11 @@ async def list_sets(node: Node, caller: Caller, local: bool) -> list[wire.SetVie
 
 
 async def show(node: Node, caller: Caller, ref: SetRef) -> wire.SetView:
-    """Return one set. Raises `NotFound` or `AmbiguousName`."""
-    return views.set_view(node, resolve(node.shelf, caller, ref))
+    """Return one set; nodes that are receiving it are asked how far they are. Raises `NotFound`, `AmbiguousName`."""
+    known = resolve(node.shelf, caller, ref)
+    sight = watching.Sight(node, known.record.id)
+    await sight.ask()
+    return views.set_view(node, node.shelf.known.get(known.record.id, known), sight.told)
 
 
 async def files(node: Node, caller: Caller, ref: SetRef) -> list[wire.FileView]:

@@ -6,18 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cached import wire
 from cached.errors import CachedError, NoSource, NotFound, Refused, RequirementsRefused
-from cached.node import announce, book, consent, drive, options
+from cached.node import announce, book, consent, drive, options, watching
 from cached.node.access import check_manage, resolve
 from cached.node.caller import Caller
 from cached.node.node import Node
 from cached.node.shelf import Known
 from cached.node.trust import trusted_with
-from cached.node.views import replica_views
-from cached.peers.records import NodeEntry, Peer
+from cached.node.views import NOTHING, replica_views
+from cached.peers.records import Holding, NodeEntry, Peer
 from cached.replication import placement
 from cached.sets.names import SetRef
 from cached.sets.set import ALL
@@ -128,12 +128,25 @@ async def serve_push(node: Node, peer: Peer, set_id: str, to: str) -> None:
 async def _wait(
     node: Node, known: Known, named: frozenset[str], until: float, progress: Report | None
 ) -> wire.ReplicateReply:
+    if progress is None:
+        return await _settled(node, known, named, until, lambda _: None, None)
+    async with watching.watched(node, known.record.id) as sight:
+        return await _settled(node, known, named, until, progress, sight)
+
+
+async def _settled(
+    node: Node,
+    known: Known,
+    named: frozenset[str],
+    until: float,
+    progress: Report,
+    sight: watching.Sight | None,
+) -> wire.ReplicateReply:
     began = time.monotonic()
     while True:
         known = node.shelf.known.get(known.record.id, known)
-        reply = await _reply(node, known, named)
-        if progress is not None:
-            progress(_report(known, reply))
+        reply = await _reply(node, known, named, sight.told if sight is not None else NOTHING)
+        progress(_report(known, reply))
         settled = all(item.state not in ("REQUESTED", "TRANSFERRING") for item in reply.items)
         refused = sum(item.state == "REJECTED" for item in reply.items)
         if reply.complete or (settled and reply.have + refused >= reply.wanted) or time.monotonic() > until:
@@ -141,8 +154,10 @@ async def _wait(
         await asyncio.sleep(min(LOOK, SOON + (time.monotonic() - began) / 50))
 
 
-async def _reply(node: Node, known: Known, named: frozenset[str]) -> wire.ReplicateReply:
-    items = replica_views(node, known)
+async def _reply(
+    node: Node, known: Known, named: frozenset[str], told: Mapping[str, Holding] = NOTHING
+) -> wire.ReplicateReply:
+    items = replica_views(node, known, told)
     refusals = await _refusals(node, known)
     names = {entry.record.id: entry.record for entry in node.directory.nodes()}
     listed = {item.node_id for item in items}

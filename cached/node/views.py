@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from cached import wire
@@ -15,9 +16,11 @@ from cached.node.caller import Caller
 from cached.node.node import Node
 from cached.node.shelf import Known
 from cached.node.speed import seconds_left
-from cached.peers.records import HolderEntry, NodeEntry
+from cached.peers.records import HolderEntry, Holding, NodeEntry
 from cached.sets.set import SetRecord
 from cached.units import format_duration, rfc3339
+
+NOTHING: Mapping[str, Holding] = MappingProxyType({})
 
 
 def node_names(node: Node, ids: Iterable[str]) -> dict[str, str]:
@@ -35,8 +38,8 @@ def nodes_away(node: Node) -> dict[str, str]:
     }
 
 
-def set_view(node: Node, known: Known) -> wire.SetView:
-    """Return a set with the lease on this node and all replicas that the directory knows."""
+def set_view(node: Node, known: Known, told: Mapping[str, Holding] = NOTHING) -> wire.SetView:
+    """Return a set with the lease on this node and all replicas that the directory knows; `told` as `replica_views`."""
     record = known.record
     return wire.SetView(
         name=record.name,
@@ -54,7 +57,7 @@ def set_view(node: Node, known: Known) -> wire.SetView:
         replicas_wanted=record.replicas,
         originator=record.originator_name or record.originator,
         lease=lease_view(node, known),
-        replicas=replica_views(node, known),
+        replicas=replica_views(node, known, told),
         scope=record.scope,
         origin=record.origin,
         upload=upload_view(node, known),
@@ -96,10 +99,13 @@ def as_lease(node: Node, end: Deadline) -> wire.LeaseView:
     return wire.LeaseView(expires_at=rfc3339(node.now().wall + left), seconds_left=round(left, 3))
 
 
-def replica_views(node: Node, known: Known) -> list[wire.ReplicaView]:
-    """Return every replica of a set that is known here, this node's own first."""
+def replica_views(node: Node, known: Known, told: Mapping[str, Holding] = NOTHING) -> list[wire.ReplicaView]:
+    """Return every replica of a set that is known here, this node's own first.
+
+    `told` is what nodes that receive it have just said themselves, by node id (`cached.node.watching`).
+    """
     others = [
-        replica_view(entry, known.record)
+        replica_view(_newest(entry, told), known.record)
         for entry in node.holders(known.record.id)
         if entry.node.record.id != node.id
     ]
@@ -109,6 +115,14 @@ def replica_views(node: Node, known: Known) -> list[wire.ReplicaView]:
     here = node.directory.nodes()[0]
     mine = HolderEntry(node=here, holding=announce.holding(node, row))
     return [replica_view(mine, known.record), *others]
+
+
+def _newest(entry: HolderEntry, told: Mapping[str, Holding]) -> HolderEntry:
+    newer = told.get(entry.node.record.id)
+    coming = entry.holding.state in ("REQUESTED", "TRANSFERRING")
+    if newer is None or not coming or newer.set_id != entry.holding.set_id:
+        return entry
+    return HolderEntry(node=entry.node, holding=newer)
 
 
 def replica_view(entry: HolderEntry, record: SetRecord) -> wire.ReplicaView:

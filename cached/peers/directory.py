@@ -23,7 +23,7 @@ from cached.peers.gossip import Gossip, Learned
 from cached.peers.identity import Identity
 from cached.peers.link import Link
 from cached.peers.members import AgedBeat, Member, Members, Row, find, holders
-from cached.peers.own import OwnRecord
+from cached.peers.own import OwnRecord, Said
 from cached.peers.reach import Reach
 from cached.peers.records import (
     HolderEntry,
@@ -157,8 +157,12 @@ class Directory:
     def publish(self, contents: NodeContents) -> None:
         """Say this of our node; costs next to nothing when it was said before."""
         self._contents = contents
-        if self._own and self._own.publish(contents, self.address, reachable=self.reachable, now=_now()):
+        if not self._own:
+            return
+        said = self._own.publish(contents, self.address, reachable=self.reachable, now=_now())
+        if said is Said.ALOUD:
             self._rumours.spread(nodes=[self._identity.node_id])
+        if said is not Said.SAME:
             self._notify(frozenset((self._identity.node_id,)))
 
     def announce(self, set_ids: Iterable[str]) -> None:
