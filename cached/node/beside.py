@@ -1,4 +1,4 @@
-"""Beside a transfer: blocks set aside are given back, and what has come goes to the device, while the rest comes."""
+"""Beside a transfer: blocks set aside are given back, what has come goes to the device, and leaves are made of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from cached.critical import to_the_end
+from cached.errors import NoSpace
 from cached.node.flight import Flight
 from cached.node.node import Node
 from cached.sets.manifest import Manifest
@@ -74,21 +75,37 @@ async def writing(node: Node, flight: Flight) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def proving(node: Node, flight: Flight) -> AsyncIterator[None]:
-    """Have the leaves made of what has come while the rest comes, and afterwards those that are left.
-
-    Raises `IntegrityFailed` when what was received is not what the coarse digests say.
-    """
+    """Have the leaves made of what has come while the rest comes; `prove` makes those that are left."""
+    loop = asyncio.get_running_loop()
 
     async def make() -> None:
-        while flight.maker is not None:
-            await asyncio.sleep(PROVE)
-            if flight.maker is not None and flight.maker.waiting:
-                await asyncio.to_thread(flight.maker.make)
+        with contextlib.suppress(NoSpace):  # what was set aside for them is given back before `prove`
+            while (maker := flight.maker) is not None:
+                await asyncio.sleep(PROVE)
+                if maker.waiting:
+                    await loop.run_in_executor(node.copiers, maker.make)
 
     async with _beside(node, "make leaves", make()):
         yield
-    if flight.maker is not None:
-        await to_the_end(asyncio.to_thread(flight.maker.finish))
+
+
+async def prove(node: Node, flight: Flight) -> None:
+    """Make the leaves that are left of a content that has come with coarse digests alone.
+
+    Raises `IntegrityFailed` when what was received is not what these say, and `NoSpace`.
+    """
+    maker = flight.maker
+    if maker is None:
+        return
+    flight.progress.state = "verifying"
+    await gave_all(node, flight)
+    work = asyncio.get_running_loop().run_in_executor(node.copiers, maker.finish)
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        maker.stop()
+        await asyncio.wait({work})
+        raise
 
 
 async def _write_ahead(store: Store, flight: Flight, manifest: Manifest) -> None:

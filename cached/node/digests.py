@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from cached.errors import CachedError
-from cached.sets.coarse import Coarse, coarse
+from cached.sets.coarse import Coarse, check, coarse
 from cached.sets.manifest import Manifest
 from cached.storage.disk import Store
 
@@ -15,10 +15,14 @@ COARSE_FROM = 4 << 20
 
 
 def coarse_of(store: Store, content: str, manifest: Manifest) -> Coarse:
-    """Return the coarse digests of a content; once made they are kept, and the leaves need not be read again."""
+    """Return the coarse digests of a content; once made they are kept, and the leaves need not be read again.
+
+    Raises `IntegrityFailed` when they are to be made from leaves that are damaged.
+    """
     found = store.coarse(content)
     if found is None:
         found = coarse(manifest, store.leaves(content))
+        check(manifest, found)
         with contextlib.suppress(CachedError):  # it is just going, or the disk is full
             store.put_coarse(content, found)
     return found

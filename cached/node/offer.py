@@ -211,7 +211,8 @@ async def make(node: Node, known: Known, *, requested: bool = False, receivers: 
     parameters = node.swarm.parameters(known.record.content) or {}
     held = node.shelf.replicas.get(known.record.id)
     sure = held is not None and sources.proven(node, known)
-    coarse = seeding.takes_coarse(node, known, receivers)
+    # who asks alone may be one of many who do just now
+    coarse = seeding.takes_coarse(node, known, max(receivers, sources.receivers(node, known.record.id) + 1))
     enclosed, content = await metadata.to_enclose(node, known.record, coarse=coarse) if sure else (b"", b"")
     return Offer(
         record=known.aged(node.now()),

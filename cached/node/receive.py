@@ -269,23 +269,29 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
                         metadata = await prepare.whole(node, flight, metadata)
                         job = replace(job, leaves=metadata.leaves, coarse=None, arrived=None)
                     await ways.go(node, name, job, holders, places, fallback=number > 0)
+                    await beside.prove(node, flight)
                     return
                 except CachedError as error:
                     job = replace(job, fresh=False)
-                    if await _lasts(node, flight, name, error):
+                    if await _lasts(node, flight, error):
                         raise
                     failure = error
+                    if isinstance(error, IntegrityFailed):  # what a swarm brought is not to be given on
+                        await node.swarm.unseed(flight.content)
                     flight.progress.reason = error.message
                     node.counters.note(f"receive.{name}_failed", error.message, set=flight.set_id[:8])
             await asyncio.sleep(PAUSE * (attempt + 1))
     raise failure
 
 
-async def _lasts(node: Node, flight: Flight, way: str, error: CachedError) -> bool:
-    """Tell whether no other way and no other time helps; the bytes may have come faster than space was given back."""
+async def _lasts(node: Node, flight: Flight, error: CachedError) -> bool:
+    """Tell whether no other way and no other time helps; the bytes may have come faster than space was given back.
+
+    Of what is linked all has to come. Other bytes that are not right are somebody's fault, and others may have them.
+    """
     if isinstance(error, NoSpace):
         return not await beside.gave_all(node, flight)
-    return isinstance(error, IntegrityFailed) and way != ways.ORIGIN
+    return isinstance(error, IntegrityFailed) and bool(error.details.get("linked"))
 
 
 async def _commit(node: Node, flight: Flight, manifest: Manifest | None) -> None:

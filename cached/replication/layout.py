@@ -182,9 +182,9 @@ def build(content: str, manifest: Manifest, digests: bytes | Coarse, piece: int,
             files.append(
                 TorrentFile(name=name, path=entry.path, size=entry.size, root=entry.root, layer=layer)
             )
-    wanted = pack_bytes(manifest)
-    if wanted:
-        files.append(_pack_file(content, wanted, piece, pack))
+    check_pack(manifest, piece, pack)
+    if pack is not None and pack.size:
+        files.append(TorrentFile(name="pack", path="", size=pack.size, root=pack.root, layer=pack.layer))
     if len(files) == 1:
         only = files[0]
         files = [TorrentFile(name=content, path=only.path, size=only.size, root=only.root, layer=only.layer)]
@@ -213,14 +213,17 @@ def _layers(
         yield entry, layer
 
 
-def _pack_file(content: str, wanted: int, piece: int, pack: Pack | None) -> TorrentFile:
+def check_pack(manifest: Manifest, piece: int, pack: Pack | None) -> None:
+    """Raise `IntegrityFailed` unless a pack could be this manifest's; its bytes are checked when it is taken apart."""
+    wanted = pack_bytes(manifest)
+    if not wanted and pack is None:
+        return
     pieces = -(-wanted // piece)
     expected = pieces * DIGEST if pieces > 1 else 0
     if pack is None or pack.size != wanted or len(pack.layer) != expected or len(pack.root) != DIGEST:
-        raise IntegrityFailed("the pack does not fit the manifest", content=content)
+        raise IntegrityFailed("the pack does not fit the manifest")
     if pack.layer and root_over(pack.layer, piece) != pack.root:
-        raise IntegrityFailed("the pack's piece digests do not match its root", content=content)
-    return TorrentFile(name="pack", path="", size=pack.size, root=pack.root, layer=pack.layer)
+        raise IntegrityFailed("the pack's piece digests do not match its root")
 
 
 def bencode(value: Any) -> bytes:

@@ -16,7 +16,7 @@ from cached.replication import layout as layouts
 from cached.replication.layout import Layout, Pack
 from cached.replication.torrent import Torrent
 from cached.replication.transfer import Call, FetchJob, Holder, Holders, Traffic
-from cached.sets.coarse import Coarse
+from cached.sets.coarse import SPAN, Coarse
 from cached.sets.manifest import Manifest
 
 _ASK_AGAIN = 0.5
@@ -151,7 +151,9 @@ async def agree(
             )
             try:
                 answer = await call(member, "swarm.join", body)
-                return *agreement(answer), {member: str(answer.get("info_hash", ""))}
+                piece, pack = agreement(answer)
+                layouts.check_pack(job.manifest, piece, pack)
+                return piece, pack, {member: str(answer.get("info_hash", ""))}
             except CachedError as error:
                 reason = error.message
         if not layouts.pack_bytes(job.manifest) and is_piece_size(job.piece_size):
@@ -163,8 +165,8 @@ async def agree(
 
 
 def is_piece_size(piece: object) -> bool:
-    """Say whether BitTorrent v2 knows such pieces, here at most 128 MiB."""
-    return isinstance(piece, int) and 16 * 1024 <= piece <= 128 * 1024 * 1024 and piece & (piece - 1) == 0
+    """Say whether pieces may have that size: a power of two, from what a coarse digest spans to 128 MiB."""
+    return isinstance(piece, int) and SPAN <= piece <= 128 << 20 and piece & (piece - 1) == 0
 
 
 def cut_long_files(job: FetchJob) -> None:

@@ -221,9 +221,10 @@ class Session:
             self._apply_limits()
 
     def hold(self, held: Collection[str], rate: int) -> None:
-        """Limit what the torrents of these contents receive to `rate` bytes per second each, and no others."""
+        """Limit what the torrents of these contents receive to `rate` bytes per second together, and no others."""
+        share = max(1, rate // max(1, sum(content in held for content in self.torrents)))
         for content, torrent in self.torrents.items():
-            wanted = rate if content in held else None
+            wanted = share if content in held else None
             if wanted != torrent.held_to and torrent.handle is not None:
                 torrent.held_to = wanted
                 torrent.handle.set_download_limit(wanted or -1)

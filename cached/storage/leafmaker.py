@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from cached.errors import IntegrityFailed
+from cached.errors import Busy, IntegrityFailed
 from cached.sets.coarse import SPAN, Coarse
 from cached.sets.leaves import LeafIndex
 from cached.sets.manifest import Entry, Manifest
@@ -30,7 +30,7 @@ Extent = tuple[str, int, int]
 
 
 class LeafMaker:
-    """Makes the leaves of one coming content. All but `note` blocks; close it when done."""
+    """Makes the leaves of one coming content. All but `note` and `stop` block; close it when done."""
 
     def __init__(self, staging: Staging, manifest: Manifest, coarse: Coarse) -> None:
         """Begin; what an earlier attempt made is made again. `coarse` belongs to the manifest.
@@ -52,6 +52,7 @@ class LeafMaker:
         self._made = bytearray(total)
         self._come: deque[Extent] = deque()
         self._lock = threading.Lock()
+        self._stopped = False
         self._tree = self._leaves = -1
         with files.translated(staging.path):
             try:
@@ -75,7 +76,7 @@ class LeafMaker:
     def make(self) -> None:
         """Make the leaves of what has come. What is not in its file yet, or does not match, is left to `finish`."""
         with self._lock, files.translated(self._path):
-            while self._come and self._tree >= 0:
+            while self._come and not self._stopped:
                 path, start, end = self._come.popleft()
                 if self._coarse.get(path):
                     self._make(self._entries[path], start, end)
@@ -83,19 +84,27 @@ class LeafMaker:
     def finish(self) -> None:
         """Make all leaves that are left, and put them where sealed ones lie: everything has come.
 
-        Raises `IntegrityFailed` with the path of a file that is not what the manifest says.
+        Raises `IntegrityFailed` with the path of a file that is not what the manifest says, `NoSpace`, and `Busy` when
+        it was stopped. May be repeated.
         """
         with self._lock, files.translated(self._path):
             for entry in self._entries.values():
                 good = self._whole(entry) if entry.size <= SPAN else self._rest(entry)
+                if self._stopped:
+                    raise Busy("the digests of what was received are not made any more")
                 if not good:
                     raise IntegrityFailed(
                         f"what was received of {entry.path!r} does not match its digests", path=entry.path
                     )
             os.rename(self._path / _PART, self._path / "leaves")
 
+    def stop(self) -> None:
+        """Have what runs in another thread end at its next chunk. Does not block."""
+        self._stopped = True
+
     def close(self) -> None:
         """Let go of the files; may be repeated."""
+        self.stop()
         with self._lock:
             for fd in (self._tree, self._leaves):
                 if fd >= 0:
@@ -106,8 +115,7 @@ class LeafMaker:
         """Make the leaves of a file without coarse digests; the only leaf of a small one is its root."""
         leaves = entry.root
         if entry.size > LEAF:
-            [(_, data)] = self._read(entry, 0, entry.size)
-            leaves = hash_leaves(data)
+            leaves = hash_leaves(b"".join(data for _, data in self._read(entry, 0, entry.size)))
             if root_from_leaves(leaves) != entry.root:
                 return False
         files.write_all(self._leaves, leaves, self._index.offset(entry.path))
@@ -149,6 +157,8 @@ class LeafMaker:
             return
         try:
             for at in range(start, end, _CHUNK):
+                if self._stopped:
+                    return
                 wanted = min(_CHUNK, end - at)
                 data = os.pread(fd, wanted, at)
                 yield at, data if len(data) == wanted else b""

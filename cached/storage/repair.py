@@ -97,8 +97,8 @@ def restore_manifest(store: Store, content: str, manifest: bytes, leaves: bytes)
     """Put the right manifest and leaf digests in the place of damaged ones. Then scrub again: files may be too."""
     home = store.home(content)
     copying.check_leaves(checked_manifest(manifest, content), leaves)
+    _put_leaves(home, leaves)
     with files.translated(home):
-        files.write_atomic(home / "leaves", leaves)
         files.write_atomic(home / "manifest", manifest)
 
 
@@ -189,8 +189,14 @@ def _rewrite_leaves(store: Store, content: str, manifest: Manifest) -> None:
             finally:
                 os.close(fd)
     copying.check_leaves(manifest, bytes(found))
-    with files.translated(store.home(content)):
-        files.write_atomic(store.home(content) / "leaves", bytes(found))
+    _put_leaves(store.home(content), bytes(found))
+
+
+def _put_leaves(home: Path, leaves: bytes) -> None:
+    """Write leaves, durably; what follows from them is made again."""
+    with files.translated(home):
+        (home / "coarse").unlink(missing_ok=True)
+        files.write_atomic(home / "leaves", leaves)
 
 
 def _finish(staged: Path, entry: Entry, mtime: int | None) -> None:

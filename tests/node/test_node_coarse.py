@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+import time
 
 import pytest
-from cached.errors import NoSource
-from cached.node import digests, drive, metadata, offer, receive
+from cached.errors import IntegrityFailed, NoSource, NoSpace
+from cached.node import beside, digests, drive, metadata, offer, receive
 from cached.node.joined import Enclosed
 from cached.peers.records import Peer
 from cached.replication import layout, method
+from cached.sets import coarse as coarsely
+from cached.sets.coarse import Coarse
 from cached.sets.merkle import hash_leaves
+from cached.storage import repair, scrub
+from cached.storage.leafmaker import LeafMaker
 from msgspec.structs import replace
 from tests.node.doubles import FakeSwarm
 from tests.node.fakes import caller, create_set, until, world
@@ -142,15 +148,31 @@ def test_whoever_falls_back_to_the_direct_method_asks_for_the_leaves(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["large", "dir/middle"])
-def test_bytes_that_are_not_what_the_digests_say_are_never_committed(tmp_path, path):
+def test_bytes_that_are_not_what_the_digests_say_are_brought_again_another_way(tmp_path, path):
     async def story():
         async with world(tmp_path) as w:
-            a, b, view, proposed, _ = await offered(w)
+            a, b, view, proposed, queries = await offered(w)
             b.swarm.spoil = lambda name, data: data[:-1] + b"?" if name == path else data
+            assert await taken(a, b, view, proposed) == "COMMITTED"
+            assert (b.stores["disk"].data(view.content) / path).read_bytes() == FILES[path]
+            assert leaves(b, view) == leaves(a, view)
+            assert [query["coarse"] for query in queries if "coarse" in query] == [False]
+            assert view.content in b.swarm.unseeded
+
+    asyncio.run(story())
+
+
+def test_bytes_that_never_are_what_the_digests_say_are_never_committed(tmp_path, monkeypatch):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, view, proposed, _ = await offered(w, methods=("bittorrent",))
+            monkeypatch.setattr(receive, "PAUSE", 0.01)
+            b.swarm.spoil = lambda name, data: data[:-1] + b"?" if name == "large" else data
             assert await taken(a, b, view, proposed) == ""
+            assert len(b.swarm.jobs) == receive.ROUNDS
             assert not b.stores["disk"].has(view.content)
             assert b.stores["disk"].list_incoming() == []
-            assert f"'{path}'" in b.rejections.own(view.id)
+            assert "'large'" in b.rejections.own(view.id)
 
     asyncio.run(story())
 
@@ -224,5 +246,79 @@ def test_coarse_digests_that_do_not_belong_to_the_content_are_not_believed(tmp_p
             assert await metadata.enclosed_in(Enclosed(a.id, None, wrong), known) is None
             right = await metadata.enclosed_in(Enclosed(a.id, None, proposed.metadata), known)
             assert right is not None
+
+    asyncio.run(story())
+
+
+def test_a_transfer_that_is_given_up_does_not_wait_until_all_leaves_are_made(tmp_path, monkeypatch):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, view, proposed, _ = await offered(w)
+            begun, seen = threading.Event(), []
+
+            def reads_for_long(self, entry, start, end):
+                begun.set()
+                while not self._stopped:
+                    time.sleep(0.001)
+                seen.append(entry.path)
+                yield start, b""
+
+            monkeypatch.setattr(LeafMaker, "_read", reads_for_long)
+            await offer.consider(b, Peer(node_id=a.id, domains=a.identity.domains), proposed)
+            await until(begun.is_set)
+            await receive.cancel(b, view.id)
+            assert view.id not in b.shelf.replicas
+            assert b.stores["disk"].list_incoming() == []
+            assert len(seen) <= 2
+
+    asyncio.run(story())
+
+
+def test_a_full_disk_while_leaves_are_made_is_met_with_what_was_set_aside(tmp_path, monkeypatch):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, view, proposed, _ = await offered(w)
+            finish, full = LeafMaker.finish, [True]
+
+            def finishes(self):
+                if full:
+                    raise NoSpace("the partition is full")
+                finish(self)
+
+            async def gives(node, flight) -> bool:
+                gave.append(flight.set_id)
+                if len(gave) == 2:
+                    full.clear()
+                return True
+
+            gave = []
+            monkeypatch.setattr(LeafMaker, "finish", finishes)
+            monkeypatch.setattr(beside, "gave_all", gives)
+            monkeypatch.setattr(receive, "PAUSE", 0.01)
+            assert await taken(a, b, view, proposed) == "COMMITTED"
+            assert leaves(b, view) == leaves(a, view)
+
+    asyncio.run(story())
+
+
+def test_coarse_digests_are_not_made_from_leaves_that_are_damaged(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            node = await w.node("a")
+            view = await create_set(node, ALICE, "nr", FILES, replicas=0)
+            store, manifest = node.stores["disk"], node.stores["disk"].manifest(view.content)
+            path = store.home(view.content) / "leaves"
+            right = path.read_bytes()
+            path.chmod(0o600)
+            path.write_bytes(right[:200] + bytes([right[200] ^ 1]) + right[201:])
+            with pytest.raises(IntegrityFailed):
+                digests.coarse_of(store, view.content, manifest)
+            assert store.coarse(view.content) is None
+            assert await metadata.to_enclose(node, node.shelf.known[view.id].record, coarse=True) == b""
+            store.put_coarse(view.content, Coarse(b"made before"))
+            assert repair.mend(store, view.content, scrub.verify(store, view.content)) == []
+            assert path.read_bytes() == right
+            assert store.coarse(view.content) is None
+            coarsely.check(manifest, digests.coarse_of(store, view.content, manifest))
 
     asyncio.run(story())

@@ -6,6 +6,7 @@ import threading
 import msgspec
 import pytest
 from cached.errors import CachedError
+from cached.peers import own
 from cached.peers.authority import admit, init_cluster, revoke
 from cached.peers.directory import Directory
 from cached.peers.identity import Identity
@@ -53,6 +54,34 @@ def test_saying_the_same_again_makes_no_new_version(play):
             NodeContents(replicas=(msgspec.structs.replace(holding, lease_seconds_left=80.0),))
         )
         assert len(changes) == 2
+
+    play(scene)
+
+
+def test_how_far_a_replica_on_its_way_is_is_told_seldom_and_without_a_rumour(play, monkeypatch):
+    async def scene(cluster):
+        a, b = [await cluster.add(name) for name in "ab"]
+        await until(lambda: len(a.alive()) == len(b.alive()) == 2)
+        coming = Holding(set_id="ab" * 16, revision=1, content="c", state="TRANSFERRING")
+        changes, spread = [], []
+        a.directory.on_change(changes.append)
+        monkeypatch.setattr(a.directory._rumours, "spread", lambda **news: spread.append(news))
+
+        def at(present: int, **more) -> None:
+            one = msgspec.structs.replace(coming, bytes_present=present, bytes_per_second=present / 7, **more)
+            a.directory.publish(NodeContents(replicas=(one,)))
+
+        at(0)
+        for present in range(1, 20):
+            at(present)
+        assert (len(changes), len(spread)) == (1, 1)
+        monkeypatch.setattr(own, "PROGRESS", 0.05)
+        await asyncio.sleep(0.06)
+        at(20)
+        assert (len(changes), len(spread)) == (2, 1)
+        await until(lambda: [one.holding.bytes_present for one in b.directory.holders("ab" * 16)] == [20])
+        at(21, reason="no holder is reachable")
+        assert (len(changes), len(spread)) == (3, 2)
 
     play(scene)
 

@@ -6,9 +6,11 @@ import os
 
 import pytest
 from cached.errors import Busy, CachedError, IntegrityFailed, NoSource, NotFound
-from cached.replication.membership import Seedable
+from cached.replication.membership import Seedable, agreement, is_piece_size
 from cached.replication.transfer import FetchJob, TlsMaterial
 from cached.sets.coarse import coarse
+from cached.storage.disk import Store
+from cached.storage.leafmaker import LeafMaker
 from tests.replication.swarm_kit import Caller, Content, Net, job_for, make_content, same
 from tests.replication.tls_kit import Authority
 
@@ -436,3 +438,44 @@ def test_libtorrent_can_be_started_before_it_is_needed_and_only_once(tmp_path):
         await net.close()
 
     asyncio.run(run())
+
+
+def test_a_receiver_with_coarse_digests_alone_is_told_what_has_come_and_can_make_the_leaves(tmp_path):
+    async def run() -> None:
+        net, content = Net(), make_content(tmp_path / "src", MIXED)
+        await seeding(net, tmp_path, content)
+        swarm = await net.add(tmp_path, "one")
+        store = Store(tmp_path / "store", headroom=0)
+        store.open_lock()
+        with store.stage("tx") as staging:
+            staging.prepare(content.manifest)
+            digests = coarse(content.manifest, content.leaves)
+            maker = LeafMaker(staging, content.manifest, digests)
+            told: list[tuple[str, int, int]] = []
+
+            def arrived(places: list[tuple[str, int, int]]) -> None:
+                told.extend(places)
+                maker.note(places)
+
+            job = dataclasses.replace(
+                job_for(content, staging.data, PIECE), leaves=b"", coarse=digests, arrived=arrived
+            )
+            await swarm.fetch(job, net.holders, "source")
+            assert same(content, staging.data)
+            assert len(told) == len(set(told))
+            assert {path for path, _, _ in told} <= {entry.path for entry in content.manifest.files()}
+            maker.make()
+            maker.finish()
+            maker.close()
+            assert staging.leaves() == content.leaves
+        store.close()
+        await net.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("piece", [16 << 10, 32 << 10, 96 << 10, 256 << 20])
+def test_a_member_that_names_pieces_that_nobody_uses_is_not_believed(piece):
+    assert not is_piece_size(piece)
+    with pytest.raises(IntegrityFailed):
+        agreement({"piece_size": piece, "pack": None})
