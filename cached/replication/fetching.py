@@ -26,6 +26,8 @@ _DIAL_EVERY = 0.5
 #: The same in the first second, when members that are dialled may not have the torrent yet.
 _DIAL_AT_FIRST = 0.1
 _RENEW_EVERY = 1.0
+#: Who wants nothing of the source says so now and then, lest what it has counts as lost.
+_STAY_KNOWN = 2.0
 _MEASURE_EVERY = 0.25
 #: Between claims, at least.
 _CLAIM_EVERY = 0.01
@@ -112,6 +114,8 @@ class Fetch:
         lacking = ~self._torrent.have & ((1 << len(self._priorities)) - 1)
         if self._source in self._members.joined and not self._others_first(self._started):
             await self._claim(lacking, stalled=False)
+            # Others have it all, or are far in front: there is nothing to be asked of the source.
+            self._dropped = self._claim_answered > self._started and not self._pending
         if not self._pending:
             self._prioritize([1] * len(self._priorities))
         self._dial()
@@ -271,6 +275,9 @@ class Fetch:
         if not (wanted or self._pending):
             self._claim_answered = now
             self._leave_source()
+            if now - self._claimed_at >= _STAY_KNOWN and not self._claiming:
+                self._claiming, self._claimed_at = True, now
+                self._spawn(self._claim(0, stalled=False))
             return
         low = self._pending.bit_count() * 4 <= self._window * 3
         due = now - self._claimed_at >= (_RENEW_EVERY if self._dropped or not low else _CLAIM_EVERY)
@@ -292,6 +299,7 @@ class Fetch:
                     "pending": f"{self._pending:x}",
                     "count": max(0, self._window - self._pending.bit_count()),
                     "stalled": stalled,
+                    "lacking": len(self._priorities) - self._torrent.have.bit_count(),
                     "receivers": self._job.receivers,
                 },
             )

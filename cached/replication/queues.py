@@ -20,6 +20,8 @@ _NEIGHBOURS = 16
 _RATE = 12_500_000
 #: More receivers than this get shorter queues at the source.
 _CROWD = 24
+#: A source lets at least so many requests wait in all: with two receivers four each left a seventh of its line idle.
+_AT_SOURCE = 16
 #: Seconds after which nobody new is expected in a swarm that nobody has joined.
 _RECENT = 60.0
 #: Least number of pieces to claim ahead.
@@ -41,7 +43,7 @@ def source_queue(round_trip: float, receivers: int) -> int:
     if receivers <= 1:
         return _MOST
     fewest = 2 if receivers > _CROWD else _FEWEST
-    return _within(fewest + _on_the_way(round_trip), fewest)
+    return _within(max(fewest, _AT_SOURCE // receivers) + _on_the_way(round_trip), fewest)
 
 
 def _on_the_way(round_trip: float) -> int:

@@ -229,3 +229,55 @@ def test_what_is_kept_of_all_claims_is_what_going_through_all_members_would_find
         now += pause
         ask = {"wanted": wanted, "pending": pending, "count": count, "stalled": stalled, "now": now}
         assert bits_of(table.claim(node, **ask).pieces) == plain.claim(node, **ask)
+
+
+def test_who_is_far_behind_lives_from_those_in_front_unless_it_has_stalled():
+    table, everything = ClaimTable(80), (1 << 80) - 1
+
+    def ask(node: str, now: float, lacking: int | None, *, stalled: bool = False) -> int:
+        grant = table.claim(
+            node, wanted=everything, pending=0, count=4, stalled=stalled, now=now, lacking=lacking
+        )
+        return len(grant.pieces)
+
+    assert ask("front", 0.0, 20) == 4
+    assert ask("late", 0.1, 80) == 0
+    assert ask("late", 0.4, 31) == 0
+    assert ask("late", 0.7, 30) == 4
+    assert ask("stuck", 1.0, 80, stalled=True) == 2
+    assert ask("older", 1.3, None) == 4
+    # Whoever was in front has left, or does not answer any more.
+    assert ask("late", 1.4 + LEASE, 60) == 4
+
+
+@given(st.integers(8, 60), st.integers(1, 6), st.randoms(use_true_random=False))
+def test_all_pieces_leave_the_source_although_some_come_late(pieces, nodes, chance):
+    """Each node gets what it claims; what others have comes to it now and then."""
+    table, everything = ClaimTable(pieces), (1 << pieces) - 1
+    have, come = [0] * nodes, [chance.uniform(0, 20) for _ in range(nodes)]
+    left, now = 0, 0.0
+    for _ in range(4000):
+        now += 0.05
+        for node in range(nodes):
+            if now < come[node] or have[node] == everything:
+                continue
+            others = 0
+            for other in range(nodes):
+                others |= have[other] if other != node else 0
+            grant = table.claim(
+                f"n{node}",
+                wanted=everything & ~others & ~have[node],
+                pending=0,
+                count=4,
+                stalled=False,
+                now=now,
+                lacking=pieces - have[node].bit_count(),
+            )
+            left += len(grant.pieces)
+            have[node] |= bits_of(grant.pieces)
+            elsewhere = list(pieces_in(others & ~have[node]))
+            have[node] |= 1 << chance.choice(elsewhere) if elsewhere else 0
+        if all(one == everything for one in have):
+            break
+    assert all(one == everything for one in have)
+    assert left == pieces
