@@ -29,6 +29,9 @@ _RENEW_EVERY = 1.0
 #: Who wants nothing of the source says so now and then, lest what it has counts as lost.
 _STAY_KNOWN = 2.0
 _MEASURE_EVERY = 0.25
+#: Seconds over which it is felt how fast bytes come, and the part of the best so far that is too little.
+_FEEL_EVERY = 2.0
+_HUNGRY = 0.7
 #: Between claims, at least.
 _CLAIM_EVERY = 0.01
 #: Seconds without the source, or without an answer to a claim, after which claims do not rule any more.
@@ -78,6 +81,7 @@ class Fetch:
         now = self._loop.time()
         self._started = self._moved_at = self._source_seen = self._claim_answered = now
         self._measured = self._claimed_at = self._looked = 0.0
+        self._felt, self._had, self._best = now, torrent.bytes_have, 0.0
         self._flows: dict[tuple[str, int], int] = {}
         self._from_source = self._from_source_before = 0
         self._source_queue = queues.source_queue(0.0, job.receivers)
@@ -131,6 +135,7 @@ class Fetch:
             await self._members.refresh()
             await self._look()
             self._measure(now)
+            self._feel(now)
             if now - self._members.dialled_at >= (_DIAL_AT_FIRST if self._fresh(now) else _DIAL_EVERY):
                 self._dial()
             self._report()
@@ -160,7 +165,7 @@ class Fetch:
     async def _look(self) -> None:
         seen = await self._torrent.look()
         now = self._loop.time()
-        names = {mesh.peer_id(node_id): node_id for node_id in (*self._members.chosen, self._source)}
+        names = {mesh.peer_id(node_id): node_id for node_id in (*self._members.known, self._source)}
         self._account(seen, names)
         self._members.seen(
             {names[one.peer_id]: one.endpoint[0] for one in seen.connections if one.peer_id in names}
@@ -203,6 +208,15 @@ class Fetch:
             self._window = queues.window(self._source_queue, self._mean_piece, from_source)
         self._from_source_before, self._measured = self._from_source, now
 
+    def _feel(self, now: float) -> None:
+        """Notice when less comes than has come before: then those far in front are asked as well."""
+        past = now - self._felt
+        if past >= _FEEL_EVERY:
+            rate = (self._torrent.bytes_have - self._had) / past
+            self._best = max(self._best, rate)
+            self._members.hungry |= rate <= _HUNGRY * self._best
+            self._felt, self._had = now, self._torrent.bytes_have
+
     def _prioritize(self, wanted: list[int]) -> None:
         changed = [
             (piece, level)
@@ -240,7 +254,7 @@ class Fetch:
 
     def _give_up_when_hopeless(self, now: float) -> None:
         """Nothing came for long, and nobody is connected who has it all; who has gets three times as long."""
-        chosen = self._members.chosen
+        chosen = self._members.known
         holder = any(chosen[key].complete for key in self._members.connected if key in chosen)
         borne = self._job.patience(self._patience) if self._stalled(now) else self._patience
         if now - self._moved_at > borne * (3 if holder else 1):

@@ -52,8 +52,11 @@ class Members:
         self._receivers = receivers
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        #: Members to be connected with, by node id.
+        #: All members that are known, and those of them to be connected with, by node id.
+        self.known: dict[str, Holder] = {}
         self.chosen: dict[str, Holder] = {}
+        #: Whether the nearest in front are not enough.
+        self.hungry = False
         #: Those that are, and the addresses from which their connections come; these need not be the dialled ones.
         self.connected: dict[str, str] = {}
         #: Complete holders that have the torrent in their session.
@@ -70,9 +73,12 @@ class Members:
     async def refresh(self) -> None:
         """Learn from the directory who is there now, and invite complete holders that are new."""
         now = self._loop.time()
-        known = {holder.node_id: holder for holder in self._holders()}
+        self.known = known = {holder.node_id: holder for holder in self._holders()}
         before = self.chosen
-        self.chosen = {holder.node_id: holder for holder in mesh.neighbours(self._node_id, known.values())}
+        others = [holder for holder in known.values() if holder.node_id != self._source]
+        mine, total = self._torrent.bytes_have, sum(self._torrent.layout.piece_sizes)
+        near = mesh.nearest(mine, others, total, hungry=self.hungry)
+        self.chosen = {holder.node_id: holder for holder in mesh.neighbours(self._node_id, near)}
         if self._source in known:
             self.chosen[self._source] = known[self._source]
         for node_id, holder in self.chosen.items():
@@ -85,7 +91,7 @@ class Members:
                 task = self._loop.create_task(self._invite(node_id))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-        hosts = {holder.host for holder in self.chosen.values()}
+        hosts = {holder.host for holder in known.values()}
         self._torrent.addresses = {self._addresses[host] for host in hosts if host in self._addresses}
 
     async def settle(self, timeout: float) -> None:
@@ -137,7 +143,7 @@ class Members:
         address = self.connected.get(self._source, "")
         others = {
             where
-            for node_id, member in self.chosen.items()
+            for node_id, member in self.known.items()
             if node_id != self._source
             for where in (self._addresses.get(member.host), self.connected.get(node_id))
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 
+from cached.replication.partition import BEHIND
 from cached.replication.transfer import Holder
 
 #: Up to this many fetchers everybody knows everybody.
@@ -36,6 +37,27 @@ def neighbours(node_id: str, holders: Iterable[Holder]) -> list[Holder]:
     steps = {1, 2, *(max(3, round(size * share)) for share in (0.13, 0.29, 0.43))}
     chosen = {ring[(at + way * step) % size] for step in steps for way in (1, -1)} - {node_id}
     return complete + [others[key] for key in sorted(chosen)]
+
+
+def nearest(mine: int, members: Iterable[Holder], total: int, *, hungry: bool = False) -> list[Holder]:
+    """Leave out members that are not next to a fetcher that has `mine` of `total` bytes, where some come late.
+
+    Of those far in front only the nearest are kept, and of those far behind the ones that have nobody nearer in front:
+    so each feeds the next, and whoever is in front is not asked by all who come. All choose by the same rule. Who is
+    `hungry` keeps all in front.
+    """
+    at = {one: total if one.complete else one.present for one in members}
+    gap = total // BEHIND
+    least = min((place for place in at.values() if place - mine > gap), default=total)
+    return [
+        one
+        for one, place in at.items()
+        if (hungry or place - least <= gap or place - mine <= gap)
+        and not (
+            mine - place > gap
+            and any(between - place > gap and mine - between > gap for between in at.values())
+        )
+    ]
 
 
 def to_dial(

@@ -281,3 +281,36 @@ def test_all_pieces_leave_the_source_although_some_come_late(pieces, nodes, chan
             break
     assert all(one == everything for one in have)
     assert left == pieces
+
+
+def at(*present: int) -> list[Holder]:
+    return [
+        Holder(node_id=f"{number}", host="h", bittorrent_port=1, complete=have == 800, present=have)
+        for number, have in enumerate(present)
+    ]
+
+
+def near(mine: int, members: list[Holder], **more) -> list[int]:
+    return [one.present for one in mesh.nearest(mine, members, 800, **more)]
+
+
+def test_who_comes_late_is_fed_by_those_next_in_front_and_all_are_neighbours_who_came_together():
+    assert near(0, at(0, 50, 100)) == [0, 50, 100]
+    assert near(0, at(700, 500, 450, 0)) == [500, 450, 0]
+    assert near(0, at(700, 500, 450, 0), hungry=True) == [700, 500, 450, 0]
+    assert near(0, at(800, 800, 800)) == [800, 800, 800]
+    assert near(700, at(500, 200, 650)) == [500, 650]
+    assert near(700, at(500, 200, 650), hungry=True) == [500, 650]
+
+
+@given(st.lists(st.integers(0, 800), min_size=2, max_size=12))
+def test_two_members_choose_each_other_or_neither_does_and_nobody_is_left_alone(places):
+    members = at(*places)
+    chosen = {
+        one.node_id: {
+            other.node_id for other in mesh.nearest(one.present, [it for it in members if it is not one], 800)
+        }
+        for one in members
+    }
+    assert all((a in chosen[b]) == (b in chosen[a]) for a in chosen for b in chosen if a != b)
+    assert all(chosen.values())
