@@ -14,6 +14,8 @@ from cached.replication.transfer import Holder
 
 #: Up to this many fetchers everybody knows everybody.
 FULL_MESH = 16
+#: Members far in front that a late one draws from, where there are more.
+FEEDERS = 2
 #: Seconds after which a missing member is dialled out of turn.
 OUT_OF_TURN = 3.0
 
@@ -42,21 +44,23 @@ def neighbours(node_id: str, holders: Iterable[Holder]) -> list[Holder]:
 def nearest(mine: int, members: Iterable[Holder], total: int, *, hungry: bool = False) -> list[Holder]:
     """Leave out members that are not next to a fetcher that has `mine` of `total` bytes, where some come late.
 
-    Of those far in front only the nearest are kept, and of those far behind the ones that have nobody nearer in front:
-    so each feeds the next, and whoever is in front is not asked by all who come. All choose by the same rule. Who is
-    `hungry` keeps all in front.
+    Of those far in front only the nearest `FEEDERS` are kept, and who is no farther than these; of those far behind
+    the ones that have no more than that nearer to them: so each feeds the next ones, and whoever is in front is not
+    asked by all who come. All choose by the same rule. Who is `hungry` keeps all in front.
     """
     at = {one: total if one.complete else one.present for one in members}
     gap = total // BEHIND
-    least = min((place for place in at.values() if place - mine > gap), default=total)
+    front = sorted(place for place in at.values() if place - mine > gap)
+    farthest = total if hungry or len(front) <= FEEDERS else front[FEEDERS - 1] + gap
+
+    def has_others(place: int) -> bool:
+        nearer = sorted(between for between in at.values() if between - place > gap)
+        return len(nearer) >= FEEDERS and mine > nearer[FEEDERS - 1] + gap
+
     return [
         one
         for one, place in at.items()
-        if (hungry or place - least <= gap or place - mine <= gap)
-        and not (
-            mine - place > gap
-            and any(between - place > gap and mine - between > gap for between in at.values())
-        )
+        if place <= farthest and not (mine - place > gap and has_others(place))
     ]
 
 

@@ -296,11 +296,13 @@ def near(mine: int, members: list[Holder], **more) -> list[int]:
 
 def test_who_comes_late_is_fed_by_those_next_in_front_and_all_are_neighbours_who_came_together():
     assert near(0, at(0, 50, 100)) == [0, 50, 100]
-    assert near(0, at(700, 500, 450, 0)) == [500, 450, 0]
-    assert near(0, at(700, 500, 450, 0), hungry=True) == [700, 500, 450, 0]
+    assert near(0, at(700, 550, 300, 250, 0)) == [300, 250, 0]
+    assert near(0, at(700, 550, 300)) == [550, 300]
+    assert near(0, at(700, 550, 300, 250, 0), hungry=True) == [700, 550, 300, 250, 0]
     assert near(0, at(800, 800, 800)) == [800, 800, 800]
-    assert near(700, at(500, 200, 650)) == [500, 650]
-    assert near(700, at(500, 200, 650), hungry=True) == [500, 650]
+    assert near(750, at(500, 350, 200, 700)) == [500, 350, 700]
+    assert near(750, at(500, 350, 200, 700), hungry=True) == [500, 350, 700]
+    assert near(750, at(500, 200)) == [500, 200]
 
 
 @given(st.lists(st.integers(0, 800), min_size=2, max_size=12))
