@@ -8,6 +8,8 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 from cached import faults
 from cached.errors import IntegrityFailed, SourceChanged
@@ -42,6 +44,11 @@ COPY_FILE = faults.declare("copy.file")
 #: Called with the number of bytes done since the last call; may raise to stop the work.
 Report = Callable[[int], None]
 _local = threading.local()
+#: Threads that hash and write at one time: one processor is left to those that answer. More threads than that would
+#: only take the interpreter's lock from each other, and from the event loop.
+_AT_ONCE = max(1, (os.cpu_count() or 1) - 1)
+_turns = threading.BoundedSemaphore(_AT_ONCE)
+_NO_TURN: AbstractContextManager[object] = nullcontext()
 
 
 def read_leaves(source: int, size: int, report: Report, *, into: int | None = None) -> bytes:
@@ -53,21 +60,28 @@ def read_leaves(source: int, size: int, report: Report, *, into: int | None = No
 
 
 def read_shared(source: int, size: int, report: Report, *, into: int | None = None) -> bytes:
-    """Do as `read_leaves`, a large file by two threads: they read, hash and write without the interpreter's lock.
+    """Do as `read_leaves`, a large file by two threads where there are processors for them.
 
     What is written goes to the device while the rest is read. `report` is called by both.
     """
-    if size < SHARED:
-        return read_leaves(source, size, report, into=into)
+    part = partial(_read_part, source, report=report, into=into, ahead=size >= SHARED, turn=_turns)
+    if size < SHARED or _AT_ONCE < 2:
+        return part(0, size)
     middle = size // 2 // BUFFER * BUFFER
     with ThreadPoolExecutor(1, thread_name_prefix="copy") as other:
-        rest = other.submit(_read_part, source, middle, size, report, into, ahead=True)
-        first = _read_part(source, 0, middle, report, into, ahead=True)
-        return first + rest.result()
+        rest = other.submit(part, middle, size)
+        return part(0, middle) + rest.result()
 
 
 def _read_part(
-    source: int, start: int, end: int, report: Report, into: int | None, *, ahead: bool = False
+    source: int,
+    start: int,
+    end: int,
+    report: Report,
+    into: int | None,
+    *,
+    ahead: bool = False,
+    turn: AbstractContextManager[object] = _NO_TURN,
 ) -> bytes:
     buffer = _buffer()
     digests = []
@@ -75,9 +89,10 @@ def _read_part(
     while done < end:
         view = buffer[: min(BUFFER, end - done)]
         _read_full(source, view, done)
-        digests.append(hash_leaves(view))
-        if into is not None:
-            files.write_all(into, view, done)
+        with turn:
+            digests.append(hash_leaves(view))
+            if into is not None:
+                files.write_all(into, view, done)
         done += len(view)
         report(len(view))
         if ahead and into is not None and done - begun >= AHEAD:

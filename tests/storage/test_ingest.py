@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -147,19 +148,23 @@ def test_what_has_something_below_it_is_no_file_and_no_link(work, opened, above,
 def test_a_file_that_changes_while_it_is_read_is_refused(work, opened, roomy, monkeypatch, change):
     fd = opened(b"12345")
     os.utime(roomy / "source", ns=(1, 1))
-    read = copying.read_leaves
+    read = copying.read_shared
 
     def read_and_change(*args, **keywords):
         (roomy / "source").write_bytes(change)
         return read(*args, **keywords)
 
-    monkeypatch.setattr(copying, "read_leaves", read_and_change)
+    monkeypatch.setattr(copying, "read_shared", read_and_change)
     with pytest.raises(SourceChanged):
         work.add_file("f", fd, 5)
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize("size", [2 << 20, (3 << 20) + 5, (4 << 20) - 1])
-def test_a_large_file_that_two_threads_share_is_what_one_would_make(store, work, opened, monkeypatch, size):
+def test_a_large_file_is_the_same_whether_one_thread_makes_it_or_two(
+    store, work, opened, monkeypatch, size, at_once
+):
+    monkeypatch.setattr(copying, "_AT_ONCE", at_once)
     monkeypatch.setattr(copying, "SHARED", 2 << 20)
     monkeypatch.setattr(copying, "AHEAD", 1 << 20)
     data = os.urandom(size)
@@ -172,6 +177,7 @@ def test_a_large_file_that_two_threads_share_is_what_one_would_make(store, work,
 
 
 def test_a_large_file_whose_second_half_ends_early_is_refused(work, opened, roomy, monkeypatch):
+    monkeypatch.setattr(copying, "_AT_ONCE", 2)
     monkeypatch.setattr(copying, "SHARED", 2 << 20)
     fd, report = opened(bytes(4 << 20)), work._report
 
@@ -364,3 +370,25 @@ def test_a_full_partition_refuses_with_no_space_and_gives_everything_back(tiny, 
     store.empty(store.discard("tx"))
     assert store.partition_free() > 1_900_000
     store.close()
+
+
+def test_one_processor_is_left_to_others_however_many_files_are_copied_at_once(roomy, monkeypatch):
+    monkeypatch.setattr(copying, "_turns", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(copying, "_AT_ONCE", 1)
+    data, busy, most = os.urandom(3 * copying.BUFFER + 5), [], []
+
+    def hashed(view):
+        busy.append(view)
+        most.append(len(busy))
+        time.sleep(0.005)
+        busy.pop()
+        return hash_leaves(view)
+
+    monkeypatch.setattr(copying, "hash_leaves", hashed)
+    (roomy / "f").write_bytes(data)
+    fd = os.open(roomy / "f", os.O_RDONLY)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: copying.read_shared(fd, len(data), lambda _: None), range(4)))
+    os.close(fd)
+    assert found == [hash_leaves(data)] * 4
+    assert set(most) == {1}
