@@ -21,8 +21,6 @@ class Joined(msgspec.Struct, frozen=True, kw_only=True):
     encryption: str = "tls"
     #: It gives the direct method's streams on connections of their own, too.
     bulk: bool = False
-    #: Of one that is fetching: the bytes that it has so far.
-    present: int = 0
 
 
 class Enclosed(NamedTuple):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -50,11 +50,8 @@ class Introduced:
         Between a node that encrypts and one that does not, the stricter side wins: they use `direct`, always encrypted.
         """
         mine = _encryption(self.node)
-        told = {one.node.record.id: one.holding.bytes_present for one in self.node.holders(self.set_id)}
         return [
-            replace(holder, present=max(holder.present, told.get(holder.node_id, 0)))
-            for holder in self._giving("bittorrent")
-            if self.answers[holder.node_id].encryption == mine
+            holder for holder in self._giving("bittorrent") if self.answers[holder.node_id].encryption == mine
         ]
 
     def direct(self) -> Sequence[Holder]:
@@ -147,7 +144,6 @@ class Introduced:
             complete=answer.complete,
             reachable=record.reachable,
             bulk=answer.bulk and record.reachable,
-            present=answer.present,
         )
         self.answers[record.id] = answer
         self.agreed[record.id] = (holder, now, record.incarnation)
@@ -212,7 +208,6 @@ def giving(node: Node, held: ReplicaRow) -> Joined:
         methods=tuple(name for name in node.config.replication.methods if whole or name == "direct"),
         encryption=_encryption(node),
         bulk=True,
-        present=announce.holding(node, held).bytes_present,
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from cached.errors import Busy, NoSource, NotFound, UsageError
 from cached.replication import layout as layouts
-from cached.replication import linked, mesh, queues
+from cached.replication import linked, queues
 from cached.replication import pack as packs
 from cached.replication.claims import ClaimDesk
 from cached.replication.fetching import Fetch
@@ -282,9 +282,7 @@ class Swarm:
             patience=self._patience,
         )
         farthest = max((self._round_trip(one.node_id) for one in holders()), default=0.0)
-        near = mesh.nearest(progress.bytes_present, holders(), progress.bytes_wanted)
-        neighbours = min(job.receivers, len(near) + 1)
-        self._session.advertise(job.content, queues.member_queue(farthest, neighbours))
+        self._session.advertise(job.content, queues.member_queue(farthest, job.receivers))
         digests = job.coarse or job.leaves
         layout = await asyncio.to_thread(layouts.build, job.content, job.manifest, digests, piece, pack)
         member.layout = layout

@@ -29,9 +29,6 @@ _RENEW_EVERY = 1.0
 #: Who wants nothing of the source says so now and then, lest what it has counts as lost.
 _STAY_KNOWN = 2.0
 _MEASURE_EVERY = 0.25
-#: Seconds over which it is felt how fast bytes come, and the part of the best so far that is too little.
-_FEEL_EVERY = 2.0
-_HUNGRY = 0.7
 #: Between claims, at least.
 _CLAIM_EVERY = 0.01
 #: Seconds without the source, or without an answer to a claim, after which claims do not rule any more.
@@ -81,7 +78,6 @@ class Fetch:
         now = self._loop.time()
         self._started = self._moved_at = self._source_seen = self._claim_answered = now
         self._measured = self._claimed_at = self._looked = 0.0
-        self._felt, self._had, self._best = now, torrent.bytes_have, 0.0
         self._flows: dict[tuple[str, int], int] = {}
         self._from_source = self._from_source_before = 0
         self._source_queue = queues.source_queue(0.0, job.receivers)
@@ -118,7 +114,7 @@ class Fetch:
         lacking = ~self._torrent.have & ((1 << len(self._priorities)) - 1)
         if self._source in self._members.joined and not self._others_first(self._started):
             await self._claim(lacking, stalled=False)
-            # Others have it all, or are far in front: there is nothing to be asked of the source.
+            # All of it has left the source: others have it, though nobody is connected yet.
             self._dropped = self._claim_answered > self._started and not self._pending
         if not self._pending:
             self._prioritize([1] * len(self._priorities))
@@ -135,7 +131,6 @@ class Fetch:
             await self._members.refresh()
             await self._look()
             self._measure(now)
-            self._feel(now)
             if now - self._members.dialled_at >= (_DIAL_AT_FIRST if self._fresh(now) else _DIAL_EVERY):
                 self._dial()
             self._report()
@@ -207,15 +202,6 @@ class Fetch:
             from_source = (self._from_source - self._from_source_before) / past
             self._window = queues.window(self._source_queue, self._mean_piece, from_source)
         self._from_source_before, self._measured = self._from_source, now
-
-    def _feel(self, now: float) -> None:
-        """Notice when less comes than has come before: then those far in front are asked as well."""
-        past = now - self._felt
-        if past >= _FEEL_EVERY:
-            rate = (self._torrent.bytes_have - self._had) / past
-            self._best = max(self._best, rate)
-            self._members.hungry |= rate <= _HUNGRY * self._best
-            self._felt, self._had = now, self._torrent.bytes_have
 
     def _prioritize(self, wanted: list[int]) -> None:
         changed = [
@@ -313,7 +299,6 @@ class Fetch:
                     "pending": f"{self._pending:x}",
                     "count": max(0, self._window - self._pending.bit_count()),
                     "stalled": stalled,
-                    "lacking": len(self._priorities) - self._torrent.have.bit_count(),
                     "receivers": self._job.receivers,
                 },
             )

@@ -55,8 +55,6 @@ class Members:
         #: All members that are known, and those of them to be connected with, by node id.
         self.known: dict[str, Holder] = {}
         self.chosen: dict[str, Holder] = {}
-        #: Whether the nearest in front are not enough.
-        self.hungry = False
         #: Those that are, and the addresses from which their connections come; these need not be the dialled ones.
         self.connected: dict[str, str] = {}
         #: Complete holders that have the torrent in their session.
@@ -75,10 +73,7 @@ class Members:
         now = self._loop.time()
         self.known = known = {holder.node_id: holder for holder in self._holders()}
         before = self.chosen
-        others = [holder for holder in known.values() if holder.node_id != self._source]
-        mine, total = self._torrent.bytes_have, sum(self._torrent.layout.piece_sizes)
-        near = mesh.nearest(mine, others, total, hungry=self.hungry)
-        self.chosen = {holder.node_id: holder for holder in mesh.neighbours(self._node_id, near)}
+        self.chosen = {holder.node_id: holder for holder in mesh.neighbours(self._node_id, known.values())}
         if self._source in known:
             self.chosen[self._source] = known[self._source]
         for node_id, holder in self.chosen.items():

@@ -9,13 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 
-from cached.replication.partition import BEHIND
 from cached.replication.transfer import Holder
 
 #: Up to this many fetchers everybody knows everybody.
 FULL_MESH = 16
-#: Members far in front that a late one draws from, where there are more.
-FEEDERS = 2
 #: Seconds after which a missing member is dialled out of turn.
 OUT_OF_TURN = 3.0
 
@@ -39,29 +36,6 @@ def neighbours(node_id: str, holders: Iterable[Holder]) -> list[Holder]:
     steps = {1, 2, *(max(3, round(size * share)) for share in (0.13, 0.29, 0.43))}
     chosen = {ring[(at + way * step) % size] for step in steps for way in (1, -1)} - {node_id}
     return complete + [others[key] for key in sorted(chosen)]
-
-
-def nearest(mine: int, members: Iterable[Holder], total: int, *, hungry: bool = False) -> list[Holder]:
-    """Leave out members that are not next to a fetcher that has `mine` of `total` bytes, where some come late.
-
-    Of those far in front only the nearest `FEEDERS` are kept, and who is no farther than these; of those far behind
-    the ones that have no more than that nearer to them: so each feeds the next ones, and whoever is in front is not
-    asked by all who come. All choose by the same rule. Who is `hungry` keeps all in front.
-    """
-    at = {one: total if one.complete else one.present for one in members}
-    gap = total // BEHIND
-    front = sorted(place for place in at.values() if place - mine > gap)
-    farthest = total if hungry or len(front) <= FEEDERS else front[FEEDERS - 1] + gap
-
-    def has_others(place: int) -> bool:
-        nearer = sorted(between for between in at.values() if between - place > gap)
-        return len(nearer) >= FEEDERS and mine > nearer[FEEDERS - 1] + gap
-
-    return [
-        one
-        for one, place in at.items()
-        if place <= farthest and not (mine - place > gap and has_others(place))
-    ]
 
 
 def to_dial(

@@ -21,11 +21,6 @@ LEASE = 3.0
 STALL = 2.0
 #: Pieces that a node which has waited too long gets, though another has had them.
 _TAKEN_OVER = 2
-#: Who lacks more than the foremost by so large a part of all pieces has others to live from: the source feeds those
-#: in front, whom nobody else can.
-BEHIND = 8
-#: Seconds between two looks for the foremost.
-_LOOK = 0.25
 
 
 def pieces_in(bits: int) -> Iterator[int]:
@@ -65,8 +60,6 @@ class _Member:
     claimed: int = 0
     #: Pieces fetched.
     done: int = 0
-    #: How many pieces it lacks; None where it does not say.
-    lacking: int | None = None
 
 
 class ClaimTable:
@@ -79,31 +72,17 @@ class ClaimTable:
         self._members: dict[str, _Member] = {}
         #: What all members together have claimed, each piece one of them; and fetched, which several may have.
         self._claimed = self._done = 0
-        #: The fewest pieces that any member lacks, and when that was looked for.
-        self._fewest = pieces
-        self._looked = float("-inf")
 
-    def claim(
-        self,
-        node: str,
-        *,
-        wanted: int,
-        pending: int,
-        count: int,
-        stalled: bool,
-        now: float,
-        lacking: int | None = None,
-    ) -> Grant:
+    def claim(self, node: str, *, wanted: int, pending: int, count: int, stalled: bool, now: float) -> Grant:
         """Hand `node` up to `count` of `wanted`, renew its `pending` ones, count its others as fetched.
 
         A claimed piece that is neither pending nor wanted has arrived; one that is wanted again was given up.
-        `lacking` counts all pieces that it does not have: who is far behind gets none, unless it has stalled.
         """
         wanted &= self._all
         self._forget_the_silent(now)
         member = self._members.pop(node, None) or _Member(seen=now)
         self._members[node] = member
-        member.seen, member.lacking = now, lacking
+        member.seen = now
         given_up = member.done & wanted
         arrived = member.claimed & ~pending & ~wanted
         member.done = (member.done & ~given_up) | arrived
@@ -114,7 +93,7 @@ class ClaimTable:
             self._recount_done()
         free = self._all & ~self._claimed & ~self._done
         share = max(1, free.bit_count() // len(self._members))
-        granted = 0 if self._is_behind(member, now) else _lowest(wanted & free, min(count, share))
+        granted = _lowest(wanted & free, min(count, share))
         if stalled and not granted:
             granted = _lowest(wanted & ~self._claimed, min(count, _TAKEN_OVER))
         member.claimed |= granted
@@ -124,12 +103,6 @@ class ClaimTable:
             unclaimed=(free & ~granted).bit_count(),
             members=len(self._members),
         )
-
-    def _is_behind(self, member: _Member, now: float) -> bool:
-        if now - self._looked >= _LOOK:
-            told = (one.lacking for one in self._members.values() if one.lacking is not None)
-            self._fewest, self._looked = min(told, default=self.pieces), now
-        return member.lacking is not None and member.lacking - self._fewest > self.pieces // BEHIND
 
     def owners(self, now: float) -> dict[int, str]:
         """Return who holds which piece just now."""

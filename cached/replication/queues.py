@@ -20,9 +20,8 @@ _NEIGHBOURS = 16
 _RATE = 12_500_000
 #: More receivers than this get shorter queues at the source.
 _CROWD = 24
-#: A source lets at least so many requests wait in all: of two receivers, four each left a seventh of its line idle, and
-#: eight a quarter, while the receivers' own lines were full.
-_AT_SOURCE = 32
+#: A source lets at least so many requests wait in all: of two receivers, four each left a seventh of its line idle.
+_AT_SOURCE = 16
 #: Seconds after which nobody new is expected in a swarm that nobody has joined.
 _RECENT = 60.0
 #: Least number of pieces to claim ahead.

@@ -31,8 +31,6 @@ class Holder:
     reachable: bool = True
     #: It gives streams on connections of their own, which threads read.
     bulk: bool = False
-    #: Of a fetcher: bytes that it has, or had when it was last heard of.
-    present: int = 0
 
 
 @dataclass(kw_only=True, slots=True)
