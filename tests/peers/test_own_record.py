@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cached.peers.own import OwnRecord
+from cached.peers.own import OwnRecord, Said
 from cached.peers.records import Beat, NodeContents, SignedNode
 from msgspec.structs import replace
 
@@ -27,7 +27,7 @@ class Identity:
 
 
 def said(own: OwnRecord, free: int, now: float) -> bool:
-    return own.publish(NodeContents(free_bytes=free), "host:1", reachable=True, now=now)
+    return own.publish(NodeContents(free_bytes=free), "host:1", reachable=True, now=now) is not Said.SAME
 
 
 def test_what_changes_before_anybody_is_told_costs_no_signature():
