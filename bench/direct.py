@@ -5,7 +5,7 @@
 Real daemons on loopback. `--folder` says on which file system everything lies; in `/dev/shm` the device does not count.
 
 stream   a set of one file, from accepted offer to committed, beside `bench.tls_stream` of the same file, by turns
-sets     the same for sets of 1 KB, 1 MB and 16 MB: medians over all receivers; the stream is that of one, alone
+sets     the same for sets of 1 KB, 1 MB and 16 MB: medians over all receivers; the stream goes to as many at once
 cost     CPU seconds for each GiB, of the source and of the receiver, by direct and BitTorrent, encrypted and plain;
          the link at which a processor of the busier side is full, if all of it were one thread as libtorrent's is;
          most memory of a node meanwhile (RssAnon, children included)
@@ -119,16 +119,17 @@ def bench(asked: argparse.Namespace, receivers: int, encryption: str = "tls") ->
         yield made
 
 
-def alone(cluster: Cluster, size: int) -> float:
-    """Return the seconds of the plain stream of a file of so many bytes."""
+def plainly(cluster: Cluster, size: int, receivers: int = 1) -> float:
+    """Return the seconds of the plain stream of a file of so many bytes, to so many at once: their median."""
     folder = cluster.root / "plain"
     if not (folder / str(size)).exists():
         folder.mkdir(exist_ok=True)
         with (folder / str(size)).open("wb") as out:
             for left in range(size, 0, -(1 << 20)):
                 out.write(os.urandom(min(left, 1 << 20)))
-    warm(cluster.root, size)
-    return stream_seconds(folder / str(size), folder / "goal", cluster.root / "key")
+    warm(cluster.root, receivers * size)
+    key = cluster.root / "key"
+    return statistics.median(stream_seconds(folder / str(size), folder / "goal", key, receivers))
 
 
 def warm(folder: Path, size: int) -> None:
@@ -149,7 +150,7 @@ def stream(asked: argparse.Namespace) -> dict[str, Row]:
     plain, ours = [], []
     with bench(asked, 1) as one:
         for _ in range(asked.rounds):
-            plain.append(alone(one.cluster, asked.size))
+            plain.append(plainly(one.cluster, asked.size))
             ours.append(one.bring(asked.size)[0][0])
     ratio = statistics.median(a / b for a, b in zip(plain, ours, strict=True))
     return {
@@ -174,8 +175,13 @@ def sets(asked: argparse.Namespace) -> dict[str, Row]:
     rows: dict[str, Row] = {}
     for receivers in (1, 8):
         with bench(asked, receivers) as one:
-            plain = statistics.median(alone(one.cluster, SIZES["16 MB"]) for _ in range(max(3, asked.rounds)))
-            figures = [Figure("a TLS stream of 16 MB, alone", 1e3 * plain, "ms")]
+            large, turns = SIZES["16 MB"], range(max(3, asked.rounds))
+            single = statistics.median(plainly(one.cluster, large) for _ in turns)
+            plain = statistics.median(plainly(one.cluster, large, receivers) for _ in turns)
+            figures = [
+                Figure("a TLS stream of 16 MB, alone", 1e3 * single, "ms"),
+                Figure("TLS streams of 16 MB to as many at once", 1e3 * plain, "ms"),
+            ]
             for name, size in SIZES.items():
                 took = [each for _ in range(2 * asked.rounds + 1) for each in one.bring(size)[0]]
                 target = 1e3 * TARGETS.get(name, 2 * plain)

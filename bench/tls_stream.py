@@ -2,7 +2,7 @@
 SHA-256, writes it to a file and syncs that.
 
     python -m bench.tls_stream receive FILE KEY_FILE     (prints its port, then the seconds from the connection on)
-    python -m bench.tls_stream send FILE KEY_FILE PORT
+    python -m bench.tls_stream send FILE KEY_FILE PORT   (prints that it is ready, and begins with a line of its input)
 
 Certificates, and so the cipher, are those of nodes. Both sides use Python's `ssl` on blocking sockets, buffers of
 1 MiB, and no thread: hashing beside receiving costs more than it gains where the interpreter's lock is taken for each
@@ -11,6 +11,7 @@ record.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -27,18 +28,36 @@ from cached.peers.identity import Identity
 BUFFER: Final = 1 << 20
 
 
-def measure(source: Path, goal: Path, key_file: Path) -> float:
-    """Send a file from process to process; return the seconds from the connection until it is hashed and synced."""
-    command = [sys.executable, "-m", "bench.tls_stream"]
-    with subprocess.Popen(
-        [*command, "receive", str(goal), str(key_file)], stdout=subprocess.PIPE, text=True
-    ) as receiver:
-        assert receiver.stdout is not None
-        port = receiver.stdout.readline().strip()
-        subprocess.run([*command, "send", str(source), str(key_file), port], check=True)
-        seconds = float(receiver.stdout.readline())
-    goal.unlink()
+def measure(source: Path, goal: Path, key_file: Path, count: int = 1) -> list[float]:
+    """Send a file to so many processes at once, each from one of its own.
+
+    Return for each the seconds from the connection until it was hashed and synced. `goal` is written, with a number
+    added, and deleted.
+    """
+    with contextlib.ExitStack() as ends:
+        receivers = [
+            ends.enter_context(_end("receive", f"{goal}{number}", key_file)) for number in range(count)
+        ]
+        senders = [ends.enter_context(_end("send", str(source), key_file, _word(one))) for one in receivers]
+        for sender in senders:
+            _word(sender)
+        for sender in senders:
+            assert sender.stdin is not None
+            sender.stdin.close()
+        seconds = [float(_word(receiver)) for receiver in receivers]
+    for number in range(count):
+        Path(f"{goal}{number}").unlink()
     return seconds
+
+
+def _end(role: str, path: str, key_file: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "bench.tls_stream", role, path, str(key_file), *more]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _word(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
 
 
 def _receive(goal: str, identity: Identity) -> None:
@@ -63,6 +82,8 @@ def _receive(goal: str, identity: Identity) -> None:
 
 
 def _send(source: str, identity: Identity, port: int) -> None:
+    print("ready", flush=True)
+    sys.stdin.readline()
     plain = socket.create_connection(("127.0.0.1", port))
     with identity.client_context().wrap_socket(plain, server_hostname=tls.ANY) as connection:
         buffer = memoryview(bytearray(BUFFER))
