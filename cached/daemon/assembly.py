@@ -87,6 +87,7 @@ def assemble(
     scrubber = Scrubber(node)
     undo.callback(node.roots.close)
     undo.callback(node.copiers.shutdown)
+    undo.callback(node.provers.shutdown)
     records.bind(node)
     _bind(node)
     return node, scrubber

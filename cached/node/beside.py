@@ -83,7 +83,7 @@ async def proving(node: Node, flight: Flight) -> AsyncIterator[None]:
             while (maker := flight.maker) is not None:
                 await asyncio.sleep(PROVE)
                 if maker.waiting:
-                    await loop.run_in_executor(node.copiers, maker.make)
+                    await loop.run_in_executor(node.provers, maker.make)
 
     async with _beside(node, "make leaves", make()):
         yield
@@ -99,12 +99,14 @@ async def prove(node: Node, flight: Flight) -> None:
         return
     flight.progress.state = "verifying"
     await gave_all(node, flight)
-    work = asyncio.get_running_loop().run_in_executor(node.copiers, maker.finish)
+    begun = node.provers.submit(maker.finish)
+    work = asyncio.wrap_future(begun)
     try:
         await asyncio.shield(work)
     except asyncio.CancelledError:
         maker.stop()
-        await asyncio.wait({work})
+        if not begun.cancel():
+            await asyncio.gather(work, return_exceptions=True)
         raise
 
 

@@ -336,7 +336,10 @@ async def to_enclose(node: Node, record: SetRecord, *, coarse: bool) -> tuple[by
 
 
 def _whole(node: Node, content: str, *, coarse: bool, bytes_too: bool) -> tuple[bytes, bytes]:
+    store = local(node, content)
     try:
+        if store is not None and store.manifest_size(content) > ENCLOSED:
+            return b"", b""
         parts = _encoded(node, content, coarse=coarse)
     except CachedError:
         return b"", b""
@@ -367,7 +370,8 @@ async def enclosed_in(enclosed: Enclosed | None, known: Known) -> Metadata | Non
         lengths = _head(received)
         if lengths is not None:
             _check_lengths(lengths, known.record, coarse=True)
-            if lengths.total == len(received) <= AT_ONCE:
+            # to follow links takes a while, however few they are
+            if lengths.total == len(received) <= AT_ONCE and b"\nl " not in received:
                 return _parse(received, lengths, known.record.content)
             if lengths.total == len(received):
                 return await asyncio.to_thread(_parse, received, lengths, known.record.content)

@@ -115,6 +115,12 @@ class Node:
             8, thread_name_prefix="copier", initializer=step_back, initargs=(BULK,)
         )
     )
+    #: Threads that make the leaves of what has come: no user's file keeps them waiting.
+    provers: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(
+            2, thread_name_prefix="prover", initializer=step_back, initargs=(BULK,)
+        )
+    )
     roots: Roots = field(default_factory=Roots)
     decisions: Decisions = field(default_factory=Decisions)
     manifests: Manifests = field(default_factory=Manifests)

@@ -18,7 +18,7 @@ from cached.critical import to_the_end
 from cached.errors import Busy, CachedError, NotFound, RequirementsRefused
 from cached.leases import capacity, policy
 from cached.node import announce, book, consent, damage, metadata, receive, seeding, sources
-from cached.node.joined import Enclosed, Joined
+from cached.node.joined import CONTENT, Enclosed, Joined
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
 from cached.peers.records import Peer
@@ -128,8 +128,8 @@ async def _promise_and_start(node: Node, peer: Peer, known: Known, grant: policy
         enclosed=Enclosed(
             node_id=peer.node_id,
             joined=offer.joined,
-            metadata=offer.metadata,
-            content=offer.content,
+            metadata=offer.metadata if len(offer.metadata) <= metadata.ENCLOSED + metadata.HEAD else b"",
+            content=offer.content if len(offer.content) <= CONTENT else b"",
             when=asyncio.get_running_loop().time(),
         ),
     )

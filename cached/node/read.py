@@ -149,7 +149,7 @@ async def show(node: Node, caller: Caller, ref: SetRef) -> wire.SetView:
     """Return one set; nodes that are receiving it are asked how far they are. Raises `NotFound`, `AmbiguousName`."""
     known = resolve(node.shelf, caller, ref)
     sight = watching.Sight(node, known.record.id)
-    await sight.ask()
+    await sight.ask(watching.GLANCE)
     return views.set_view(node, node.shelf.known.get(known.record.id, known), sight.told)
 
 

@@ -161,7 +161,7 @@ async def _run(node: Node, flight: Flight) -> None:
 
 async def _let_go(node: Node, flight: Flight) -> None:
     await prepare.let_go(node, flight)
-    if flight.writeback is not None:
+    if flight.writeback is not None or flight.maker is not None:
         await asyncio.to_thread(flight.close)
 
 

@@ -222,6 +222,10 @@ def proven(node: Node, known: Known) -> bool:
     if held is not None and held.state == "COMMITTED":
         return True
     others = [node.shelf.known[other].record for other in node.shelf.sets_of_content(content) - {set_id}]
+    if set_id in node.unproven and any(
+        other.share != "public" and other.owner != known.record.owner for other in others
+    ):
+        return False  # a document names it, which anybody can write
     domain = known.record.owner.partition("@")[2]
     return all(other.share == "public" or other.owner.partition("@")[2] == domain for other in others)
 

@@ -13,9 +13,10 @@ from cached.node import announce
 from cached.node.node import Node
 from cached.peers.records import Holding
 
-#: Seconds between two rounds of questions, and how long an answer may take.
+#: Seconds between two rounds of questions, how long an answer may take, and how long for who looks once.
 ASK = 2.0
 WAIT = 1.0
+GLANCE = 0.3
 #: Most nodes that are asked in one round; who was not asked comes first in the next.
 AT_ONCE = 32
 #: Name of the question.
@@ -32,8 +33,8 @@ class Sight:
         self.told: dict[str, Holding] = {}
         self._asked: dict[str, float] = {}
 
-    async def ask(self) -> None:
-        """Ask those who are receiving the set now; who does not answer keeps what was heard of it."""
+    async def ask(self, wait: float = WAIT) -> None:
+        """Ask those who are receiving the set now; who does not answer in time keeps what was heard of it."""
         coming = [
             entry.node.record.id
             for entry in self._node.holders(self._set_id)
@@ -43,12 +44,12 @@ class Sight:
         ]
         self.told = {node_id: told for node_id, told in self.told.items() if node_id in coming}
         first = sorted(coming, key=lambda node_id: self._asked.get(node_id, 0.0))[:AT_ONCE]
-        await asyncio.gather(*(self._ask(node_id) for node_id in first))
+        await asyncio.gather(*(self._ask(node_id, wait) for node_id in first))
 
-    async def _ask(self, node_id: str) -> None:
+    async def _ask(self, node_id: str, wait: float) -> None:
         self._asked[node_id] = asyncio.get_running_loop().time()
         with contextlib.suppress(CachedError, msgspec.ValidationError):
-            answer = await self._node.link.call(node_id, METHOD, {"set": self._set_id}, WAIT)
+            answer = await self._node.link.call(node_id, METHOD, {"set": self._set_id}, wait)
             self.told[node_id] = msgspec.convert(answer, Holding)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 LEASE = 3.0
 #: Seconds without a byte after which a node counts as stalled.
 STALL = 2.0
-#: Pieces that a node which has waited too long gets, though another has had them.
+#: Pieces that a node which has waited too long gets, though another has had them: twice as many each time.
 _TAKEN_OVER = 2
 
 
@@ -60,6 +60,8 @@ class _Member:
     claimed: int = 0
     #: Pieces fetched.
     done: int = 0
+    #: How often it has been given what another has had.
+    taken_over: int = 0
 
 
 class ClaimTable:
@@ -95,7 +97,8 @@ class ClaimTable:
         share = max(1, free.bit_count() // len(self._members))
         granted = _lowest(wanted & free, min(count, share))
         if stalled and not granted:
-            granted = _lowest(wanted & ~self._claimed, min(count, _TAKEN_OVER))
+            granted = _lowest(wanted & ~self._claimed, min(count, _TAKEN_OVER << min(member.taken_over, 16)))
+            member.taken_over += 1
         member.claimed |= granted
         self._claimed |= granted
         return Grant(

@@ -194,6 +194,11 @@ class Store:
         with files.translated(path := self.home(content) / "manifest"):
             return path.read_bytes()
 
+    def manifest_size(self, content: str) -> int:
+        """Return how many bytes the canonical manifest has."""
+        with files.translated(path := self.home(content) / "manifest"):
+            return path.stat().st_size
+
     def manifest(self, content: str) -> Manifest:
         """Return the content's manifest; `IntegrityFailed` when it does not hash to the content id."""
         return publication.checked_manifest(self.manifest_bytes(content), content)

@@ -11,13 +11,12 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from cached.errors import Busy, IntegrityFailed
 from cached.sets.coarse import SPAN, Coarse
-from cached.sets.leaves import LeafIndex
 from cached.sets.manifest import Entry, Manifest
-from cached.sets.merkle import DIGEST, LEAF, hash_leaves, root_from_leaves, span_roots
+from cached.sets.merkle import DIGEST, LEAF, hash_leaves, leaf_count, root_from_leaves, span_roots
 from cached.storage import files, tree
 from cached.storage.staging import Staging
 
@@ -29,6 +28,17 @@ _PART: Final = "leaves.part"
 Extent = tuple[str, int, int]
 
 
+class _Large(NamedTuple):
+    """A file that is longer than a span."""
+
+    entry: Entry
+    digests: memoryview
+    #: Number of its first span, of all files' one after the other.
+    first: int
+    #: Where its leaves begin, in bytes.
+    offset: int
+
+
 class LeafMaker:
     """Makes the leaves of one coming content. All but `note` and `stop` block; close it when done."""
 
@@ -38,16 +48,15 @@ class LeafMaker:
         Raises `NoSpace`, and `IntegrityFailed` for digests of another length.
         """
         self._path = staging.path
-        self._entries: dict[str, Entry] = {}
-        self._coarse: dict[str, memoryview] = {}
-        self._spans: dict[str, int] = {}
-        self._index = LeafIndex(manifest)
-        total = 0
+        self._manifest = manifest
+        #: Of each file that is longer than a span: its digests, its first span, and where its leaves lie.
+        self._large: dict[str, _Large] = {}
+        total = offset = 0
         for entry, digests in coarse.split(manifest):
-            if entry.size:
-                self._entries[entry.path], self._coarse[entry.path] = entry, digests
-                self._spans[entry.path] = total
+            if entry.size > SPAN:
+                self._large[entry.path] = _Large(entry, digests, total, offset)
                 total += -(-entry.size // SPAN)
+            offset += leaf_count(entry.size) * DIGEST
         #: One byte for each span of each file: whether its leaves are made.
         self._made = bytearray(total)
         self._come: deque[Extent] = deque()
@@ -59,7 +68,7 @@ class LeafMaker:
                 self._tree = os.dup(staging.data_fd)
                 flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._leaves = os.open(staging.path / _PART, flags, 0o600)
-                os.truncate(self._leaves, self._index.total)
+                os.truncate(self._leaves, offset)
             except BaseException:
                 self.close()
                 raise
@@ -78,8 +87,8 @@ class LeafMaker:
         with self._lock, files.translated(self._path):
             while self._come and not self._stopped:
                 path, start, end = self._come.popleft()
-                if self._coarse.get(path):
-                    self._make(self._entries[path], start, end)
+                if path in self._large:
+                    self._make(self._large[path], start, end)
 
     def finish(self) -> None:
         """Make all leaves that are left, and put them where sealed ones lie: everything has come.
@@ -88,8 +97,11 @@ class LeafMaker:
         it was stopped. May be repeated.
         """
         with self._lock, files.translated(self._path):
-            for entry in self._entries.values():
-                good = self._whole(entry) if entry.size <= SPAN else self._rest(entry)
+            offset = 0
+            for entry in self._manifest.files():
+                large = self._large.get(entry.path)
+                good = self._rest(large) if large is not None else self._whole(entry, offset)
+                offset += leaf_count(entry.size) * DIGEST
                 if self._stopped:
                     raise Busy("the digests of what was received are not made any more")
                 if not good:
@@ -111,39 +123,41 @@ class LeafMaker:
                     os.close(fd)
             self._tree = self._leaves = -1
 
-    def _whole(self, entry: Entry) -> bool:
+    def _whole(self, entry: Entry, offset: int) -> bool:
         """Make the leaves of a file without coarse digests; the only leaf of a small one is its root."""
+        if not entry.size:
+            return True
         leaves = entry.root
         if entry.size > LEAF:
             leaves = hash_leaves(b"".join(data for _, data in self._read(entry, 0, entry.size)))
             if root_from_leaves(leaves) != entry.root:
                 return False
-        files.write_all(self._leaves, leaves, self._index.offset(entry.path))
+        files.write_all(self._leaves, leaves, offset)
         return True
 
-    def _rest(self, entry: Entry) -> bool:
-        first = self._spans[entry.path]
-        end = first + -(-entry.size // SPAN)
+    def _rest(self, large: _Large) -> bool:
+        first, size = large.first, large.entry.size
+        end = first + -(-size // SPAN)
         at = self._made.find(0, first, end)
         while at >= 0:
             last = self._made.find(1, at, end)
             last = end if last < 0 else last
-            if not self._make(entry, (at - first) * SPAN, min(entry.size, (last - first) * SPAN)):
+            if not self._make(large, (at - first) * SPAN, min(size, (last - first) * SPAN)):
                 return False
             at = self._made.find(0, last, end)
         return True
 
-    def _make(self, entry: Entry, start: int, end: int) -> bool:
+    def _make(self, large: _Large, start: int, end: int) -> bool:
         """Make the leaves of a part of a file; False when it is not what it should be."""
         good = True
-        expected, first = self._coarse[entry.path], self._spans[entry.path]
-        for at, data in self._read(entry, start, end):
+        _, expected, first, offset = large
+        for at, data in self._read(large.entry, start, end):
             leaves, span = hash_leaves(data), at // SPAN
             roots = span_roots(leaves, SPAN)
             if not roots or roots != expected[span * DIGEST : span * DIGEST + len(roots)]:
                 good = False
                 continue
-            files.write_all(self._leaves, leaves, self._index.offset(entry.path) + at // LEAF * DIGEST)
+            files.write_all(self._leaves, leaves, offset + at // LEAF * DIGEST)
             count = len(roots) // DIGEST
             self._made[first + span : first + span + count] = b"\1" * count
         return good

@@ -323,3 +323,94 @@ def test_coarse_digests_are_not_made_from_leaves_that_are_damaged(tmp_path):
             coarsely.check(manifest, digests.coarse_of(store, view.content, manifest))
 
     asyncio.run(story())
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("ends", ["committed", "failed", "cancelled"])
+def test_a_transfer_that_has_ended_keeps_no_descriptor(tmp_path, monkeypatch, ends):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, view, proposed, _ = await offered(w, methods=("bittorrent",))
+            monkeypatch.setattr(receive, "PAUSE", 0.001)
+            begun = asyncio.Event()
+
+            async def fails(job, *_) -> None:
+                begun.set()
+                if ends == "failed":
+                    raise NoSource("nobody listens")
+                await asyncio.Event().wait()
+
+            before = descriptors()
+            if ends != "committed":
+                b.swarm.fetch = fails
+            await offer.consider(b, Peer(node_id=a.id, domains=a.identity.domains), proposed)
+            if ends == "cancelled":
+                await begun.wait()
+                await receive.cancel(b, view.id)
+            await until(lambda: view.id not in b.transfers)
+            assert (view.id in b.shelf.replicas) == (ends == "committed")
+            b.roots.close()
+            assert descriptors() <= before
+
+    asyncio.run(story())
+
+
+def test_leaves_are_made_though_users_keep_all_copying_threads_waiting(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, view, proposed, _ = await offered(w)
+            users = threading.Event()
+            for _ in range(16):
+                b.copiers.submit(users.wait)
+            try:
+                assert await taken(a, b, view, proposed) == "COMMITTED"
+            finally:
+                users.set()
+
+    asyncio.run(story())
+
+
+def test_links_in_enclosed_metadata_are_followed_beside_the_event_loop(tmp_path, monkeypatch):
+    async def story():
+        async with world(tmp_path) as w:
+            a = await w.node("a")
+            view = await create_set(a, ALICE, "nr", {"d/f": b"x"}, replicas=0)
+            known = a.shelf.known[view.id]
+            proposed = await offer.make(a, known)
+            threads, parse = [], metadata._parse
+
+            def parses(*args):
+                threads.append(threading.current_thread() is threading.main_thread())
+                return parse(*args)
+
+            monkeypatch.setattr(metadata, "_parse", parses)
+            await metadata.enclosed_in(Enclosed(a.id, None, proposed.metadata), known)
+            linked = proposed.metadata.replace(b"\nf ", b"\nl ", 1)
+            await metadata.enclosed_in(Enclosed(a.id, None, linked), known)
+            assert threads == [True, False]
+
+    asyncio.run(story())
+
+
+def test_what_is_too_much_to_come_with_an_offer_is_not_kept(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, view, proposed, _ = await offered(w)
+            begun = asyncio.Event()
+
+            async def waits(*_) -> None:
+                begun.set()
+                await asyncio.Event().wait()
+
+            b.swarm.fetch = waits
+            much = replace(proposed, content=bytes(1 << 20), metadata=bytes(1 << 20))
+            await offer.consider(b, Peer(node_id=a.id, domains=a.identity.domains), much)
+            await begun.wait()
+            enclosed = b.transfers[view.id].enclosed
+            assert (enclosed.content, enclosed.metadata) == (b"", b"")
+            await receive.cancel(b, view.id)
+
+    asyncio.run(story())

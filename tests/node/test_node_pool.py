@@ -11,7 +11,20 @@ import msgspec
 import pytest
 from cached import wire
 from cached.errors import Forbidden, IntegrityFailed, NameTaken, NotFound, PeerUnreachable, UsageError
-from cached.node import begin, drive, fetch, persist, pool, pooltable, read, receive, recover, verify
+from cached.node import (
+    begin,
+    drive,
+    fetch,
+    offer,
+    persist,
+    pool,
+    pooltable,
+    read,
+    receive,
+    recover,
+    sources,
+    verify,
+)
 from cached.peers.records import Peer
 from cached.replication import placement, reading
 from cached.sets.names import parse_ref
@@ -152,6 +165,30 @@ def test_a_document_gives_nobody_the_bytes_of_somebody_elses_set(tmp_path):
             await until(lambda: node.counters.snapshot().get("receive.origin_failed"), 60)
             assert node.shelf.replicas[view.id].state == "TRANSFERRING"
             assert read.open_now(node, BOB, parse_ref("stolen"), "x") is None
+
+    run(story())
+
+
+def test_nor_does_a_node_give_others_what_it_has_of_such_a_set(tmp_path):
+    async def story():
+        files = {"x": b"a secret", "y": b"another"}
+        origin, _ = await kept(tmp_path, files)
+        async with world(tmp_path) as w:
+            a, b = await node_with(w, origin, "a"), await w.node("b")
+            await create_set(a, ADA, "private", files, replicas=0)
+            for name, data in files.items():
+                origin.store("data", f"out/{name}", b"?" * len(data))
+            view = await made(a, BOB, "stolen", source_set="gs://data/out", replicas=-1)
+            await w.gossip()
+            known = a.shelf.known[view.id]
+            assert not sources.proven(a, known)
+            proposed = await offer.make(a, known)
+            assert (proposed.content, proposed.metadata, proposed.joined) == (b"", b"", None)
+            await drive.look_after(a, known)
+            await asyncio.sleep(0.5)
+            held = b.shelf.replicas.get(view.id)
+            assert held is None or held.state == "TRANSFERRING"
+            assert read.open_now(b, BOB, parse_ref("stolen"), "x") is None
 
     run(story())
 

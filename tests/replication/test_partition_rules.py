@@ -76,6 +76,18 @@ def test_what_a_living_node_fetched_is_handed_out_again_only_to_a_stalled_one():
     assert claim(table, "b", 0.3, wanted=0b11, stalled=True).pieces == (0, 1)
 
 
+def test_who_stalls_again_and_again_is_given_more_of_what_others_claim_to_have_fetched():
+    table, everything = ClaimTable(64), (1 << 64) - 1
+    claim(table, "liar", 0.0, wanted=everything, count=64)
+    got, given = 0, []
+    for turn in range(1, 6):
+        claim(table, "liar", 2.0 * turn, wanted=0)
+        grant = claim(table, "honest", 2.0 * turn, wanted=everything & ~got, count=64, stalled=True)
+        given.append(len(grant.pieces))
+        got |= bits_of(grant.pieces)
+    assert given == [2, 4, 8, 16, 32]
+
+
 def test_a_claim_that_is_given_up_is_free_again():
     table = ClaimTable(1)
     claim(table, "a", 0.0, wanted=1)
@@ -193,10 +205,12 @@ class Plain:
         self.members: dict[str, list[float]] = {}
         self.claimed: dict[str, int] = {}
         self.done: dict[str, int] = {}
+        self.taken: dict[str, int] = {}
 
     def claim(self, node: str, *, wanted: int, pending: int, count: int, stalled: bool, now: float) -> int:
         for one in [one for one, seen in self.members.items() if seen[0] + LEASE <= now]:
             del self.members[one], self.claimed[one], self.done[one]
+            self.taken.pop(one, None)
         self.members[node] = [now]
         mine = self.claimed.get(node, 0)
         self.done[node] = (self.done.get(node, 0) | (mine & ~pending)) & ~wanted
@@ -207,7 +221,9 @@ class Plain:
         most = min(count, max(1, free.bit_count() // len(self.members)))
         granted = bits_of(list(pieces_in(wanted & free))[:most])
         if stalled and not granted:
-            granted = bits_of(list(pieces_in(wanted & self.all & ~claimed))[: min(count, 2)])
+            most = min(count, 2 << self.taken.get(node, 0))
+            self.taken[node] = self.taken.get(node, 0) + 1
+            granted = bits_of(list(pieces_in(wanted & self.all & ~claimed))[:most])
         self.claimed[node] |= granted
         return granted
 
