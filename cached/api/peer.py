@@ -17,7 +17,7 @@ from cached.node.node import Node
 from cached.node.trust import trusted_with
 from cached.peers.link import Writer
 from cached.peers.records import Peer
-from cached.replication import direct
+from cached.replication import serving
 from cached.replication.reading import Ask
 from cached.sets.set import SignedRecord
 
@@ -85,7 +85,7 @@ class PeerApi:
         link.handle(watching.METHOD, self._progress)
         link.handle("origin.share", self._share)
         link.stream(metadata.STREAM, self._metadata)
-        link.stream(direct.STREAM, self._node.direct_server.serve)
+        link.stream(serving.STREAM, self._node.direct_server.serve)
         for method, handler in self._node.swarm.rpc_handlers().items():
             link.handle(method, handler)
 

@@ -25,7 +25,8 @@ from cached.peers.directory import Directory
 from cached.peers.identity import Identity
 from cached.peers.link import Link
 from cached.replication.bittorrent import Swarm
-from cached.replication.direct import Direct, DirectServer
+from cached.replication.direct import Direct
+from cached.replication.serving import DirectServer
 
 
 def assemble(

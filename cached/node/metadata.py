@@ -12,14 +12,11 @@ import msgspec
 
 from cached.errors import Busy, CachedError, Forbidden, IntegrityFailed, NoSource, NoSpace, NotFound
 from cached.node import digests, origins, sources
-from cached.node.joined import CONTENT, Enclosed
 from cached.node.node import Node
 from cached.node.shelf import Known
 from cached.origin import places
 from cached.peers.link import Writer
 from cached.peers.records import Peer
-from cached.replication.files import read_blocks
-from cached.replication.segments import LeafLine
 from cached.replication.transfer import Progress
 from cached.sets import coarse as coarsely
 from cached.sets import manifest as manifests
@@ -37,12 +34,6 @@ STREAM = "metadata"
 HEAD = 256
 LINE = 4224
 SHORTEST = 4
-#: Most bytes of metadata that travel with an offer.
-ENCLOSED = 64 << 10
-#: Most files whose bytes do.
-FILES = 64
-#: So little is worked through on the event loop: a thread would take longer to be reached.
-AT_ONCE = 4 << 10
 #: Bytes of a manifest for directories and links, which a record does not count.
 EXTRAS = 64 << 20
 #: Metadata on its way takes at most this part of the machine's memory, what is small not counted, in bytes.
@@ -173,8 +164,8 @@ async def _from(node: Node, peer: str, known: Known, *, coarse: bool = False) ->
                 begun = loop.time()
                 async for chunk in chunks:
                     received += chunk
-                    if lengths is None and (lengths := _head(received)) is not None:
-                        _check_lengths(lengths, known.record, coarse=coarse)
+                    if lengths is None and (lengths := head(received)) is not None:
+                        check_lengths(lengths, known.record, coarse=coarse)
                         claimed = claim(node, lengths.total)
                     if lengths is not None and len(received) > lengths.total:
                         raise IntegrityFailed("a peer sent more metadata than it had said")
@@ -184,14 +175,14 @@ async def _from(node: Node, peer: str, known: Known, *, coarse: bool = False) ->
                     patience.reschedule(begun + GRACE + len(received) / SLOWEST)
         if lengths is None or len(received) != lengths.total:
             raise NoSource("a peer broke off while it sent metadata")
-        return await asyncio.to_thread(_parse, received, lengths, known.record.content)
+        return await asyncio.to_thread(parse, received, lengths, known.record.content)
     except TimeoutError:
         raise NoSource("a peer sent its metadata too slowly") from None
     finally:
         node.metadata_coming -= claimed
 
 
-def _head(received: bytearray) -> Lengths | None:
+def head(received: bytearray) -> Lengths | None:
     """Take the head off what has come so far; None while it is not whole."""
     end = received.find(b"\n")
     if end < 0 and len(received) <= HEAD:
@@ -204,7 +195,8 @@ def _head(received: bytearray) -> Lengths | None:
     return lengths
 
 
-def _check_lengths(lengths: Lengths, record: SetRecord, *, coarse: bool) -> None:
+def check_lengths(lengths: Lengths, record: SetRecord, *, coarse: bool) -> None:
+    """Raise `IntegrityFailed` for more than a set of that size may have; `coarse`: coarse digests may come instead."""
     most = Lengths(
         manifest=min(manifests.MAX_MANIFEST, EXTRAS + record.files * LINE),
         leaves=record.bytes // (LEAF // DIGEST) + record.files * DIGEST,
@@ -243,7 +235,8 @@ def claim(node: Node, wanted: int) -> int:
     return wanted
 
 
-def _parse(received: bytearray, lengths: Lengths, content: str) -> Metadata:
+def parse(received: bytearray, lengths: Lengths, content: str) -> Metadata:
+    """Return what came after a head, checked; raises `IntegrityFailed`."""
     parts, at = [], 0
     for length in lengths.parts:
         parts.append(bytes(memoryview(received)[at : at + length]))
@@ -296,23 +289,25 @@ async def serve(node: Node, peer: Peer, query: dict[str, object], writer: Writer
     content = str(query.get("content", ""))
     if not node.consents.allowed(peer.node_id, content):
         raise Forbidden("this node has not agreed to send you that content")
-    parts = await asyncio.to_thread(_encoded, node, content, coarse=bool(query.get("coarse")))
-    if not _suffice(parts):
+    parts = await asyncio.to_thread(encoded, node, content, coarse=bool(query.get("coarse")))
+    if not suffice(parts):
         raise NotFound("this node has just finished receiving that content, or does not have its leaves yet")
     if not query.get("places"):
         parts[3] = None
-    await writer.write(_headed(parts))
+    await writer.write(headed(parts))
     for part in parts:
         for start in range(0, len(part or b""), 1 << 20):
             await writer.write(memoryview(part or b"")[start : start + (1 << 20)])
 
 
-def _suffice(parts: list[bytes | None]) -> bool:
+def suffice(parts: list[bytes | None]) -> bool:
+    """Tell whether parts as `encoded` returns them describe a content: a manifest, and digests of one kind."""
     data, leaves, _, _, coarse = parts
     return data is not None and not (leaves is None and coarse is None)
 
 
-def _headed(parts: list[bytes | None]) -> bytes:
+def headed(parts: list[bytes | None]) -> bytes:
+    """Return the head of a stream of parts as `encoded` returns them."""
     lengths = Lengths(
         **{
             name: -1 if part is None else len(part)
@@ -322,63 +317,7 @@ def _headed(parts: list[bytes | None]) -> bytes:
     return msgspec.json.encode(lengths) + b"\n"
 
 
-async def to_enclose(node: Node, record: SetRecord, *, coarse: bool) -> tuple[bytes, bytes]:
-    """Return a set's metadata as the stream gives it, and the bytes of its files; nothing of what is not little.
-
-    `coarse`: without leaves.
-    """
-    least = coarsely.longest(record.bytes) // 2 if coarse else record.bytes // (LEAF // DIGEST)
-    if least > ENCLOSED or record.files * SHORTEST > ENCLOSED:
-        return b"", b""
-    direct = "direct" in record.methods and "direct" in node.config.replication.methods
-    bytes_too = direct and not coarse and 0 < record.bytes <= CONTENT and record.files <= FILES
-    return await asyncio.to_thread(_whole, node, record.content, coarse=coarse, bytes_too=bytes_too)
-
-
-def _whole(node: Node, content: str, *, coarse: bool, bytes_too: bool) -> tuple[bytes, bytes]:
-    store = local(node, content)
-    try:
-        if store is not None and store.manifest_size(content) > ENCLOSED:
-            return b"", b""
-        parts = _encoded(node, content, coarse=coarse)
-    except CachedError:
-        return b"", b""
-    if not _suffice(parts) or sum(len(part or b"") for part in parts) > ENCLOSED:
-        return b"", b""
-    whole = b"".join([_headed(parts), *(part or b"" for part in parts)])
-    return whole, _bytes(node, content, parts[0] or b"") if bytes_too else b""
-
-
-def _bytes(node: Node, content: str, manifest: bytes) -> bytes:
-    """Return the bytes of all files of a content that is whole here; nothing of another."""
-    store = local(node, content)
-    if store is None:
-        return b""
-    with contextlib.suppress(CachedError):  # it is just going, or a file is too short
-        line = LeafLine(manifests.decode(manifest))
-        segments = list(line.segments([(0, line.total)]))
-        return b"".join(read_blocks(lambda: store.open_content(content), segments, CONTENT))
-    return b""
-
-
-async def enclosed_in(enclosed: Enclosed | None, known: Known) -> Metadata | None:
-    """Return the metadata that came with an offer, once it is found right; None where none came, or it is not."""
-    if enclosed is None or not 0 < len(enclosed.metadata) <= ENCLOSED + HEAD:
-        return None
-    received = bytearray(enclosed.metadata)
-    with contextlib.suppress(CachedError):
-        lengths = _head(received)
-        if lengths is not None:
-            _check_lengths(lengths, known.record, coarse=True)
-            # to follow links takes a while, however few they are
-            if lengths.total == len(received) <= AT_ONCE and b"\nl " not in received:
-                return _parse(received, lengths, known.record.content)
-            if lengths.total == len(received):
-                return await asyncio.to_thread(_parse, received, lengths, known.record.content)
-    return None
-
-
-def _encoded(node: Node, content: str, *, coarse: bool) -> list[bytes | None]:
+def encoded(node: Node, content: str, *, coarse: bool) -> list[bytes | None]:
     """Return manifest, leaves, times, places and coarse digests as they are kept, or as they wait for the bytes to
     come: `coarse` says which of the two kinds of digests; the other is None.
     """

@@ -43,8 +43,9 @@ from cached.peers.link import Link
 from cached.peers.records import HolderEntry
 from cached.precedence import BULK, step_back
 from cached.replication.bittorrent import Swarm
-from cached.replication.direct import Direct, DirectServer
+from cached.replication.direct import Direct
 from cached.replication.reading import Table
+from cached.replication.serving import DirectServer
 from cached.sets.set import Tier
 from cached.storage.disk import Store
 from cached.storage.fileindex import FileIndex

@@ -17,7 +17,7 @@ from cached.catalog.tx import Tx
 from cached.critical import to_the_end
 from cached.errors import Busy, CachedError, NotFound, RequirementsRefused
 from cached.leases import capacity, policy
-from cached.node import announce, book, consent, damage, metadata, receive, seeding, sources
+from cached.node import announce, book, consent, damage, enclosing, metadata, receive, seeding, sources
 from cached.node.joined import CONTENT, Enclosed, Joined
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
@@ -128,7 +128,7 @@ async def _promise_and_start(node: Node, peer: Peer, known: Known, grant: policy
         enclosed=Enclosed(
             node_id=peer.node_id,
             joined=offer.joined,
-            metadata=offer.metadata if len(offer.metadata) <= metadata.ENCLOSED + metadata.HEAD else b"",
+            metadata=offer.metadata if len(offer.metadata) <= enclosing.ENCLOSED + metadata.HEAD else b"",
             content=offer.content if len(offer.content) <= CONTENT else b"",
             when=asyncio.get_running_loop().time(),
         ),
@@ -213,7 +213,7 @@ async def make(node: Node, known: Known, *, requested: bool = False, receivers: 
     sure = held is not None and sources.proven(node, known)
     # who asks alone may be one of many who do just now
     coarse = seeding.takes_coarse(node, known, max(receivers, sources.receivers(node, known.record.id) + 1))
-    enclosed, content = await metadata.to_enclose(node, known.record, coarse=coarse) if sure else (b"", b"")
+    enclosed, content = await enclosing.to_enclose(node, known.record, coarse=coarse) if sure else (b"", b"")
     return Offer(
         record=known.aged(node.now()),
         lease_seconds=node.left(known.lease),

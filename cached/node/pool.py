@@ -33,7 +33,7 @@ from cached.node.sources import Introduced
 from cached.node.trust import trusted_with
 from cached.origin.places import Places
 from cached.origin.values import NODE_ACCOUNT
-from cached.replication import direct, placement
+from cached.replication import placement, serving
 from cached.replication.files import scan, write_block
 from cached.replication.reading import ALONE, Ask, Share, block_leaves
 from cached.replication.segments import LeafLine, Segment
@@ -363,7 +363,7 @@ class _Member:
         try:
             async with (
                 asyncio.timeout(STALL + size / SLOWEST),
-                contextlib.aclosing(self._node.link.fetch(giver, direct.STREAM, query)) as chunks,  # type: ignore[type-var]
+                contextlib.aclosing(self._node.link.fetch(giver, serving.STREAM, query)) as chunks,  # type: ignore[type-var]
             ):
                 while len(received) < size:
                     async with asyncio.timeout(STALL):

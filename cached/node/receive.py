@@ -21,10 +21,11 @@ from cached.critical import to_the_end
 from cached.errors import CachedError, IntegrityFailed, NoSource, NoSpace
 from cached.leases import capacity
 from cached.node import announce, beside, prepare, seeding, sharing, sources, ways
+from cached.node.enclosing import enclosed_in
 from cached.node.flight import Flight
 from cached.node.joined import Enclosed
 from cached.node.kept import obtain
-from cached.node.metadata import Metadata, enclosed_in, staged
+from cached.node.metadata import Metadata, staged
 from cached.node.node import Node
 from cached.node.shelf import Changes
 from cached.origin.places import Places

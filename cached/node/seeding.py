@@ -14,8 +14,8 @@ from cached.node.node import Node
 from cached.node.shelf import Known
 from cached.peers.identity import Identity
 from cached.replication import layout, method
-from cached.replication.direct import Served
 from cached.replication.membership import Seedable
+from cached.replication.serving import Served
 from cached.replication.transfer import TlsMaterial
 from cached.sets.coarse import SPAN, Coarse
 from cached.sets.manifest import Manifest

@@ -176,9 +176,7 @@ class Directory:
         return own + [self._members.entry(member, now) for member in self._members]
 
     def node(self, name: str) -> NodeEntry | None:
-        """Return the node with this id, name, host or unambiguous beginning (8+ digits) of an id; live ones
-        first.
-        """
+        """Return the node with this id, name, host or unambiguous beginning (8+ digits) of an id; live ones first."""
         return find(self.nodes(), name)
 
     def host_of(self, node_id: str) -> str:

@@ -10,41 +10,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-from cached.errors import CachedError, IntegrityFailed, NoSource, NotFound, PeerUnreachable, UsageError
+from cached.errors import CachedError, IntegrityFailed, NoSource, PeerUnreachable
 from cached.replication.drain import Block, OpenBulk, drain
-from cached.replication.files import read_blocks, scan, write_block
-from cached.replication.segments import LeafLine, Range, Segment, after, merged
-from cached.replication.transfer import Allowed, FetchJob, Holder, Holders, Peer
+from cached.replication.files import scan, write_block
+from cached.replication.segments import LeafLine, Range, Segment, after
+from cached.replication.serving import FEW, MOST_RANGES, STREAM
+from cached.replication.transfer import FetchJob, Holder, Holders
 from cached.sets.leaves import check_all_leaves
-from cached.sets.manifest import Manifest
 from cached.sets.merkle import LEAF
 
 log = logging.getLogger(__name__)
 
-#: Name of the stream on the link.
-STREAM = "content"
 #: Seconds without a byte after which another holder is asked.
 STALL = 2.0
-#: Ranges in one request, at most.
-MOST_RANGES = 1000
-
-#: Up to so many entries a manifest is worked through on the event loop.
-FEW = 64
 #: From so many bytes on a stream is worth a connection of its own, where the holder offers it.
 BULK_FROM = 4 << 20
 #: Streams that are read at a time; more wait.
 MOST_BULK = 32
 
 _BLOCK = 2 * 1024 * 1024
-#: Bytes that are encrypted and sent at a time: of more, the event loop copies what the socket does not take, again and
-#: again.
-_STEP = 256 * 1024
 _TRY_AGAIN = 0.5
 #: Seconds after which what a slow link brought is written, though it is less than a block.
 _SETTLE = 0.5
@@ -53,13 +43,6 @@ _SETTLE = 0.5
 FetchStream = Callable[[str, str, dict[str, Any]], AsyncIterator[bytes]]
 #: `corrupt(node_id, content, path)`: a holder sent bytes that do not match.
 Corrupt = Callable[[str, str, str], None]
-
-
-class Writer(Protocol):
-    """The sending end of a stream, as `cached.peers` hands it over."""
-
-    async def write(self, data: bytes) -> None:
-        """Send, and wait while the receiver is slow."""
 
 
 @dataclass(slots=True)
@@ -350,89 +333,3 @@ def _hopeless(work: _Work) -> CachedError:
             holders=sorted(work.bad),
         )
     return NoSource(f"nothing arrives: {work.reason}", hint="check that a holder is alive", content=content)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Served:
-    """A content of this node that may be streamed."""
-
-    manifest: Manifest
-    #: Opens the directory of its files; the descriptor is closed by the server.
-    open_dir: Callable[[], int]
-    #: Paths of files that are damaged here: whoever asks for bytes of one is told that they are not here.
-    withheld: frozenset[str] = frozenset()
-
-
-class DirectServer:
-    """The sending end: `link.stream(STREAM, server.serve)`."""
-
-    def __init__(
-        self,
-        *,
-        lookup: Callable[[str], Awaitable[Served | None]],
-        allowed: Allowed = lambda _peer, _content: True,
-    ) -> None:
-        self._lookup = lookup
-        self._allowed = allowed
-        #: Payload bytes sent, by content.
-        self.sent: dict[str, int] = {}
-
-    def gave(self, content: str, size: int) -> None:
-        """Count payload bytes that were sent."""
-        self.sent[content] = self.sent.get(content, 0) + size
-
-    async def serve(self, peer: Peer, query: dict[str, Any], writer: Writer) -> None:
-        """Send what the query asks for; raise `NotFound` when it is not here, or not for this peer."""
-        content, ranges = _parse(query)
-        served = await self._lookup(content) if self._allowed(peer.node_id, content) else None
-        if served is None:
-            raise NotFound("no such content here")
-        few = len(served.manifest.entries) <= FEW
-        line = LeafLine(served.manifest) if few else await asyncio.to_thread(LeafLine, served.manifest)
-        try:
-            line.check(ranges)
-        except ValueError as error:
-            raise UsageError(f"the content has {error}") from None
-        damaged = len(served.withheld) > 0 and await asyncio.to_thread(_is_withheld, served, line, ranges)
-        if damaged:
-            raise NotFound("these bytes are damaged here")
-        if few and line.bytes_in(ranges) <= _BLOCK:
-            block = await asyncio.to_thread(_read_at_once, served, line, ranges)
-            await self._send(content, block, writer)
-            return
-        blocks = read_blocks(served.open_dir, line.segments(ranges), _BLOCK)
-        reading: asyncio.Task[bytes] | None = None
-        try:
-            reading = asyncio.create_task(asyncio.to_thread(next, blocks, b""))
-            while block := await asyncio.shield(reading):
-                reading = asyncio.create_task(asyncio.to_thread(next, blocks, b""))  # while this one is sent
-                await self._send(content, block, writer)
-        finally:
-            if reading is not None:
-                await asyncio.wait([reading])
-                reading.exception()
-            blocks.close()
-
-    async def _send(self, content: str, block: bytes, writer: Writer) -> None:
-        for start in range(0, len(block), _STEP):
-            await writer.write(block[start : start + _STEP])
-        self.gave(content, len(block))
-
-
-def _is_withheld(served: Served, line: LeafLine, ranges: list[Range]) -> bool:
-    return any(segment.path in served.withheld for segment in line.segments(ranges))
-
-
-def _read_at_once(served: Served, line: LeafLine, ranges: list[Range]) -> bytes:
-    return b"".join(read_blocks(served.open_dir, line.segments(ranges), _BLOCK))
-
-
-def _parse(query: dict[str, Any]) -> tuple[str, list[Range]]:
-    try:
-        content = query["content"]
-        ranges = [(int(first), int(end)) for first, end in query["ranges"]]
-    except (KeyError, TypeError, ValueError):
-        raise UsageError("a direct fetch needs content and ranges") from None
-    if not isinstance(content, str) or len(ranges) > MOST_RANGES:
-        raise UsageError("a direct fetch needs content and few ranges")
-    return content, merged(ranges)

@@ -48,7 +48,8 @@ from cached.node.shelf import Known, Shelf
 from cached.node.space import Space
 from cached.peers.authority import init_cluster
 from cached.peers.identity import Identity
-from cached.replication.direct import Direct, DirectServer
+from cached.replication.direct import Direct
+from cached.replication.serving import DirectServer
 from cached.sets.set import SetRecord, SignedRecord
 from cached.storage.disk import Store
 from cached.storage.pinlog import PinLog

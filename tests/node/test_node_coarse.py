@@ -9,7 +9,7 @@ import time
 
 import pytest
 from cached.errors import IntegrityFailed, NoSource, NoSpace
-from cached.node import beside, digests, drive, metadata, offer, receive
+from cached.node import beside, digests, drive, enclosing, metadata, offer, receive
 from cached.node.joined import Enclosed
 from cached.peers.records import Peer
 from cached.replication import layout, method
@@ -243,8 +243,8 @@ def test_coarse_digests_that_do_not_belong_to_the_content_are_not_believed(tmp_p
             a, b, view, proposed, _ = await offered(w)
             wrong = proposed.metadata[:-1] + bytes([proposed.metadata[-1] ^ 1])
             known = b.shelf.known[view.id]
-            assert await metadata.enclosed_in(Enclosed(a.id, None, wrong), known) is None
-            right = await metadata.enclosed_in(Enclosed(a.id, None, proposed.metadata), known)
+            assert await enclosing.enclosed_in(Enclosed(a.id, None, wrong), known) is None
+            right = await enclosing.enclosed_in(Enclosed(a.id, None, proposed.metadata), known)
             assert right is not None
 
     asyncio.run(story())
@@ -315,7 +315,7 @@ def test_coarse_digests_are_not_made_from_leaves_that_are_damaged(tmp_path):
                 digests.coarse_of(store, view.content, manifest)
             assert store.coarse(view.content) is None
             known = node.shelf.known[view.id]
-            assert await metadata.to_enclose(node, known.record, coarse=True) == (b"", b"")
+            assert await enclosing.to_enclose(node, known.record, coarse=True) == (b"", b"")
             store.put_coarse(view.content, Coarse(b"made before"))
             assert repair.mend(store, view.content, scrub.verify(store, view.content)) == []
             assert path.read_bytes() == right
@@ -380,16 +380,16 @@ def test_links_in_enclosed_metadata_are_followed_beside_the_event_loop(tmp_path,
             view = await create_set(a, ALICE, "nr", {"d/f": b"x"}, replicas=0)
             known = a.shelf.known[view.id]
             proposed = await offer.make(a, known)
-            threads, parse = [], metadata._parse
+            threads, parse = [], metadata.parse
 
             def parses(*args):
                 threads.append(threading.current_thread() is threading.main_thread())
                 return parse(*args)
 
-            monkeypatch.setattr(metadata, "_parse", parses)
-            await metadata.enclosed_in(Enclosed(a.id, None, proposed.metadata), known)
+            monkeypatch.setattr(metadata, "parse", parses)
+            await enclosing.enclosed_in(Enclosed(a.id, None, proposed.metadata), known)
             linked = proposed.metadata.replace(b"\nf ", b"\nl ", 1)
-            await metadata.enclosed_in(Enclosed(a.id, None, linked), known)
+            await enclosing.enclosed_in(Enclosed(a.id, None, linked), known)
             assert threads == [True, False]
 
     asyncio.run(story())

@@ -6,7 +6,7 @@ import asyncio
 import os
 
 import pytest
-from cached.node import drive, metadata, offer, sources
+from cached.node import drive, enclosing, metadata, offer, sources
 from cached.node.joined import Enclosed
 from cached.peers.records import Peer
 from msgspec.structs import replace
@@ -113,11 +113,11 @@ def test_what_is_no_metadata_at_all_counts_as_none(tmp_path):
                 b"{",
                 b"\n",
                 b"x" * 300,
-                b"x" * (metadata.ENCLOSED + 1000),
+                b"x" * (enclosing.ENCLOSED + 1000),
                 proposed.metadata + b"x",
             ):
-                assert await metadata.enclosed_in(Enclosed(a.id, None, data), known) is None
-            found = await metadata.enclosed_in(Enclosed(a.id, None, proposed.metadata), known)
+                assert await enclosing.enclosed_in(Enclosed(a.id, None, data), known) is None
+            found = await enclosing.enclosed_in(Enclosed(a.id, None, proposed.metadata), known)
             assert found is not None
             assert found.manifest.file_count == len(FILES)
 

@@ -13,7 +13,7 @@ from cached.leases import upkeep
 from cached.node import damage, fetch, read, revise, status, verify
 from cached.node.scrubber import Scrubber
 from cached.peers.records import Peer
-from cached.replication import direct
+from cached.replication import serving
 from cached.sets.names import parse_ref
 from tests.node.fakes import caller, create_set, until, world
 
@@ -208,7 +208,7 @@ def test_what_a_peer_received_wrong_is_looked_at_and_withheld(tmp_path):
             await until(lambda: not damage.whole(a, view.content, "disk"))
             with pytest.raises(CachedError, match="damaged"):
                 async for _ in b.link.fetch(
-                    a.id, direct.STREAM, {"content": view.content, "ranges": [[0, 2]]}
+                    a.id, serving.STREAM, {"content": view.content, "ranges": [[0, 2]]}
                 ):
                     pass
             scrubber.repair(0.0)

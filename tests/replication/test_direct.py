@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from cached.errors import CachedError, IntegrityFailed, NoSource, NotFound, PeerUnreachable, UsageError
-from cached.replication.direct import STREAM, Direct, DirectServer, Served
+from cached.replication.direct import Direct
+from cached.replication.serving import STREAM, DirectServer, Served
 from cached.replication.transfer import Holder, Progress
 from tests.replication.swarm_kit import Caller, Content, job_for, make_content, same
 

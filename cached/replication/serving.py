@@ -1,0 +1,119 @@
+"""The sending end of the direct method: the leaves that a peer asks for, as one stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cached.errors import NotFound, UsageError
+from cached.replication.files import read_blocks
+from cached.replication.segments import LeafLine, Range, merged
+from cached.replication.transfer import Allowed, Peer
+from cached.sets.manifest import Manifest
+
+#: Name of the stream on the link.
+STREAM = "content"
+#: Ranges in one request, at most.
+MOST_RANGES = 1000
+#: Up to so many entries a manifest is worked through on the event loop.
+FEW = 64
+
+_BLOCK = 2 * 1024 * 1024
+#: Bytes that are encrypted and sent at a time: of more, the event loop copies what the socket does not take, again and
+#: again.
+_STEP = 256 * 1024
+
+
+class Writer(Protocol):
+    """The sending end of a stream, as `cached.peers` hands it over."""
+
+    async def write(self, data: bytes) -> None:
+        """Send, and wait while the receiver is slow."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """A content of this node that may be streamed."""
+
+    manifest: Manifest
+    #: Opens the directory of its files; the descriptor is closed by the server.
+    open_dir: Callable[[], int]
+    #: Paths of files that are damaged here: whoever asks for bytes of one is told that they are not here.
+    withheld: frozenset[str] = frozenset()
+
+
+class DirectServer:
+    """The sending end: `link.stream(STREAM, server.serve)`."""
+
+    def __init__(
+        self,
+        *,
+        lookup: Callable[[str], Awaitable[Served | None]],
+        allowed: Allowed = lambda _peer, _content: True,
+    ) -> None:
+        self._lookup = lookup
+        self._allowed = allowed
+        #: Payload bytes sent, by content.
+        self.sent: dict[str, int] = {}
+
+    def gave(self, content: str, size: int) -> None:
+        """Count payload bytes that were sent."""
+        self.sent[content] = self.sent.get(content, 0) + size
+
+    async def serve(self, peer: Peer, query: dict[str, Any], writer: Writer) -> None:
+        """Send what the query asks for; raise `NotFound` when it is not here, or not for this peer."""
+        content, ranges = _parse(query)
+        served = await self._lookup(content) if self._allowed(peer.node_id, content) else None
+        if served is None:
+            raise NotFound("no such content here")
+        few = len(served.manifest.entries) <= FEW
+        line = LeafLine(served.manifest) if few else await asyncio.to_thread(LeafLine, served.manifest)
+        try:
+            line.check(ranges)
+        except ValueError as error:
+            raise UsageError(f"the content has {error}") from None
+        damaged = len(served.withheld) > 0 and await asyncio.to_thread(_is_withheld, served, line, ranges)
+        if damaged:
+            raise NotFound("these bytes are damaged here")
+        if few and line.bytes_in(ranges) <= _BLOCK:
+            block = await asyncio.to_thread(_read_at_once, served, line, ranges)
+            await self._send(content, block, writer)
+            return
+        blocks = read_blocks(served.open_dir, line.segments(ranges), _BLOCK)
+        reading: asyncio.Task[bytes] | None = None
+        try:
+            reading = asyncio.create_task(asyncio.to_thread(next, blocks, b""))
+            while block := await asyncio.shield(reading):
+                reading = asyncio.create_task(asyncio.to_thread(next, blocks, b""))  # while this one is sent
+                await self._send(content, block, writer)
+        finally:
+            if reading is not None:
+                await asyncio.wait([reading])
+                reading.exception()
+            blocks.close()
+
+    async def _send(self, content: str, block: bytes, writer: Writer) -> None:
+        for start in range(0, len(block), _STEP):
+            await writer.write(block[start : start + _STEP])
+        self.gave(content, len(block))
+
+
+def _is_withheld(served: Served, line: LeafLine, ranges: list[Range]) -> bool:
+    return any(segment.path in served.withheld for segment in line.segments(ranges))
+
+
+def _read_at_once(served: Served, line: LeafLine, ranges: list[Range]) -> bytes:
+    return b"".join(read_blocks(served.open_dir, line.segments(ranges), _BLOCK))
+
+
+def _parse(query: dict[str, Any]) -> tuple[str, list[Range]]:
+    try:
+        content = query["content"]
+        ranges = [(int(first), int(end)) for first, end in query["ranges"]]
+    except (KeyError, TypeError, ValueError):
+        raise UsageError("a direct fetch needs content and ranges") from None
+    if not isinstance(content, str) or len(ranges) > MOST_RANGES:
+        raise UsageError("a direct fetch needs content and few ranges")
+    return content, merged(ranges)
