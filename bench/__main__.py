@@ -37,14 +37,16 @@ PARTS = {
     "matching": Part("bench.matching"),
     "create": Part("bench.create"),
     "small_files": Part("bench.small_files"),
+    "reading": Part("bench.reading"),
     "direct": Part("bench.direct", seconds=900),
     "swarm": Part("bench.swarm", ("--matrix", "--minutes", "40"), seconds=3600, root=True),
     "rivals": Part("bench.rivals", seconds=900, root=True),
-    "growth": Part("bench.growth", ("--plots", "docs/plots"), seconds=900),
+    "growth": Part("bench.growth", seconds=900),
     "sharing": Part("bench.sharing"),
     "origin_sets": Part("bench.origin_sets"),
     "objects": Part("bench.objects", seconds=1800),
     "object_traces": Part("bench.object_traces"),
+    "projection": Part("bench.projection"),
 }
 
 

@@ -55,11 +55,6 @@ def table(row: str, found: Iterable[Figure]) -> str:
     return "\n".join(lines)
 
 
-def missed(rows: dict[str, Row]) -> list[str]:
-    """Return the names of the rows that miss a target."""
-    return [name for name, (_, found) in rows.items() if any(one.holds is False for one in found)]
-
-
 def medians(runs: Sequence[dict[str, float]]) -> dict[str, float]:
     """Return the median of each value over several runs of one row."""
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}

@@ -184,8 +184,11 @@ def optional_size(value: Any) -> int | None:
 
 
 def rate(value: Any) -> int | None:
-    """Read bytes per second, `10MB` or `10MB/s`; empty, or nothing at all: None."""
-    return optional_size(value.removesuffix("/s") if isinstance(value, str) else value) or None
+    """Read bytes per second, `10MB` or `10MB/s`; empty: None, which is no limit."""
+    read = optional_size(value.removesuffix("/s") if isinstance(value, str) else value)
+    if read == 0:
+        raise UsageError("it cannot be 0: leave it out for no limit")
+    return read
 
 
 def duration(value: Any) -> int:

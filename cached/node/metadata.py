@@ -137,7 +137,8 @@ async def obtain(node: Node, known: Known, progress: Progress, *, coarse: bool =
                 return await _from(node, peer, known, coarse=coarse)
             except CachedError as error:
                 failure = error
-                progress.reason = f"node {peer[:8]}: {error.message}"
+                entry = node.directory.node(peer)
+                progress.reason = f"{entry.record.name if entry else peer[:8]}: {error.message}"
         if isinstance(failure, Forbidden):  # we have not met since one of us started
             await meeting.look()
             progress.reason = "; ".join(meeting.reasons.values()) or progress.reason

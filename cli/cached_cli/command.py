@@ -113,12 +113,15 @@ class Rate(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the rate; a broken one is a usage error."""
-        if value == "none":
+        if isinstance(value, str) and value.lower() == "none":
             return 0
         try:
-            return parse_size(value.removesuffix("/s") if isinstance(value, str) else value)
+            read = parse_size(value.removesuffix("/s") if isinstance(value, str) else value)
         except CachedError as error:
             self.fail(f"{error.message}: {error.hint}" if error.hint else error.message, param, ctx)
+        if not read:
+            self.fail("0 would stop everything: say 'none' for no limit", param, ctx)
+        return read
 
 
 class Replicas(click.ParamType[int]):
@@ -128,8 +131,8 @@ class Replicas(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the number; `all` is `ALL`."""
-        if isinstance(value, int) or value == "all":
-            return ALL if value == "all" else int(value)
+        if isinstance(value, int) or value.lower() == "all":
+            return value if isinstance(value, int) else ALL
         if not (value.isascii() and value.isdigit()):
             self.fail(f"{value!r} is neither a number nor 'all'", param, ctx)
         return int(value)

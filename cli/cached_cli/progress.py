@@ -67,7 +67,10 @@ class Meter:
                     talk(line)
 
     def _draw(self, bars: Bars) -> None:
-        for name, part in parts(self.label, self.last):
+        shown = parts(self.label, self.last)
+        if self.label in self._tasks and (self.label, self.last) not in shown:  # it came before the nodes did
+            shown.insert(0, (self.label, whole(self.last)))
+        for name, part in shown:
             if name not in self._tasks:
                 self._tasks[name] = bars.add_task(clean(name), total=None, note="", rate=None, left=None)
             note = clean(part.get("reason") or part.get("state") or "")
@@ -98,6 +101,16 @@ def parts(label: str, report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]
     """Return what is shown of a report: one named part for each node, or the whole under its label."""
     nodes = report.get("nodes") or []
     return [(str(node["node"]), node) for node in nodes] if nodes else [(label, report)]
+
+
+def whole(report: dict[str, Any]) -> dict[str, Any]:
+    """Return a report of nodes as one of all together: the sum of their speeds, and the longest time left."""
+    nodes = [node for node in report.get("nodes") or [] if node.get("bytes_per_second")]
+    left = [node["seconds_left"] for node in nodes if node.get("seconds_left") is not None]
+    return report | {
+        "bytes_per_second": sum(node["bytes_per_second"] for node in nodes) or None,
+        "seconds_left": max(left, default=None),
+    }
 
 
 def reasons(label: str, report: dict[str, Any]) -> list[str]:

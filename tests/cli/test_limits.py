@@ -24,3 +24,10 @@ def test_limits_are_asked_for_changed_and_shown_with_how_long_they_hold(run, cli
 def test_a_rate_that_is_none_is_a_usage_error(run, client):
     assert run("limits", "--upload", "fast").code == 2
     assert client.calls == []
+
+
+def test_no_bytes_at_all_is_no_rate_that_could_be_taken_for_no_limit(run, client):
+    ran = run("limits", "--upload", "0")
+    assert ran.code == 2
+    assert "none" in ran.err
+    assert client.calls == []
