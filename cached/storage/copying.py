@@ -44,8 +44,8 @@ COPY_FILE = faults.declare("copy.file")
 #: Called with the number of bytes done since the last call; may raise to stop the work.
 Report = Callable[[int], None]
 _local = threading.local()
-#: Threads that hash and write at one time: one processor is left to those that answer. More threads than that would
-#: only take the interpreter's lock from each other, and from the event loop.
+#: Threads that hash at one time: one processor is left to those that answer. More threads than that would only take the
+#: interpreter's lock from each other, and from the event loop.
 _AT_ONCE = max(1, (os.cpu_count() or 1) - 1)
 _turns = threading.BoundedSemaphore(_AT_ONCE)
 _NO_TURN: AbstractContextManager[object] = nullcontext()
@@ -91,8 +91,8 @@ def _read_part(
         _read_full(source, view, done)
         with turn:
             digests.append(hash_leaves(view))
-            if into is not None:
-                files.write_all(into, view, done)
+        if into is not None:
+            files.write_all(into, view, done)
         done += len(view)
         report(len(view))
         if ahead and into is not None and done - begun >= AHEAD:
