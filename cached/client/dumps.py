@@ -6,6 +6,7 @@ stores, which user handed it the bytes, and `load` unpickles only what the same 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 Trust = Literal["anyone"] | Collection[str] | None
 
 CONTENT_TYPE: Final = "application/vnd.cached.pickle"
+#: Times that an object is opened whose copy is moved in the same moment.
+TRIES: Final = 3
 
 
 def dump(
@@ -60,14 +63,31 @@ def load(
     progress: Watcher | None = None,
 ) -> Any:
     """Unpickle an object that a user in `trust` dumped; its buffers are read-only views of shared memory."""
+    trusted = _names(trust)
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(_OtherCopyError):  # the node has just moved it, to memory or from there
+            return _load(client, address, trusted, scope, progress)
+    return _load(client, address, trusted, scope, progress)
+
+
+def _load(
+    client: Objects,
+    address: str,
+    trusted: frozenset[str] | Literal["anyone"] | None,
+    scope: str | None,
+    progress: Watcher | None,
+) -> Any:
     from cached.client.pickled import load_from, load_view
 
-    trusted = _names(trust)
     with client.open_object(address, scope=scope, progress=progress) as file:
         _check(client, file, trusted, progress)
         if file.through:
             return load_view(memoryview(file.read()))
         return load_from(file.fileno(), file.object.size)
+
+
+class _OtherCopyError(IntegrityFailed):
+    """The node vouches for another file than the one that was opened."""
 
 
 def _names(trust: Trust) -> frozenset[str] | Literal["anyone"] | None:
@@ -90,7 +110,7 @@ def _check(
     address = file.object.address
     found = client.attested(address, progress=progress)
     if not file.through and found.file != _file(file):
-        raise IntegrityFailed(
+        raise _OtherCopyError(
             f"the node attests another copy of {address} than the one that was opened", hint="load it again"
         )
     if found.own if trusted is None else found.user in trusted:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 from cached.api import attest
-from cached.client import AsyncClient, Client
+from cached.client import AsyncClient, Client, dumps
 from cached.client.pickled import pickled, write
 from cached.errors import Forbidden, IntegrityFailed, NotFound, UsageError
 from tests.api.fake_daemon import Daemon, running
@@ -105,6 +105,19 @@ def test_another_copy_than_the_one_attested_is_not_unpickled(client, daemon, mon
     monkeypatch.setattr(type(client), "attested", lambda *_, **__: msgspec.structs.replace(found, file="1:1"))
     with pytest.raises(IntegrityFailed, match="another copy"):
         client.load(WHERE)
+
+
+def test_an_object_that_the_node_moves_in_that_moment_is_opened_again(client, daemon, monkeypatch):
+    client.dump([1, 2], WHERE)
+    right, asked = dumps._file, []
+
+    def moved_twice(file) -> str:
+        asked.append(file)
+        return "0:0" if len(asked) <= dumps.TRIES - 1 else right(file)
+
+    monkeypatch.setattr(dumps, "_file", moved_twice)
+    assert client.load(WHERE) == [1, 2]
+    assert len(asked) == dumps.TRIES
 
 
 def test_what_another_user_dumped_is_not_unpickled_unless_that_user_is_trusted(client, daemon):

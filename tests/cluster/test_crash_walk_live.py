@@ -155,7 +155,10 @@ def test_daemons_that_share_a_partition_never_promise_the_same_space_twice(clust
         "--replicas",
         "0",
     )
-    a.cli("replicate", "t", "--to", "b")
+    # What a has heard of b's space may be some seconds old.
+    cluster.wait_for(
+        lambda: a.cli("replicate", "t", "--to", "b", check=False).returncode == 0, what="b to agree"
+    )
     cluster.wait_for(
         lambda: any(one["bytes_present"] > 9_000_000 for one in b.status()["transfers"]), what="a part"
     )
