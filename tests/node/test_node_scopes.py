@@ -141,6 +141,8 @@ def test_a_put_that_is_refused_does_not_make_one_under_way_forgotten(tmp_path, m
 
         made.origin.before = before
         first = asyncio.create_task(put(node))
+        while not begun:
+            await asyncio.sleep(0)
         second = asyncio.create_task(put_and_lose_the_answer(made, node, monkeypatch))
         while len(begun) < 2:
             await asyncio.sleep(0)
