@@ -285,7 +285,7 @@ def test_status_names_no_set_to_those_who_may_not_know_it(tmp_path):
     async def story():
         async with world(tmp_path) as w:
             a, b = await w.node("a"), await w.node("b")
-            view = await create_set(a, ALICE, "secret-name", files(10))
+            view = await create_set(a, ALICE, "secret-name", files(100_000))  # more than an offer encloses
             await w.gossip()
             go = asyncio.Event()
 
