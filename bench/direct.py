@@ -176,12 +176,8 @@ def sets(asked: argparse.Namespace) -> dict[str, Row]:
     for receivers in (1, 8):
         with bench(asked, receivers) as one:
             large, turns = SIZES["16 MB"], range(max(3, asked.rounds))
-            single = statistics.median(plainly(one.cluster, large) for _ in turns)
             plain = statistics.median(plainly(one.cluster, large, receivers) for _ in turns)
-            figures = [
-                Figure("a TLS stream of 16 MB, alone", 1e3 * single, "ms"),
-                Figure("TLS streams of 16 MB to as many at once", 1e3 * plain, "ms"),
-            ]
+            figures = [Figure("TLS streams of 16 MB to as many at once", 1e3 * plain, "ms")]
             for name, size in SIZES.items():
                 took = [each for _ in range(2 * asked.rounds + 1) for each in one.bring(size)[0]]
                 target = 1e3 * TARGETS.get(name, 2 * plain)

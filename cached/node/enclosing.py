@@ -16,6 +16,7 @@ from cached.sets import coarse as coarsely
 from cached.sets import manifest as manifests
 from cached.sets.merkle import DIGEST, LEAF
 from cached.sets.set import SetRecord
+from cached.storage.disk import Store
 
 #: Most bytes of metadata that travel with an offer.
 ENCLOSED = 64 << 10
@@ -49,14 +50,12 @@ def _whole(node: Node, content: str, *, coarse: bool, bytes_too: bool) -> tuple[
     if not metadata.suffice(parts) or sum(len(part or b"") for part in parts) > ENCLOSED:
         return b"", b""
     whole = b"".join([metadata.headed(parts), *(part or b"" for part in parts)])
-    return whole, _bytes(node, content, parts[0] or b"") if bytes_too else b""
+    given = _bytes(store, content, parts[0] or b"") if bytes_too and store is not None else b""
+    return whole, given
 
 
-def _bytes(node: Node, content: str, manifest: bytes) -> bytes:
-    """Return the bytes of all files of a content that is whole here; nothing of another."""
-    store = metadata.local(node, content)
-    if store is None:
-        return b""
+def _bytes(store: Store, content: str, manifest: bytes) -> bytes:
+    """Return the bytes of all files of a content that is whole in a store."""
     with contextlib.suppress(CachedError):  # it is just going, or a file is too short
         line = LeafLine(manifests.decode(manifest))
         segments = list(line.segments([(0, line.total)]))

@@ -14,15 +14,13 @@ from cached.node.flight import Flight
 from cached.node.metadata import Metadata
 from cached.node.node import Node
 from cached.replication import layout
+from cached.replication.serving import FEW
 from cached.sets import manifest as manifests
 from cached.sets.manifest import Manifest
 from cached.storage import links
 from cached.storage.disk import Store
 from cached.storage.leafmaker import LeafMaker
 from cached.storage.staging import Staging
-
-#: Up to so many entries a manifest is worked through on the event loop.
-FEW = 64
 
 RECEIVE_PREPARED = faults.declare("receive.prepared")
 

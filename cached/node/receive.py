@@ -30,6 +30,7 @@ from cached.node.node import Node
 from cached.node.shelf import Changes
 from cached.origin.places import Places
 from cached.replication import layout
+from cached.replication.serving import FEW
 from cached.replication.transfer import FetchJob
 from cached.sets.manifest import Manifest
 from cached.sets.set import SignedRecord
@@ -235,7 +236,7 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
         with contextlib.suppress(CachedError):
             metadata = await prepare.whole(node, flight, metadata)
     places: Places | None = None
-    few = len(metadata.manifest.entries) <= prepare.FEW
+    few = len(metadata.manifest.entries) <= FEW
     # Who was asked alone may not stay so: pieces for one would be too large for those who come meanwhile.
     expected = flight.receivers if flight.receivers > 1 else seeding.USUAL_RECEIVERS
     job = FetchJob(

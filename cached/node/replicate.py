@@ -128,8 +128,10 @@ async def serve_push(node: Node, peer: Peer, set_id: str, to: str) -> None:
 async def _wait(
     node: Node, known: Known, named: frozenset[str], until: float, progress: Report | None
 ) -> wire.ReplicateReply:
-    if progress is None:
-        return await _settled(node, known, named, until, lambda _: None, None)
+    if progress is None:  # nobody watches, and nobody is asked
+        return await _settled(
+            node, known, named, until, lambda _: None, watching.Sight(node, known.record.id)
+        )
     async with watching.watched(node, known.record.id) as sight:
         return await _settled(node, known, named, until, progress, sight)
 
@@ -140,12 +142,12 @@ async def _settled(
     named: frozenset[str],
     until: float,
     progress: Report,
-    sight: watching.Sight | None,
+    sight: watching.Sight,
 ) -> wire.ReplicateReply:
     began = time.monotonic()
     while True:
         known = node.shelf.known.get(known.record.id, known)
-        reply = await _reply(node, known, named, sight.told if sight is not None else NOTHING)
+        reply = await _reply(node, known, named, sight.told)
         progress(_report(known, reply))
         settled = all(item.state not in ("REQUESTED", "TRANSFERRING") for item in reply.items)
         refused = sum(item.state == "REJECTED" for item in reply.items)
