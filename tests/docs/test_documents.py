@@ -17,6 +17,7 @@ from cached_cli import main as program
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
+PERFORMANCE = (ROOT / "docs/performance.md").read_text()
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 SEPARATORS = {"|", "||", "&&", ";", "&", ">", "2>", "<", "$(", ")", "do", "done", "then"}
 
@@ -211,3 +212,17 @@ def test_decisions_are_numbered_without_a_gap_and_listed():
 def test_no_file_of_the_code_is_longer_than_a_reader_bears():
     code = [path for room in ("cached", "cli", "bench") for path in (ROOT / room).rglob("*.py")]
     assert {named(path): lines for path in code if (lines := len(path.read_text().splitlines())) > 400} == {}
+
+
+def test_the_page_of_figures_begins_with_what_is_wanted_and_ends_with_how_it_came_to_this():
+    parts = re.findall(r"^## (.+)$", PERFORMANCE, re.MULTILINE)
+    assert (parts[0], parts[-1]) == ("Against what is wanted", "How it came to this")
+
+
+def test_the_page_of_figures_writes_every_command_so_that_it_can_be_copied():
+    plain = re.findall(r"`((?:bench\.|--(?:only|receivers|matrix|deaths) ?)[^`]*)`", PERFORMANCE)
+    assert [each for each in plain if each != "--only ROW"] == ["--matrix"]
+    for module in re.findall(r"`(?:taskset -c \d )?python -m (bench[\w.]*)", PERFORMANCE):
+        assert any((ROOT / (module.replace(".", "/") + end)).exists() for end in (".py", "/__main__.py")), (
+            module
+        )
