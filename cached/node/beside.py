@@ -1,4 +1,6 @@
-"""Beside a transfer: blocks set aside are given back, what has come goes to the device, and leaves are made of it."""
+"""Beside a transfer: blocks set aside are given back, what has come goes to the device, leaves are made of it, and it
+is measured how fast it comes.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,17 @@ LOOKS = 3
 AHEAD = 2 << 20
 #: The leaves of what has come are made this often, in seconds.
 PROVE = 0.5
+#: It is looked at how much has come this often, in seconds, so that whoever looks once is told how fast it comes.
+MEASURE = 0.5
 #: What has come is written to the device this often, in seconds.
 WRITE_AHEAD = 1.0
+
+
+@contextlib.asynccontextmanager
+async def everything(node: Node, flight: Flight) -> AsyncIterator[None]:
+    """Do all of this while the block runs, which brings the bytes."""
+    async with proving(node, flight), giving_way(node, flight), writing(node, flight), measured(node, flight):
+        yield
 
 
 @contextlib.asynccontextmanager
@@ -56,6 +67,19 @@ async def gave_all(node: Node, flight: Flight) -> bool:
         return False
     await asyncio.to_thread(ballast.use, ballast.left)
     return True
+
+
+@contextlib.asynccontextmanager
+async def measured(node: Node, flight: Flight) -> AsyncIterator[None]:
+    """Have looked at how fast the bytes come, whoever asks and however seldom."""
+
+    async def look() -> None:
+        while True:
+            flight.rate()
+            await asyncio.sleep(MEASURE)
+
+    async with _beside(node, "measure", look()):
+        yield
 
 
 @contextlib.asynccontextmanager

@@ -17,11 +17,11 @@ from cached.node.caller import Caller
 from cached.node.flight import Flight
 from cached.node.node import Node
 from cached.node.shelf import Known
-from cached.node.speed import seconds_left
 from cached.node.views import replica_views
 from cached.peers.records import Peer
 from cached.replication import placement
 from cached.sets.names import SetRef
+from cached.speed import seconds_left
 
 Report = Callable[[wire.Progress], None]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from cached.errors import CachedError
 from cached.node.joined import Enclosed
-from cached.node.speed import Speed
 from cached.replication.transfer import Progress
 from cached.sets.manifest import Manifest
+from cached.speed import Speed
 from cached.storage.leafmaker import LeafMaker
 from cached.storage.links import NOTHING, Linked
 from cached.storage.writeback import Writeback

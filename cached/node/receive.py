@@ -260,7 +260,7 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
     )
     flight.fresh = False
     failure: CachedError = NoSource("no node that has the set can be reached")
-    async with beside.proving(node, flight), beside.giving_way(node, flight), beside.writing(node, flight):
+    async with beside.everything(node, flight):
         for attempt in range(ROUNDS):
             places = await ways.places_of(node, flight, metadata, holders)
             for number, name in enumerate(ways.ordered(node, flight, holders, places)):

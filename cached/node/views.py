@@ -15,9 +15,9 @@ from cached.node.access import may_see, offered
 from cached.node.caller import Caller
 from cached.node.node import Node
 from cached.node.shelf import Known
-from cached.node.speed import seconds_left
 from cached.peers.records import HolderEntry, Holding, NodeEntry
 from cached.sets.set import SetRecord
+from cached.speed import seconds_left
 from cached.units import format_duration, rfc3339
 
 NOTHING: Mapping[str, Holding] = MappingProxyType({})

@@ -74,7 +74,9 @@ def create(session: Session, /, name: str, paths: tuple[str, ...], wait: bool, *
             warn(warning)
     try:
         if wait:
-            require_complete(name, wait_for(session, reference, replicas=options.replicas))
+            require_complete(
+                name, wait_for(session, reference, label=made["name"], replicas=options.replicas)
+            )
             made = plain(session.client().show(reference))
     finally:
         if session.json:

@@ -9,7 +9,7 @@ import click
 from cached.units import format_duration
 
 from cached_cli.command import ALL, CachedCommand, set_argument
-from cached_cli.output import emit_json, items, left, pairs, plain, size, table
+from cached_cli.output import clean, emit_json, items, left, pairs, plain, size, table
 from cached_cli.session import Session, pass_session
 
 
@@ -102,20 +102,35 @@ def origin(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def replica_table(session: Session, replicas: list[dict[str, Any]]) -> None:
-    """Print replicas, one a line."""
-    columns = ["NODE", "STATE", "TIER", ">PRESENT", "LEASE", "REASON"]
+    """Print replicas, one a line, and below them why one is not as it should be.
+
+    While one is on its way, how fast, and for how long still.
+    """
+    moving = any(entry["state"] in ("REQUESTED", "TRANSFERRING") for entry in replicas)
+    columns = ["NODE", "STATE", "TIER", ">PRESENT", *([">RATE", ">LEFT"] if moving else []), "LEASE"]
     rows = (
         (
             entry["node"],
             entry["state"],
             entry["tier"] + (" (volatile)" if entry.get("volatile") else ""),
             size(entry["bytes_present"]),
+            *(speed(entry) if moving else ()),
             left(entry["lease_seconds_left"]),
-            entry["reason"] or "",
         )
         for entry in replicas
     )
-    table(session, columns, rows)
+    table(session, columns, rows, unbroken=("STATE", "LEASE"))
+    for entry in replicas:
+        if entry["reason"]:
+            click.echo(clean(f"{entry['node']}: {entry['reason']}"))
+
+
+def speed(entry: dict[str, Any]) -> tuple[str, str]:
+    """Return how fast a replica comes, and until when it is whole at that rate; `-` where that is not known."""
+    rate, seconds = entry.get("bytes_per_second"), entry.get("seconds_left")
+    if not rate:
+        return "-", "-"
+    return f"{size(rate)}/s", "-" if seconds is None else format_duration(math.ceil(seconds))
 
 
 def lease(found: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import click
@@ -84,8 +84,17 @@ def yes_no(value: Any) -> str:
     return "-" if value is None else "yes" if value else "no"
 
 
-def table(session: Session, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under a head line; a column whose name starts with `>` is aligned to the right."""
+def table(
+    session: Session,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    unbroken: Collection[str] = (),
+) -> None:
+    """Print rows under a head line; a column whose name starts with `>` is aligned to the right.
+
+    Where a terminal is too narrow, cells are folded, but for figures and what `unbroken` names.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -101,7 +110,12 @@ def table(session: Session, columns: Sequence[str], rows: Iterable[Sequence[obje
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         justify = "right" if name.startswith(">") else "left"
-        grid.add_column(Text(name.removeprefix(">")), justify=justify, overflow="fold")  # type: ignore[arg-type]
+        grid.add_column(
+            Text(name.removeprefix(">")),
+            justify=justify,  # type: ignore[arg-type]
+            overflow="fold",
+            no_wrap=name.startswith(">") or name in unbroken,
+        )
     for row in rows:
         grid.add_row(*(Text(clean(cell)) for cell in row))
     with console.capture() as printed:

@@ -1,4 +1,5 @@
-"""Progress of long work: bars on a terminal. Elsewhere only why it does not move is told, once; with `--json` nothing.
+"""Progress of long work: lines with bars on a terminal. Elsewhere only why it does not move is told; with `--json`
+nothing.
 
 Reports are cumulative, so any of them may be lost or skipped. Everything goes to stderr.
 """
@@ -13,75 +14,78 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from cached.units import format_duration, format_size
+from cached.speed import Speed, seconds_left
 
-from cached_cli.output import clean, plain, talk
+from cached_cli.output import plain, talk
+from cached_cli.picture import Picture, Row, row
 from cached_cli.session import Session
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
-    from rich.progress import Task, TaskID
+    from rich.live import Live
 
 #: Seconds after which it is told why work does not move.
 PATIENCE: Final = 5.0
 
 
 class Meter:
-    """Shows how far one piece of work is; call it with each report, use it as a context manager."""
+    """Shows how far one piece of work is; call it with each report, use it as a context manager.
 
-    def __init__(self, label: str, session: Session, *, now: Callable[[], float] = time.monotonic) -> None:
+    Who interrupts it while nodes are at work is told `after`: they go on.
+    """
+
+    def __init__(
+        self, label: str, session: Session, *, after: str = "", now: Callable[[], float] = time.monotonic
+    ) -> None:
         self.label = label
+        self._after = after or going_on(label)
         #: The latest report, as plain values; empty before the first.
         self.last: dict[str, Any] = {}
         self._session = session
         self._now = now
         self._patient_until = 0.0
         self._told: set[str] = set()
-        self._bars: Bars | None = None
-        self._tasks: dict[str, TaskID] = {}
+        self._live: Live | None = None
+        self._speed = Speed()
 
     def __enter__(self) -> Self:
         self._patient_until = self._now() + PATIENCE
         if sys.stderr.isatty() and not self._session.json:
-            self._bars = _bars(self._session)
-            self._bars.start()
+            self._live = _live(self._session, self.rows)
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bars is not None:
-            self._bars.stop()
+        if self._live is not None:
+            self._live.stop()
+        if kind is KeyboardInterrupt and self.last.get("nodes"):
+            talk(f"cached: {self._after}")
 
     def __call__(self, report: object) -> None:
         """Take one report."""
-        self.last = plain(report)
+        before, self.last = self.last.get("state"), plain(report)
         if self._session.json:
             return
-        if self._bars is not None:
-            self._draw(self._bars)
-        elif self._now() >= self._patient_until:
+        if not self.last.get("nodes"):
+            self._measure(anew=self.last.get("state") != before)
+        if self._live is None and self._now() >= self._patient_until:
             for line in reasons(self.label, self.last):
                 if line not in self._told:
                     self._told.add(line)
                     talk(line)
 
-    def _draw(self, bars: Bars) -> None:
-        shown = parts(self.label, self.last)
-        if self.label in self._tasks and (self.label, self.last) not in shown:  # it came before the nodes did
-            shown.insert(0, (self.label, whole(self.last)))
-        for name, part in shown:
-            if name not in self._tasks:
-                self._tasks[name] = bars.add_task(clean(name), total=None, note="", rate=None, left=None)
-            note = clean(part.get("reason") or part.get("state") or "")
-            bars.update(
-                self._tasks[name],
-                completed=part.get("bytes_present") or 0,
-                total=part.get("bytes_wanted") or None,
-                note=note.lower() if note.isupper() else note,
-                rate=part.get("bytes_per_second"),
-                left=part.get("seconds_left"),
-            )
+    def rows(self) -> list[Row]:
+        """Return what is shown of the latest report."""
+        return [row(name, part) for name, part in shown(self.label, self.last)] if self.last else []
+
+    def _measure(self, *, anew: bool) -> None:
+        """Add how fast it is to a report that does not say so: what is done by this program and no node."""
+        self._speed = Speed() if anew else self._speed
+        present = self.last.get("bytes_present") or 0
+        rate = self._speed.look(self._now(), present)
+        self.last["bytes_per_second"] = rate
+        self.last["seconds_left"] = seconds_left(present, self.last.get("bytes_wanted") or 0, rate)
 
 
 @contextlib.contextmanager
@@ -97,64 +101,46 @@ def patiently(words: str, session: Session, *, after: float = PATIENCE) -> Itera
         timer.cancel()
 
 
-def parts(label: str, report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Return what is shown of a report: one named part for each node, or the whole under its label."""
+def going_on(name: str) -> str:
+    """Say that an interrupted command leaves this node fetching a set, and how to see and stop that."""
+    reference = name.partition("/")[0]
+    return (
+        f"this node goes on fetching {reference}; to look at it: cached show {reference}; "
+        f"to give it up, as its owner: cached delete {reference}"
+    )
+
+
+def shown(label: str, report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the lines of a report: the whole under its label, and each node below it; of one node a single line."""
     nodes = report.get("nodes") or []
-    return [(str(node["node"]), node) for node in nodes] if nodes else [(label, report)]
+    if len(nodes) == 1:
+        return [(f"{label} on {nodes[0]['node']}", nodes[0])]
+    return [(label, whole(report)), *((f"  {node['node']}", node) for node in nodes)]
 
 
 def whole(report: dict[str, Any]) -> dict[str, Any]:
     """Return a report of nodes as one of all together: the sum of their speeds, and the longest time left."""
-    nodes = [node for node in report.get("nodes") or [] if node.get("bytes_per_second")]
-    left = [node["seconds_left"] for node in nodes if node.get("seconds_left") is not None]
+    nodes = report.get("nodes") or []
+    moving = [node for node in nodes if node.get("bytes_per_second")]
+    if not nodes:
+        return report
+    left = [node["seconds_left"] for node in moving if node.get("seconds_left") is not None]
     return report | {
-        "bytes_per_second": sum(node["bytes_per_second"] for node in nodes) or None,
+        "bytes_per_second": sum(node["bytes_per_second"] for node in moving) or None,
         "seconds_left": max(left, default=None),
     }
 
 
 def reasons(label: str, report: dict[str, Any]) -> list[str]:
     """Return why it does not move, where a report says so: a line for each node, or for the whole."""
-    return [
-        f"{label if name == label else f'{label} on {name}'}: {part['reason']}"
-        for name, part in parts(label, report)
-        if part.get("reason")
-    ]
+    nodes = report.get("nodes") or []
+    parts = [(f"{label} on {node['node']}", node) for node in nodes] or [(label, report)]
+    return [f"{name}: {part['reason']}" for name, part in parts if part.get("reason")]
 
 
-def _bars(session: Session) -> Bars:
+def _live(session: Session, rows: Callable[[], list[Row]]) -> Live:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        ProgressColumn,
-        TextColumn,
-    )
-    from rich.text import Text
+    from rich.live import Live
 
-    class Rate(ProgressColumn):
-        """Bytes a second, in the units of the sizes beside it."""
-
-        def render(self, task: Task) -> Text:
-            speed = task.fields["rate"] or task.finished_speed or task.speed
-            return Text(f"{format_size(speed)}/s" if speed else "", style="progress.data.speed")
-
-    class Left(ProgressColumn):
-        """The time until it is done: as the node reckons, else from what was seen here."""
-
-        def render(self, task: Task) -> Text:
-            left = task.fields["left"] if task.fields["left"] is not None else task.time_remaining
-            said = "" if left is None or task.finished else f"{format_duration(left)} left"
-            return Text(said, style="progress.remaining")
-
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        Rate(),
-        Left(),
-        TextColumn("{task.fields[note]}", markup=False),
-        console=Console(stderr=True, no_color=None if session.color else True),
-        transient=True,
-    )
+    console = Console(stderr=True, highlight=False, no_color=None if session.color else True)
+    return Live(Picture(rows), console=console, transient=True, refresh_per_second=8)

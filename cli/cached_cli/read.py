@@ -37,8 +37,12 @@ def get(session: Session, name: str, destination: str) -> None:
     """
     if destination == _STDOUT:
         return write(session, (name,))
-    with Meter(name, session) as meter:
-        session.client().export(name, destination, progress=meter)
+    try:
+        with Meter(name, session) as meter:
+            session.client().export(name, destination, progress=meter)
+    except KeyboardInterrupt:
+        talk(f"cached: interrupted; nothing is left in {destination}")
+        click.get_current_context().exit(130)
     if session.json:
         return emit_json({"path": str(Path(destination).absolute())})
     return talk(f"{name} is in {destination}")

@@ -48,18 +48,28 @@ def wait_for(
     session: Session,
     name: str,
     *,
+    label: str = "",
     replicas: int | None = None,
     nodes: Sequence[str] = (),
     timeout: int = 3600,
 ) -> dict[str, Any]:
-    """Ask for copies and wait for them, with progress; an interruption stops the watching, not the work."""
+    """Ask for copies and wait for them, with progress; an interruption stops the watching, not the work.
+
+    `label` is what people call the set, where `name` is not that.
+    """
+    label = label or name
+    going_on = (
+        f"no longer waiting; the nodes go on making the copies; to look at them: cached show {label}; "
+        f"to have no more of them made: cached update {label} --replicas 0"
+    )
     try:
-        with Meter(name, session) as meter:
+        with Meter(label, session, after=going_on) as meter:
             result = session.client().replicate(
                 name, replicas=replicas, to=tuple(nodes), wait=True, timeout=timeout, progress=meter
             )
     except KeyboardInterrupt:
-        talk(f"cached: no longer waiting; the copies are still being made: cached show {name}")
+        if not meter.last.get("nodes"):
+            talk(f"cached: {going_on}")
         click.get_current_context().exit(130)
     built: dict[str, Any] = plain(result)
     return built

@@ -125,7 +125,7 @@ def test_ctrl_c_while_waiting_says_that_the_work_goes_on(run, client):
     client.answers["replicate"] = KeyboardInterrupt()
     ended = run("replicate", "nr", "--wait")
     assert ended.code == 130
-    assert "still being made" in ended.err
+    assert "go on making the copies" in ended.err
 
 
 def test_update_sends_only_what_changes(run, client):

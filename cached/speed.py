@@ -1,4 +1,4 @@
-"""How fast a transfer is: from what it has received, looked at by anybody at any time. A rule."""
+"""How fast something moves: from the bytes that have come, looked at by anybody at any time. A rule."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ SPAN = 1.0
 
 
 class Speed:
-    """Bytes per second of late."""
+    """Bytes per second of late; none before bytes have come for `SPAN`, for what came before says nothing."""
 
     def __init__(self) -> None:
         self._older: tuple[float, int] | None = None
@@ -16,11 +16,13 @@ class Speed:
     def look(self, now: float, received: int) -> float:
         """Return the rate over the last `SPAN` to twice as many seconds, if it is looked at so often; 0 at first."""
         if self._older is None or self._newer is None:
-            self._older = self._newer = (now, received)
-        elif now - self._newer[0] >= SPAN:
+            if received:  # the time until the first bytes came is no part of any rate
+                self._older = self._newer = (now, received)
+            return 0.0
+        if now - self._newer[0] >= SPAN:
             self._older, self._newer = self._newer, (now, received)
         since, before = self._older
-        return max(0.0, (received - before) / (now - since)) if now > since else 0.0
+        return max(0.0, (received - before) / (now - since)) if now - since >= SPAN else 0.0
 
 
 def seconds_left(present: int, wanted: int, rate: float) -> float | None:
