@@ -1,7 +1,8 @@
-"""Durations and sizes as people write them, and instants as programs read them.
+"""Durations, sizes and rates as people write them, and instants as programs read them.
 
 A duration carries its unit (`90s 30m 12h 7d`, also `1d12h`); a size is decimal (`500MB 15GB`), binary
-(`500MiB`) or plain bytes. What could be read in two ways is refused: `30` alone is no duration, `5G` no size.
+(`500MiB`) or plain bytes; a rate is of bytes (`20MB/s`) or of bits (`160Mb/s`, `160Mbit/s`). What could be read in two
+ways is refused: `30` alone is no duration, `5G` no size, `20mb/s` no rate.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ MAX_SIZE: Final = 2**63 - 1
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[wdhms] ?)+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([wdhms])", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", re.ASCII)
+_RATE = re.compile(r"(\d+(?:\.\d+)?) ?(?:((?:[kKMGTP]i?)?)(B|b|bit))?(?:/s|ps)?", re.ASCII)
 _RFC3339_MAX = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
 
 
@@ -58,6 +60,23 @@ def parse_size(text: str | int) -> int:
             hint="write bytes, decimal units (kB MB GB TB) or binary ones (KiB MiB GiB TiB)",
         )
     return _bounded(_times(found[1], unit, text, "size"), text, "size", MAX_SIZE)
+
+
+def parse_rate(text: str | int) -> int:
+    """Return the bytes per second that `text` stands for; a number without a unit is that. Raises `UsageError`.
+
+    `B` is bytes and `b` bits, whatever stands before it; parts of a byte are left out.
+    """
+    if isinstance(text, int) and not isinstance(text, bool):
+        return _bounded(text, text, "rate", MAX_SIZE)
+    found = _RATE.fullmatch(str(text).strip())
+    if found is None:
+        raise UsageError(
+            f"{text!r} is not a clear rate", hint="write bytes, as 20MB/s or 20MiB/s, or bits, as 160Mbit/s"
+        )
+    number, prefix, kind = found[1], found[2] or "", found[3] or "B"
+    read = _times(number, _BYTES[f"{prefix}b".lower()], text, "rate")
+    return _bounded(read if kind == "B" else read // 8, text, "rate", MAX_SIZE)
 
 
 def _times(number: str, unit: int, text: str | int, what: str) -> int:

@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 from cached.errors import UsageError
-from cached.units import MAX_DURATION, format_duration, format_size, parse_duration, parse_size, rfc3339
+from cached.units import (
+    MAX_DURATION,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_rate,
+    parse_size,
+    rfc3339,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,6 +74,38 @@ def test_what_is_no_clear_size_is_refused_and_quoted(text):
     with pytest.raises(UsageError, match="size") as caught:
         parse_size(text)
     assert repr(text) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("20Mb/s", 2_500_000),
+        ("20MB/s", 20_000_000),
+        ("20MB", 20_000_000),
+        ("20 MiB/s", 20 << 20),
+        ("160Mbit/s", 20_000_000),
+        ("160Mbps", 20_000_000),
+        ("160MBps", 160_000_000),
+        ("8Kib/s", 1024),
+        ("1.5GB/s", 1_500_000_000),
+        ("100kb/s", 12_500),
+        ("4096", 4096),
+        ("9b/s", 1),
+        (77, 77),
+    ],
+)
+def test_of_a_rate_b_is_bits_and_a_large_b_bytes(text, rate):
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    "text", ["20mb/s", "20mB/s", "20gib/s", "20M", "20M/s", "20MBit/s", "fast", "", "-1MB/s", "20Mb/h", True]
+)
+def test_a_rate_that_may_mean_either_is_refused_and_told_how_to_be_written(text):
+    with pytest.raises(UsageError, match="rate") as caught:
+        parse_rate(text)
+    assert repr(text) in caught.value.message
+    assert "160Mbit/s" in caught.value.hint
 
 
 def test_sizes_are_shown_in_binary_units():

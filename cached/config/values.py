@@ -19,7 +19,7 @@ import msgspec
 
 from cached.addresses import bucket_name
 from cached.errors import UsageError
-from cached.units import parse_duration, parse_size
+from cached.units import parse_duration, parse_rate, parse_size
 
 #: `replicas` for a copy on every node that matches.
 ALL: Final = -1
@@ -184,8 +184,10 @@ def optional_size(value: Any) -> int | None:
 
 
 def rate(value: Any) -> int | None:
-    """Read bytes per second, `10MB` or `10MB/s`; empty: None, which is no limit."""
-    read = optional_size(value.removesuffix("/s") if isinstance(value, str) else value)
+    """Read bytes per second, `10MB/s`, `80Mbit/s` or a number; empty: None, which is no limit."""
+    if value == "":
+        return None
+    read = parse_rate(value if isinstance(value, int) else text(value))
     if read == 0:
         raise UsageError("it cannot be 0: leave it out for no limit")
     return read

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import click
 from cached.errors import CachedError
-from cached.units import parse_duration, parse_size
+from cached.units import parse_duration, parse_rate
 from click.shell_completion import CompletionItem
 
 from cached_cli.session import Session
@@ -107,7 +107,7 @@ class Duration(click.ParamType[int]):
 
 
 class Rate(click.ParamType[int]):
-    """`10MB` or `10MB/s`, as whole bytes per second; `none` for no limit is 0."""
+    """`10MB/s` or `80Mbit/s`, as whole bytes per second; `none` for no limit is 0."""
 
     name = "rate"
 
@@ -116,7 +116,7 @@ class Rate(click.ParamType[int]):
         if isinstance(value, str) and value.lower() == "none":
             return 0
         try:
-            read = parse_size(value.removesuffix("/s") if isinstance(value, str) else value)
+            read = parse_rate(value)
         except CachedError as error:
             self.fail(f"{error.message}: {error.hint}" if error.hint else error.message, param, ctx)
         if not read:

@@ -12,7 +12,9 @@ from cached_cli.session import Session, pass_session
 
 
 @click.command("limits", cls=CachedCommand)
-@click.option("--upload", type=Rate(), metavar="RATE", help="Most that it sends, as 10MB/s; none: no limit.")
+@click.option(
+    "--upload", type=Rate(), metavar="RATE", help="Most that it sends, as 10MB/s or 80Mbit/s; none: no limit."
+)
 @click.option("--download", type=Rate(), metavar="RATE", help="Most that it receives, likewise.")
 @pass_session
 def limits(session: Session, /, **wishes: int | None) -> None:

@@ -16,6 +16,8 @@ def test_limits_are_asked_for_changed_and_shown_with_how_long_they_hold(run, cli
     assert "until the daemon starts again" in ran.err
     run("limits", "--upload", "10MB/s", "--download", "none")
     assert client.last == ("limits", (), {"upload": 10_000_000, "download": None})
+    run("limits", "--upload", "20Mb/s")
+    assert client.last == ("limits", (), {"upload": 2_500_000})
     client.answers["limits"] = ANSWER | {"configured": True}
     assert run("limits", "--json").json["configured"] is True
     assert "until" not in run("limits").err
@@ -23,6 +25,9 @@ def test_limits_are_asked_for_changed_and_shown_with_how_long_they_hold(run, cli
 
 def test_a_rate_that_is_none_is_a_usage_error(run, client):
     assert run("limits", "--upload", "fast").code == 2
+    unclear = run("limits", "--upload", "20mb/s")
+    assert unclear.code == 2
+    assert "160Mbit/s" in unclear.err
     assert client.calls == []
 
 

@@ -53,7 +53,7 @@ replicas = 3
 methods = ["direct"]
 encryption = "off"
 upload_limit = "10MB"
-download_limit = "20MB/s"
+download_limit = "160Mb/s"
 [policy]
 requirements = "TARGET.Owner != \"mallory\""
 max_lease = "30d"
@@ -290,6 +290,7 @@ def test_empty_values_switch_things_off(read):
         ("[replication]\nreplicas = -1", "not a number of replicas", "all"),
         ('[replication]\nreplicas = "some"', "not a number of replicas", "all"),
         ('[replication]\nmethods = ["http"]', "not replication methods", ""),
+        ('[replication]\nupload_limit = "20mb/s"', "'20mb/s' is not a clear rate", "Mbit/s"),
         ("[replication]\nmethods = []", "not replication methods", ""),
         ('[replication]\nencryption = "none"', "not one of tls, off", ""),
         ('[attributes]\n"a b" = "1"', "not the name of an attribute", ""),
