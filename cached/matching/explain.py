@@ -6,11 +6,27 @@ from collections.abc import Iterator
 from typing import Any
 
 from cached.matching import engine
+from cached.matching.ads import NODE_DEFAULT, SET_DEFAULT, SET_DEFAULT_MEMORY
 from cached.matching.parsed import Condition, Named, Parsed, Side
+from cached.units import format_size
 
 MAX_REASONS = 8
 _MAX_SHOWN = 80
 _MAX_TEXT = 300
+#: What is said of the tests of space that hold unless somebody writes others: what is needed, and what is free.
+_ROOM: dict[str, str] = {
+    SET_DEFAULT: "needs {needed} of disk, {free} free",
+    SET_DEFAULT_MEMORY: "needs {needed} of memory, {free} free",
+    NODE_DEFAULT: "{free} of disk free, the set needs {needed}",
+}
+#: Bytes that one stands for, of the attributes that are sizes.
+_UNITS = {
+    **dict.fromkeys(("diskusage", "totaldisk", "disk"), 1 << 10),
+    **dict.fromkeys(("memory", "detectedmemory"), 1 << 20),
+    **dict.fromkeys(
+        ("diskusagebytes", "totaldiskbytes", "capacitybytes", "memorybytes", "memorytierbytes"), 1
+    ),
+}
 _OTHER: dict[Side, Side] = {"set": "node", "node": "set"}
 
 
@@ -30,6 +46,8 @@ def refusal(side: Side, own: Parsed, other: Parsed, outcome: Any) -> list[str]:
 
 
 def _failure(side: Side, condition: Condition, value: Any, own: Parsed, other: Parsed) -> str:
+    if room := _room(condition, own, other):
+        return room
     text = _short(condition.text, _MAX_TEXT)
     if value is engine.UNDEFINED:
         missing = [line for named in condition.named if (line := _missing(side, named, own, other))]
@@ -39,9 +57,26 @@ def _failure(side: Side, condition: Condition, value: Any, own: Parsed, other: P
     return f"{text} is {shown(value)}" + (f": {', '.join(values)}" if values else "")
 
 
+def _room(condition: Condition, own: Parsed, other: Parsed) -> str:
+    """Say in words that there is too little space; empty for another condition, or where it is not known."""
+    words, sizes = _ROOM.get(condition.text, ""), {}
+    for reference, tree in condition.named if words else ():
+        value, unit = engine.evaluate(tree, own.ad, other.ad), _UNITS.get(reference.name.lower())
+        if unit and type(value) is int:
+            sizes["needed" if reference.name.lower().startswith("diskusage") else "free"] = value * unit
+    if len(sizes) < 2:
+        return ""
+    said = {name: format_size(size) for name, size in sizes.items()}
+    if said["needed"] == said["free"]:
+        said = {name: f"{size} bytes" for name, size in sizes.items()}
+    return words.format(**said)
+
+
 def _values(condition: Condition, own: Parsed, other: Parsed) -> Iterator[str]:
     for reference, tree in condition.named:
-        yield f"{reference.text} is {shown(engine.evaluate(tree, own.ad, other.ad))}"
+        value, unit = engine.evaluate(tree, own.ad, other.ad), _UNITS.get(reference.name.lower())
+        size = f" ({format_size(value * unit)})" if unit and type(value) is int else ""
+        yield f"{reference.text} is {shown(value)}{size}"
 
 
 def _missing(side: Side, named: Named, own: Parsed, other: Parsed) -> str:

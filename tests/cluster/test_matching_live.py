@@ -33,7 +33,7 @@ def test_match_names_the_side_and_the_attribute_for_each_node(cluster):
     assert "Site" in words["plain"]
     assert "undefined" in words["plain"] or "missing" in words["plain"] or "no attribute" in words["plain"]
     assert "Owner" in words["shy"]
-    assert "Disk" in words["full"]
+    assert "of disk" in words["full"]
     assert words["a"] == ""
     assert holders(a, "s") == {"a"}
     for name in ("far", "shy", "full", "plain"):
