@@ -124,7 +124,11 @@ class PeerApi:
         known = self._node.shelf.known.get(_read(body, OneSet).set)
         if known is None or not trusted_with(peer, known):
             raise Forbidden("only nodes that may hold the set are told who refused it")
-        return {"refusals": self._node.rejections.of(known.record.id)}
+        found = self._node.rejections.of(known.record.id)
+        return {
+            "refusals": {node_id: one.reason for node_id, one in found.items()},
+            "failed": [node_id for node_id, one in found.items() if one.failed],
+        }
 
     async def _progress(self, peer: Peer, body: dict[str, Any]) -> Any:
         set_id = _read(body, OneSet).set

@@ -117,7 +117,7 @@ def _reason(node: Node, row: ReplicaRow) -> str:
     slower = row.state == "COMMITTED" and wanted == "memory" and shown_tier(node, row) != "memory"
     told = [
         flight.progress.reason if flight else "",
-        node.rejections.own(row.set_id) if waits else "",
+        own.reason if waits and (own := node.rejections.own(row.set_id)) else "",
         row.reason,
         check.reason if check else "",
         upload.reason if upload else "",

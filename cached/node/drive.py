@@ -239,16 +239,17 @@ async def _propose(node: Node, known: Known, entry: NodeEntry, proposed: offer.O
         )
     except (CachedError, msgspec.ValidationError) as error:
         reason = getattr(error, "message", "it answered nonsense")
-        node.rejections.add(
-            record.id, peer, f"not reached: {reason}", ads_digest(node, known, entry), seconds=BUSY
-        )
+        digest = ads_digest(node, known, entry)
+        node.rejections.add(record.id, peer, f"not reached: {reason}", digest, seconds=BUSY, failed=True)
         return offer.Answer(answer="REJECTED", reason=reason, code="peer_unreachable")
     if proposed.content:
         node.direct_server.gave(record.content, len(proposed.content))
     if answer.answer == "REJECTED":
         node.counters.note("offer.rejected", answer.reason, set=record.id[:8], node=entry.record.name)
         lasts = BUSY if answer.code == Busy.code else LASTS
-        node.rejections.add(record.id, peer, answer.reason, ads_digest(node, known, entry), seconds=lasts)
+        failed = answer.code == CachedError.code  # it had accepted before
+        digest = ads_digest(node, known, entry)
+        node.rejections.add(record.id, peer, answer.reason, digest, seconds=lasts, failed=failed)
     else:
         node.counters.add("offer.accepted")
         node.rejections.accepted(record.id, peer)

@@ -77,8 +77,8 @@ async def _accept(node: Node, peer: Peer, known: Known, offer: Offer) -> float:
     if held is not None:
         return node.left(held.grant)
     declined = node.rejections.own(record.id)
-    if declined and not offer.requested:
-        raise RequirementsRefused(declined)
+    if declined is not None and not offer.requested:
+        raise (CachedError if declined.failed else RequirementsRefused)(declined.reason)
     if record.tier not in node.stores:
         raise RequirementsRefused(f"this node has no {record.tier} tier")
     verdict = await consent.own_verdict(node, known, requested=offer.requested)

@@ -125,7 +125,7 @@ async def resume_all(node: Node, rows: list[TransferRow]) -> None:
 def retry(node: Node) -> None:
     """Try again to get the bytes that this node owes: it had them, they are lost, and nobody could give them so far."""
     for set_id in sorted(node.owed):
-        if set_id not in node.transfers and node.rejections.own(set_id) == "":
+        if set_id not in node.transfers and node.rejections.own(set_id) is None:
             start(node, set_id)
 
 
@@ -172,7 +172,7 @@ async def _failed(node: Node, flight: Flight, error: CachedError) -> None:
     if node.draining:
         return  # what is here stays, and the next start goes on
     node.counters.note("receive.failed", error.message, set=flight.set_id[:8])
-    node.rejections.add_own(flight.set_id, f"the transfer failed: {error.message}", seconds=30.0)
+    node.rejections.add_own(flight.set_id, f"the transfer failed: {error.message}", seconds=30.0, failed=True)
     row = node.shelf.replicas.get(flight.set_id)
     if flight.set_id not in node.owed or row is None or node.left(row.grant) <= 0:
         await _undo(node, flight.set_id)

@@ -1,4 +1,5 @@
-"""Refusals remembered: by other nodes of sets that this node offered, and by this node of sets offered to it.
+"""Refusals remembered, and failures: of other nodes and sets that this node offered, of this node and sets offered to
+it.
 
 In memory only: after a restart everybody is asked once more, which costs a call.
 """
@@ -20,6 +21,8 @@ class Rejection:
     #: Both ads at the time, as one digest: when either changes, the node is asked again.
     ads: str
     until: float
+    #: It had agreed, and its transfer failed; or it could not be asked.
+    failed: bool = False
 
 
 class Rejections:
@@ -29,9 +32,19 @@ class Rejections:
         self._by_set: dict[str, dict[str, Rejection]] = {}
         self._own: dict[str, Rejection] = {}
 
-    def add(self, set_id: str, node_id: str, reason: str, ads: str, seconds: float = LASTS) -> None:
-        """Remember that a node refused a set."""
-        self._by_set.setdefault(set_id, {})[node_id] = Rejection(reason, ads, time.monotonic() + seconds)
+    def add(
+        self,
+        set_id: str,
+        node_id: str,
+        reason: str,
+        ads: str,
+        *,
+        seconds: float = LASTS,
+        failed: bool = False,
+    ) -> None:
+        """Remember that a node refused a set, or failed to get it."""
+        found = Rejection(reason, ads, time.monotonic() + seconds, failed)
+        self._by_set.setdefault(set_id, {})[node_id] = found
 
     def stands(self, set_id: str, node_id: str, ads: str) -> bool:
         """Tell whether a refusal still holds: it is fresh, and neither ad has changed."""
@@ -48,12 +61,10 @@ class Rejections:
                 self._by_set[set_id] = fresh
         return sets
 
-    def of(self, set_id: str) -> dict[str, str]:
-        """Return node id -> reason of the refusals that are still fresh."""
+    def of(self, set_id: str) -> dict[str, Rejection]:
+        """Return the refusals that are still fresh, by node id."""
         now = time.monotonic()
-        return {
-            node: found.reason for node, found in self._by_set.get(set_id, {}).items() if found.until > now
-        }
+        return {node: found for node, found in self._by_set.get(set_id, {}).items() if found.until > now}
 
     def accepted(self, set_id: str, node_id: str) -> None:
         """Forget a refusal: the node has accepted meanwhile."""
@@ -68,17 +79,17 @@ class Rejections:
         self._by_set.pop(set_id, None)
         self._own.pop(set_id, None)
 
-    def add_own(self, set_id: str, reason: str, seconds: float = LASTS) -> None:
-        """Remember that this node does not want a set for a while."""
-        self._own[set_id] = Rejection(reason, "", time.monotonic() + seconds)
+    def add_own(self, set_id: str, reason: str, *, seconds: float = LASTS, failed: bool = False) -> None:
+        """Remember that this node does not want a set for a while, or failed to get it."""
+        self._own[set_id] = Rejection(reason, "", time.monotonic() + seconds, failed)
 
-    def own(self, set_id: str) -> str:
-        """Return why this node does not want a set now; empty when it does not mind."""
+    def own(self, set_id: str) -> Rejection | None:
+        """Return why this node does not want a set now; None when it does not mind."""
         found = self._own.get(set_id)
         if found is None or found.until < time.monotonic():
             self._own.pop(set_id, None)
-            return ""
-        return found.reason
+            return None
+        return found
 
     def welcome(self, set_id: str) -> None:
         """Forget that this node did not want a set."""

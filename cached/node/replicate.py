@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cached import wire
 from cached.errors import CachedError, NoSource, NotFound, Refused, RequirementsRefused
-from cached.node import announce, book, consent, drive, options, watching
+from cached.node import announce, book, consent, drive, match, options, watching
 from cached.node.access import check_manage, resolve
 from cached.node.caller import Caller
 from cached.node.node import Node
+from cached.node.rejections import Rejection
 from cached.node.shelf import Known
 from cached.node.trust import trusted_with
 from cached.node.views import NOTHING, replica_views
@@ -150,7 +151,7 @@ async def _settled(
         reply = await _reply(node, known, named, sight.told)
         progress(_report(known, reply))
         settled = all(item.state not in ("REQUESTED", "TRANSFERRING") for item in reply.items)
-        refused = sum(item.state == "REJECTED" for item in reply.items)
+        refused = sum(item.state in ("REJECTED", "FAILED") for item in reply.items)
         if reply.complete or (settled and reply.have + refused >= reply.wanted) or time.monotonic() > until:
             return reply
         await asyncio.sleep(min(LOOK, SOON + (time.monotonic() - began) / 50))
@@ -163,45 +164,58 @@ async def _reply(
     refusals = await _refusals(node, known)
     names = {entry.record.id: entry.record for entry in node.directory.nodes()}
     listed = {item.node_id for item in items}
-    for node_id, reason in refusals.items():
+    for node_id, refusal in refusals.items():
         if node_id in names and node_id not in listed:
             record = names[node_id]
             items.append(
                 wire.ReplicaView(
                     node=record.name,
                     host=record.host,
-                    state="REJECTED",
+                    state="FAILED" if refusal.failed else "REJECTED",
                     tier=known.record.tier,
                     bytes_present=0,
-                    reason=reason,
+                    reason=refusal.reason,
                     node_id=node_id,
                 )
             )
     there = {item.node_id for item in items if item.state == "COMMITTED"}
     there -= {known.record.originator} - named
-    wanted = named or await _wanted(node, known, set(refusals))
+    wanted, unmatched = (named, []) if named else await _wanted(node, known, set(refusals))
     count = len(wanted) if known.record.replicas == ALL or named else min(known.record.replicas, len(wanted))
     have = len(there & wanted)
-    return wire.ReplicateReply(items=items, complete=have >= count, wanted=count, have=have)
+    enough = known.record.replicas != ALL and count == known.record.replicas
+    return wire.ReplicateReply(
+        items=items,
+        complete=have >= count,
+        wanted=count,
+        have=have,
+        unmatched=[] if enough else unmatched,
+    )
 
 
-async def _wanted(node: Node, known: Known, refusing: set[str]) -> set[str]:
-    """Return the live nodes that match, besides the originator: those that refused are among them."""
+async def _wanted(
+    node: Node, known: Known, refusing: set[str]
+) -> tuple[frozenset[str], list[wire.MatchView]]:
+    """Return the live nodes that match, besides the originator: those that refused are among them. And all others."""
     others = [
         entry
         for entry in node.directory.nodes()
-        if entry.alive and entry.record.id != known.record.originator and trusted_with(entry, known)
+        if entry.alive and entry.record.id != known.record.originator
     ]
     verdicts = await consent.verdicts(node, known, [entry.record.ad for entry in others])
     holders = {entry.node.record.id for entry in node.holders(known.record.id)}
-    return {
-        entry.record.id
-        for entry, verdict in zip(others, verdicts, strict=True)
-        if verdict.matches or entry.record.id in holders or entry.record.id in refusing
-    }
+    wanted, unmatched = set(), []
+    for entry, verdict in zip(others, verdicts, strict=True):
+        found = match.view(known, entry, verdict)
+        met = entry.record.id in holders or entry.record.id in refusing
+        if found.matches or (met and trusted_with(entry, known)):
+            wanted.add(entry.record.id)
+        else:
+            unmatched.append(found)
+    return frozenset(wanted), unmatched
 
 
-async def _refusals(node: Node, known: Known) -> dict[str, str]:
+async def _refusals(node: Node, known: Known) -> dict[str, Rejection]:
     """Return what the driving node has been told by those who refused."""
     holders = [
         entry.node.record.id
@@ -215,7 +229,11 @@ async def _refusals(node: Node, known: Known) -> dict[str, str]:
         answer = await node.link.call(driver, "drive.refusals", {"set": known.record.id}, 3.0)
     except CachedError:
         return {}
-    return {str(key): str(value) for key, value in answer.get("refusals", {}).items()}
+    failed = answer.get("failed", ())
+    return {
+        str(key): Rejection(str(value), "", 0.0, failed=key in failed)
+        for key, value in answer.get("refusals", {}).items()
+    }
 
 
 def _report(known: Known, reply: wire.ReplicateReply) -> wire.Progress:
@@ -235,7 +253,7 @@ def _report(known: Known, reply: wire.ReplicateReply) -> wire.Progress:
         if item.node_id != known.record.originator
     ]
     return wire.Progress(
-        bytes_present=sum(one.bytes_present for one in nodes if one.state != "REJECTED"),
+        bytes_present=sum(one.bytes_present for one in nodes if one.state not in ("REJECTED", "FAILED")),
         bytes_wanted=known.record.bytes * max(reply.wanted, 1),
         state="done" if reply.complete else "replicating",
         nodes=nodes,

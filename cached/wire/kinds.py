@@ -10,7 +10,7 @@ import msgspec
 Seconds = int | float
 Kind = Literal["file", "dir", "link"]
 SetState = Literal["UNCOMMITTED", "UPLOADING", "COMMITTED", "WITHDRAWN"]
-ReplicaState = Literal["REQUESTED", "TRANSFERRING", "COMMITTED", "REJECTED", "EXPIRED", "GOING"]
+ReplicaState = Literal["REQUESTED", "TRANSFERRING", "COMMITTED", "REJECTED", "FAILED", "EXPIRED", "GOING"]
 ObjectTier = Literal["memory", "disk", "redis", "peer", "origin"]
 
 #: Nanoseconds since 1970, as the store keeps them.

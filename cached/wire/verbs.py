@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from cached.wire.kinds import MAX_SECONDS, Kind, Nanoseconds, Seconds
-from cached.wire.views import ReplicaView, SetView
+from cached.wire.views import MatchView, ReplicaView, SetView
 
 
 class CreateOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +126,8 @@ class ReplicateReply(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool
     wanted: int
     have: int
+    #: Live nodes that do not match, so that nobody waits for them, where all or more than match are wanted.
+    unmatched: list[MatchView] = []
 
 
 class Damage(msgspec.Struct, frozen=True, kw_only=True):

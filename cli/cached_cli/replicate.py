@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 from cached.errors import CachedError, Refused, TimedOut
 
 from cached_cli.command import CachedCommand, Duration, Replicas, set_argument
 from cached_cli.listing import replica_table
-from cached_cli.output import emit_json, plain, talk
+from cached_cli.output import counted, emit_json, plain, talk
 from cached_cli.progress import Meter
 from cached_cli.session import Session, pass_session
+
+#: Nodes that do not match are told of at most, and characters of the reason of each.
+MOST: Final = 8
+LONGEST: Final = 160
 
 
 @click.command("replicate", cls=CachedCommand)
@@ -34,6 +38,7 @@ def replicate(
         result = wait_for(session, name, replicas=replicas, nodes=nodes, timeout=timeout)
     else:
         result = plain(session.client().replicate(name, replicas=replicas, to=nodes, wait=False))
+        tell_unmatched(session, name, result)
     if session.json:
         emit_json(result)
     else:
@@ -72,7 +77,26 @@ def wait_for(
             talk(f"cached: {going_on}")
         click.get_current_context().exit(130)
     built: dict[str, Any] = plain(result)
+    tell_unmatched(session, label, built)
     return built
+
+
+def tell_unmatched(session: Session, name: str, result: dict[str, Any]) -> None:
+    """Say which nodes nobody waits for because they do not match, and why, in a line each."""
+    unmatched = [] if session.json else result.get("unmatched") or []
+    if not unmatched:
+        return
+    talk(f"{counted(len(unmatched), 'node does', 'nodes do')} not match and will not hold {name}:")
+    for entry in unmatched[:MOST]:
+        talk(f"  {entry['node']}: {why(entry)}")
+    if len(unmatched) > MOST:
+        talk(f"  and {len(unmatched) - MOST} more: cached match {name}")
+
+
+def why(entry: dict[str, Any]) -> str:
+    """Return the first reason for which a node does not match, on a line; who has said it stands before it."""
+    first = str((entry["reasons"] or ["its requirements, or those of the set, do not hold"])[0])
+    return first if len(first) <= LONGEST else first[: LONGEST - 1] + "…"
 
 
 def require_complete(name: str, result: dict[str, Any]) -> None:
@@ -86,12 +110,17 @@ def shortfall(name: str, result: dict[str, Any]) -> CachedError | None:
     if result["complete"]:
         return None
     have, wanted = result["have"], result["wanted"]
-    counted = f"{have} of {wanted} nodes hold {name}" if wanted > 0 else f"{have} nodes hold {name}"
+    held = f"{have} of {wanted} nodes hold {name}" if wanted > 0 else f"{have} nodes hold {name}"
     refused = [entry for entry in result["items"] if entry["state"] == "REJECTED"]
+    failed = [entry for entry in result["items"] if entry["state"] == "FAILED"]
+    said = [f"{len(found)} {word}" for found, word in ((refused, "refused"), (failed, "failed")) if found]
     if refused:
         hint = f"see why with: cached match {name}"
-        return Refused(f"{counted}; {len(refused)} refused", hint=hint, items=refused)
+        return Refused(f"{held}; {', '.join(said)}", hint=hint, items=refused + failed)
+    if failed:
+        hint = f"they are asked again; ask at once with: cached replicate {name} --to NODE --wait"
+        return CachedError(f"{held}; {', '.join(said)}", hint=hint, items=failed)
     missing = [entry for entry in result["items"] if entry["state"] != "COMMITTED"]
     return TimedOut(
-        f"{counted}; the others are not done", hint=f"watch them with: cached show {name}", items=missing
+        f"{held}; the others are not done", hint=f"watch them with: cached show {name}", items=missing
     )

@@ -121,6 +121,44 @@ def test_replicate_without_wait_does_not_judge(run, client):
     assert "in the background" in ended.err
 
 
+def test_who_waits_for_copies_is_told_which_nodes_do_not_match_and_why(run, client):
+    def unmatched(number):
+        reasons = ["set side: needs 48.0 GiB of disk, 12.0 GiB free", "node side: the same"]
+        return wire.MatchView(
+            node=f"n{number}", matches=False, set_side=False, node_side=False, reasons=reasons
+        )
+
+    few = wire.ReplicateReply(items=[], complete=True, wanted=0, have=0, unmatched=[unmatched(3)])
+    many = wire.ReplicateReply(
+        items=[], complete=True, wanted=0, have=0, unmatched=[unmatched(number) for number in range(100)]
+    )
+    client.answers.update(create=set_view(), show=set_view(), replicate=few)
+    for words in (["replicate", "nr", "--wait"], ["replicate", "nr"], ["create", "nr", ".", "--wait"]):
+        ended = run(*words)
+        assert ended.code == 0
+        assert "1 node does not match and will not hold nr:\n" in ended.err
+        assert "  n3: set side: needs 48.0 GiB of disk, 12.0 GiB free\n" in ended.err
+    assert run("replicate", "nr", "--wait", "--json").err == ""
+    client.answers["replicate"] = many
+    said = run("replicate", "nr", "--wait").err.splitlines()
+    assert len(said) == 10
+    assert said[-1] == "  and 92 more: cached match nr"
+
+
+def test_a_transfer_that_failed_is_a_failure_and_no_refusal(run, client):
+    failed = replica("n2", state="FAILED", reason="the transfer failed: no source")
+    client.answers["replicate"] = reply(False, failed)
+    ended = run("replicate", "nr", "--wait")
+    assert ended.code == 1
+    assert "1 failed" in ended.err
+    assert "refused" not in ended.err
+    assert "n2: the transfer failed: no source" in ended.out
+    client.answers["replicate"] = reply(False, failed, replica("n3", state="REJECTED", reason="drains"))
+    both = run("replicate", "nr", "--wait")
+    assert both.code == 5
+    assert "1 refused, 1 failed" in both.err
+
+
 def test_ctrl_c_while_waiting_says_that_the_work_goes_on(run, client):
     client.answers["replicate"] = KeyboardInterrupt()
     ended = run("replicate", "nr", "--wait")

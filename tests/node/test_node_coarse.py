@@ -172,7 +172,7 @@ def test_bytes_that_never_are_what_the_digests_say_are_never_committed(tmp_path,
             assert len(b.swarm.jobs) == receive.ROUNDS
             assert not b.stores["disk"].has(view.content)
             assert b.stores["disk"].list_incoming() == []
-            assert "'large'" in b.rejections.own(view.id)
+            assert "'large'" in b.rejections.own(view.id).reason
 
     asyncio.run(story())
 

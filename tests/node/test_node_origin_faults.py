@@ -218,7 +218,7 @@ def test_what_lasts_while_a_kept_set_is_read_is_said_and_tried_again(
         async with node_at(tmp_path, patience=0.3) as node:
             view = await made(node, source_set="gs://data/out")
             await until(lambda: node.counters.snapshot().get("receive.failed"))
-            said = node.rejections.own(view.id)
+            said = node.rejections.own(view.id).reason
             assert "gs://data/out/big" in said
             assert words in said
             if kind != "replace_between":

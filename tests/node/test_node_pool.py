@@ -356,7 +356,7 @@ def test_what_keeps_everybody_from_reading_is_said_and_tried_again(tmp_path):
             origin.deny("data", None, "out/big")
             view = await made(node, ADA, "nr", source_set="gs://data/out")
             await until(lambda: node.counters.snapshot().get("receive.failed"), 60)
-            assert "gs://data/out/big" in node.rejections.own(view.id)
+            assert "gs://data/out/big" in node.rejections.own(view.id).reason
             assert node.shelf.replicas[view.id].state == "TRANSFERRING"
 
     run(story())
@@ -402,7 +402,7 @@ def test_what_comes_wrong_again_and_again_makes_its_reader_stand_back(tmp_path, 
             wrong(origin, 1000)
             view = await made(node, ADA, "nr", source_set="gs://data/out")
             await until(lambda: node.counters.snapshot().get("receive.failed"), 60)
-            assert "gs://data/out/big" in node.rejections.own(view.id)
+            assert "gs://data/out/big" in node.rejections.own(view.id).reason
             assert node.counters.snapshot()["origin.not_read"]
 
     run(story())

@@ -286,7 +286,7 @@ def test_an_unexpected_failure_ends_the_transfer_and_leaves_nothing(tmp_path, st
                 faults.arm("")
             assert left_behind(b) == NOTHING
             assert b.counters.snapshot()["background_failed"] == 1
-            assert "the transfer failed" in b.rejections.own(view.id)
+            assert "the transfer failed" in b.rejections.own(view.id).reason
             await fetch.fetch(b, ALICE, NR, None)
             assert bytes_of(b, "nr/f") == FILES["f"]
 

@@ -215,7 +215,7 @@ def test_a_refusal_stands_for_a_quarter_of_an_hour_or_until_an_ad_changes(monkey
     assert refused.stands("s", "n", "ads")
     assert not refused.stands("s", "n", "other ads")
     assert not refused.stands("s", "m", "ads")
-    assert refused.of("s") == {"n": "too little memory"}
+    assert {node: one.reason for node, one in refused.of("s").items()} == {"n": "too little memory"}
     now[0] = rejections_module.LASTS - 1
     assert refused.stands("s", "n", "ads")
     now[0] = rejections_module.LASTS + 1
@@ -232,17 +232,17 @@ def test_refusals_end_with_an_acceptance_or_a_new_record_and_own_ones_with_a_wel
     refused.forget("s")
     assert refused.of("s") == {}
     refused.add_own("s", "the owner said so")
-    assert refused.own("s") == "the owner said so"
+    assert refused.own("s").reason == "the owner said so"
     refused.forget("s")
     assert refused.own("s"), "another revision does not make up for what the owner said"
     refused.welcome("s")
-    assert refused.own("s") == ""
+    assert refused.own("s") is None
     refused.add_own("s", "gone", seconds=-1.0)
-    assert refused.own("s") == ""
+    assert refused.own("s") is None
     refused.add("s", "n", "r", "ads")
     refused.add_own("s", "x")
     refused.drop("s")
-    assert (refused.of("s"), refused.own("s")) == ({}, "")
+    assert (refused.of("s"), refused.own("s")) == ({}, None)
 
 
 # Counters

@@ -56,7 +56,10 @@ def test_a_node_that_may_not_hold_a_set_never_drives_it_and_is_not_told_who_refu
             with pytest.raises(CachedError):
                 await liar.link.call(a.id, "drive.refusals", {"set": "00" * 16})
             c = await w.node("c", domain="physics.edu")
-            assert await c.link.call(a.id, "drive.refusals", body) == {"refusals": {}}
+            assert await c.link.call(a.id, "drive.refusals", body) == {
+                "refusals": {},
+                "failed": [],
+            }
             assert await replicate._refusals(a, known) == {}
 
     asyncio.run(story())
