@@ -21,6 +21,8 @@ from cached.sets.names import parse_ref
 
 #: States by how far a replica is: of those of several sets on a node, the first sums them up.
 _ORDER = ("GOING", "REJECTED", "REQUESTED", "TRANSFERRING", "EXPIRED", "COMMITTED")
+#: States of replicas that have all bytes.
+WHOLE = ("COMMITTED", "EXPIRED")
 
 
 async def locate(node: Node, caller: Caller, names: Sequence[str], job_ad: str | None) -> wire.LocateReply:
@@ -36,14 +38,30 @@ async def locate(node: Node, caller: Caller, names: Sequence[str], job_ad: str |
     entries = [entry for entry in node.directory.nodes() if entry.alive]
     agreed = await _agreed(node, sets, entries)
     runs = await _runs(node, job, entries) if job is not None else {entry.record.id for entry in entries}
+    available = {known.record.id: _available(node, known) for known in sets}
+    scarce = {set_id for set_id, how in available.items() if how in ("partial", "none")}
     candidates = [
-        _candidate(node, sets, entry, agreed=entry.record.id in agreed, runs=entry.record.id in runs)
+        _candidate(node, sets, entry, scarce, agreed=entry.record.id in agreed, runs=entry.record.id in runs)
         for entry in entries
     ]
     return wire.LocateReply(
         items=[_view(found) for found in locality.rank(candidates)],
         directory_age_seconds=round(node.directory.age_seconds(), 3),
+        sets=[
+            wire.LocatedSet(name=known.record.name, id=known.record.id, available=available[known.record.id])
+            for known in sets
+        ],
     )
+
+
+def _available(node: Node, known: Known) -> wire.Availability:
+    """Return where all bytes of a set can be had."""
+    there = [entry.holding for entry in node.holders(known.record.id) if entry.node.alive]
+    if any(holding.state in WHOLE for holding in there):
+        return "whole"
+    if known.record.origin:
+        return "origin"
+    return "partial" if any(holding.bytes_present for holding in there) else "none"
 
 
 async def _job(node: Node, text: str) -> Ad:
@@ -79,11 +97,12 @@ async def _agreed(node: Node, sets: Sequence[Known], entries: Sequence[NodeEntry
 
 
 def _candidate(
-    node: Node, sets: Sequence[Known], entry: NodeEntry, *, agreed: bool, runs: bool
+    node: Node, sets: Sequence[Known], entry: NodeEntry, scarce: set[str], *, agreed: bool, runs: bool
 ) -> locality.Candidate:
     held = [_holding(node, known, entry) for known in sets]
     there = [holder.holding for holder in held if holder is not None]
     leases = [holding.lease_seconds_left for holding in there]
+    whole = {holding.set_id for holding in there if holding.state in WHOLE}
     return locality.Candidate(
         node=entry.record.name,
         host=entry.record.host,
@@ -93,6 +112,7 @@ def _candidate(
         lease_seconds_left=min(leases) if len(leases) == len(sets) else None,
         free_bytes=entry.record.free_bytes,
         matches=runs and (agreed or len(there) == len(sets)),
+        obtainable=scarce <= whole,
     )
 
 

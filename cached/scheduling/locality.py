@@ -31,6 +31,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     free_bytes: int = 0
     #: Whether the node matches, and so may be asked to fetch what it lacks.
     matches: bool
+    #: Whether what it lacks can be had from anywhere.
+    obtainable: bool = True
     bandwidth_bytes_per_second: float = BANDWIDTH
 
 
@@ -56,10 +58,10 @@ def _present(one: Candidate) -> int:
 
 
 def estimate_seconds(one: Candidate) -> float | None:
-    """Return the seconds until the node has all bytes; `None` when it does not match or has no room."""
+    """Return the seconds until the node has all bytes; `None` without a match or room, or when nobody has them."""
     lacking = one.bytes_wanted - _present(one)
     if not lacking and one.state:
         return 0.0
-    if not one.matches or lacking > one.free_bytes:
+    if not (one.matches and one.obtainable) or lacking > one.free_bytes:
         return None
     return START + lacking / max(one.bandwidth_bytes_per_second, 1.0)

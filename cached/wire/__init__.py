@@ -8,7 +8,16 @@ added, never changed. A receiver ignores fields that it does not know.
 from __future__ import annotations
 
 from cached.wire.coding import UNREADABLE, convert, decode, encode, encode_items, items
-from cached.wire.kinds import MAX_SECONDS, Kind, Nanoseconds, ObjectTier, ReplicaState, Seconds, SetState
+from cached.wire.kinds import (
+    MAX_SECONDS,
+    Availability,
+    Kind,
+    Nanoseconds,
+    ObjectTier,
+    ReplicaState,
+    Seconds,
+    SetState,
+)
 from cached.wire.objects import (
     DUMP_METADATA,
     Attested,
@@ -43,6 +52,7 @@ from cached.wire.views import (
     FileView,
     LeaseView,
     LimitsView,
+    LocatedSet,
     LocateReply,
     LocateView,
     MatchView,
@@ -59,6 +69,7 @@ __all__ = [
     "MAX_TOKEN",
     "UNREADABLE",
     "Attested",
+    "Availability",
     "ClearItem",
     "ClearReply",
     "CopyList",
@@ -75,6 +86,7 @@ __all__ = [
     "LimitsView",
     "LocateReply",
     "LocateView",
+    "LocatedSet",
     "MatchView",
     "Nanoseconds",
     "NewEntry",

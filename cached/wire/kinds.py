@@ -11,6 +11,8 @@ Seconds = int | float
 Kind = Literal["file", "dir", "link"]
 SetState = Literal["UNCOMMITTED", "UPLOADING", "COMMITTED", "WITHDRAWN"]
 ReplicaState = Literal["REQUESTED", "TRANSFERRING", "COMMITTED", "REJECTED", "FAILED", "EXPIRED", "GOING"]
+#: Where all bytes of a set can be had: on a live node, in the origin alone; or only some of them, or none.
+Availability = Literal["whole", "origin", "partial", "none"]
 ObjectTier = Literal["memory", "disk", "redis", "peer", "origin"]
 
 #: Nanoseconds since 1970, as the store keeps them.

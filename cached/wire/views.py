@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from cached.wire.kinds import Kind, ReplicaState, Seconds, SetState
+from cached.wire.kinds import Availability, Kind, ReplicaState, Seconds, SetState
 
 
 class LeaseView(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,8 +137,16 @@ class LocateView(msgspec.Struct, frozen=True, kw_only=True):
     lease_seconds_left: Seconds | None
     free_bytes: int
     matches: bool
-    #: Until the node would hold all of it; null when nothing can be said.
+    #: Until the node would hold all of it; null when it cannot, or nothing can be said.
     estimate_seconds: Seconds | None = None
+
+
+class LocatedSet(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a set that was asked for can be had at all."""
+
+    name: str
+    id: str
+    available: Availability
 
 
 class LocateReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +154,8 @@ class LocateReply(msgspec.Struct, frozen=True, kw_only=True):
 
     items: list[LocateView]
     directory_age_seconds: Seconds
+    #: In the order in which they were named.
+    sets: list[LocatedSet] = []
 
 
 class FileView(msgspec.Struct, frozen=True, kw_only=True, gc=False):

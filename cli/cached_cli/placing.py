@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import click
 from cached.errors import UsageError
@@ -11,6 +11,13 @@ from cached.units import format_duration
 from cached_cli.command import CachedCommand, set_argument, set_names
 from cached_cli.output import emit_json, items, left, plain, size, table, talk, yes_no
 from cached_cli.session import Session, pass_session
+
+#: What is said of a set that no live node holds whole.
+_SCARCE: Final = {
+    "origin": "no live node holds it; Cloud Storage does",
+    "partial": "live nodes hold only parts of it: who lacks it cannot get it now",
+    "none": "no live node holds anything of it: who lacks it cannot get it now",
+}
 
 
 @click.command("match", cls=CachedCommand)
@@ -45,6 +52,9 @@ def locate(session: Session, names: tuple[str, ...], form: str, job_ad: IO[str] 
         return emit_json(found)
     columns = ["NODE", "HOST", "STATE", ">PRESENT", ">WANTED", "LEASE", ">FREE", "MATCHES", "ESTIMATE"]
     table(session, columns, (_place(entry) for entry in found["items"]))
+    for each in found["sets"]:
+        if said := _SCARCE.get(each["available"]):
+            talk(f"{each['name']}: {said}")
     return talk(f"as this node knew it {format_duration(found['directory_age_seconds'])} ago")
 
 

@@ -136,7 +136,7 @@ def test_extend_delete_match_nodes_status_usage_locate_answer(http_, daemon):
     assert http_.json("GET", "/v1/usage?user=bob&since=7d&scope=")[0] == 200
     assert daemon.node.calls[-1] == ("usage", "bob", "7d", "")
     located = http_.json("GET", "/v1/locate?name=nr&name=b&job_ad=%5B%5D")[1]
-    assert located == {"items": [], "directory_age_seconds": 0.5}
+    assert located == {"items": [], "directory_age_seconds": 0.5, "sets": []}
     assert daemon.node.calls[-1] == ("locate", ("nr", "b"), "[]")
     assert http_.json("DELETE", "/v1/sets/nr?dry_run=1&everywhere=1")[1]["dry_run"] is True
     assert http_.json("DELETE", "/v1/sets/nr")[1]["state"] == "WITHDRAWN"

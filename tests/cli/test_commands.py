@@ -188,14 +188,21 @@ def test_locate_ranks_and_tells_how_old_its_knowledge_is(run, client, tmp_path):
         matches=True,
         estimate_seconds=0,
     )
-    client.answers["locate"] = wire.LocateReply(items=[view], directory_age_seconds=1.5)
+    sets = [
+        wire.LocatedSet(name="nr", id="a" * 32, available="whole"),
+        wire.LocatedSet(name="other", id="b" * 32, available="partial"),
+    ]
+    client.answers["locate"] = wire.LocateReply(items=[view], directory_age_seconds=1.5, sets=sets)
     ad = tmp_path / "job.ad"
     ad.write_text("RequestMemory = 1")
     plain = run("locate", "nr", "other", "--job-ad", str(ad))
     assert client.last == ("locate", (["nr", "other"],), {"job_ad": "RequestMemory = 1"})
     row = " ".join(plain.out.splitlines()[1].split())
     assert row == "n1 h COMMITTED 1.0 KiB 1.0 KiB - 2.0 KiB yes 0s"
-    assert plain.err == "as this node knew it 1s ago\n"
+    assert plain.err.splitlines() == [
+        "other: live nodes hold only parts of it: who lacks it cannot get it now",
+        "as this node knew it 1s ago",
+    ]
     run("locate", "nr", "--job-ad", "-", input="[A = 1]")
     assert client.last[2] == {"job_ad": "[A = 1]"}
     ad.write_bytes(b"\xff")

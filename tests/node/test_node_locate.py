@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 from cached.errors import BadExpression, NotFound, UsageError
 from cached.matchmaker.pool import Matchmaker
-from cached.node import locate
-from tests.node.fakes import caller, create_set, world
+from cached.node import locate, offer
+from cached.peers.records import Peer
+from tests.node.fakes import caller, create_set, until, world
 
 ALICE = caller("alice")
 BIG, SMALL = {"f": b"x" * 5000}, {"g": b"y" * 10}
@@ -49,6 +51,47 @@ def test_a_node_with_some_of_the_sets_is_not_absent(tmp_path):
                 "c": "ABSENT",
             }
             assert {one.lease_seconds_left for one in found} == {None}
+
+    asyncio.run(story())
+
+
+def promised(reply):
+    return (
+        {one.node: one.estimate_seconds is not None for one in reply.items},
+        [one.available for one in reply.sets],
+    )
+
+
+def test_a_set_that_no_live_node_holds_whole_is_promised_to_nobody(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, c = [await w.node(name) for name in "abc"]
+            view = await create_set(a, ALICE, "big", BIG, replicas=0)
+            await w.gossip()
+            assert promised(await locate.locate(b, ALICE, ["big"], None)) == (
+                {"a": True, "b": True, "c": True},
+                ["whole"],
+            )
+            coming = asyncio.Event()
+
+            async def some(job, *_more):
+                job.progress.state, job.progress.bytes_present = "transferring", 2000
+                await coming.wait()
+
+            c.direct.fetch = some
+            a.consents.give(c.id, view.content)
+            source = Peer(node_id=a.id, domains=a.identity.domains)
+            proposed = await offer.make(a, a.shelf.known[view.id])
+            await offer.consider(c, source, msgspec.structs.replace(proposed, content=b""))
+            await until(lambda: c.transfers[view.id].progress.bytes_present)
+            await w.gossip()
+            w.down.add("a")
+            assert promised(await locate.locate(b, ALICE, ["big"], None)) == (
+                {"b": False, "c": False},
+                ["partial"],
+            )
+            w.down.add("c")
+            assert promised(await locate.locate(b, ALICE, ["big"], None)) == ({"b": False}, ["none"])
 
     asyncio.run(story())
 

@@ -77,12 +77,13 @@ def test_a_node_that_was_not_reached_has_not_refused(tmp_path):
 def test_who_asks_for_copies_everywhere_is_told_which_nodes_do_not_match_and_why(tmp_path):
     async def story():
         async with world(tmp_path) as w:
-            a, _, known = await nodes(w, capacity=100_000)
+            a, _, known = await nodes(w)
             await w.node("c")
             await w.gossip()
+            full = "set side: needs 48.0 GiB of disk, 12.0 GiB free"
+            a.matchmaker.judge = lambda _set, node: full if node["Name"] == "b" else ""
             found = await asked(a)
-            assert [one.node for one in found.unmatched] == ["b"]
-            assert found.unmatched[0].reasons[0].startswith("set side: needs 293.0 KiB of disk, ")
+            assert [(one.node, one.reasons) for one in found.unmatched] == [("b", [full])]
             enough = await replicate.replicate(a, ALICE, NR, 1, (), False, 0.0, None)
             assert enough.unmatched == []
             too_many = await replicate.replicate(a, ALICE, NR, 2, (), False, 0.0, None)

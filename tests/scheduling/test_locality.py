@@ -82,4 +82,6 @@ def test_the_estimate_is_zero_for_who_has_it_and_nothing_for_who_cannot_get_it()
     assert estimate_seconds(node("a", 100, matches=False)) == 0
     assert estimate_seconds(node("a", 0, matches=False)) is None
     assert estimate_seconds(node("a", 0, free_bytes=99)) is None
+    assert estimate_seconds(node("a", 50, obtainable=False)) is None
+    assert estimate_seconds(node("a", 100, obtainable=False)) == 0
     assert estimate_seconds(node("a", 0, bandwidth_bytes_per_second=100)) == 1.05
