@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 import time
 from collections import Counter, deque
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from cached.errors import Busy, TimedOut
+from cached.packets import close_all
 
 T = TypeVar("T")
 
@@ -153,17 +153,11 @@ class Closing:
                     del self._queues[user]
                     return
                 descriptors = queue.popleft()
-            _close(descriptors)
+            close_all(descriptors)
             with self._lock:
                 self._left[user] -= len(descriptors)
                 if not self._left[user]:
                     del self._left[user]
-
-
-def _close(descriptors: Sequence[int]) -> None:
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
 
 
 #: Of this process, whichever way the descriptors came.

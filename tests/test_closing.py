@@ -31,14 +31,14 @@ def until(predicate) -> None:
 
 def test_one_user_s_file_that_hangs_when_it_is_closed_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch):
     over, hangs = threading.Event(), opened(1)
-    close_all = hands._close
+    close_all = hands.close_all
 
     def close(descriptors):
         if list(descriptors) == hangs:
             over.wait()
         close_all(descriptors)
 
-    monkeypatch.setattr(hands, "_close", close)
+    monkeypatch.setattr(hands, "close_all", close)
     all_of_them, others = hands.Closing(), opened(3)
     all_of_them.close("ada", hangs)
     behind = opened(5)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -74,6 +75,11 @@ class Trouble:
     sets: tuple[str, ...] = ()
 
 
+def _threads(number: int, name: str) -> ThreadPoolExecutor:
+    """Return threads that give way to all others of the process."""
+    return ThreadPoolExecutor(number, thread_name_prefix=name, initializer=step_back, initargs=(BULK,))
+
+
 @dataclass(kw_only=True)
 class Node:
     """One running node. Only `cached.daemon` makes it; use cases take it as their first argument."""
@@ -111,17 +117,9 @@ class Node:
     #: Objects that are being written for scopes.
     writing: Writing = field(default_factory=Writing)
     #: Threads that copy what users hand over, apart from those that everything else waits for, and after them.
-    copiers: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(
-            8, thread_name_prefix="copier", initializer=step_back, initargs=(BULK,)
-        )
-    )
+    copiers: ThreadPoolExecutor = field(default_factory=partial(_threads, 8, "copier"))
     #: Threads that make the leaves of what has come: no user's file keeps them waiting.
-    provers: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(
-            2, thread_name_prefix="prover", initializer=step_back, initargs=(BULK,)
-        )
-    )
+    provers: ThreadPoolExecutor = field(default_factory=partial(_threads, 2, "prover"))
     roots: Roots = field(default_factory=Roots)
     decisions: Decisions = field(default_factory=Decisions)
     manifests: Manifests = field(default_factory=Manifests)
