@@ -21,7 +21,8 @@ from cached.replication.transfer import Progress
 from cached.sets import coarse as coarsely
 from cached.sets import manifest as manifests
 from cached.sets.coarse import Coarse
-from cached.sets.leaves import check_all_leaves, decode_mtimes
+from cached.sets.digests import Digests, check
+from cached.sets.leaves import decode_mtimes
 from cached.sets.manifest import Manifest
 from cached.sets.merkle import DIGEST, LEAF
 from cached.sets.set import SetRecord, Tier
@@ -52,13 +53,17 @@ class Metadata:
     """What describes a content without its bytes: from a holder or the origin, checked (`checked`)."""
 
     manifest: Manifest
-    #: Empty where the coarse digests came instead.
-    leaves: bytes
+    #: The leaves, or the coarse ones where these suffice.
+    digests: Digests
     mtimes: bytes | None
     #: Where the files lie in the origin (`cached.origin.places`), as it is kept; None when it is unknown.
     places: bytes | None = None
-    #: What a swarm needs of the leaves; None where they have come themselves.
-    coarse: Coarse | None = None
+
+    @property
+    def leaves(self) -> bytes:
+        """All leaves; to be asked for only where no coarse digests can have come."""
+        assert not isinstance(self.digests, Coarse)
+        return self.digests
 
     def times(self) -> dict[str, int]:
         """Return the modification times in nanoseconds, by path; none where they are unknown."""
@@ -114,11 +119,8 @@ async def staged(store: Store, txid: str, content: str) -> Metadata | None:
 def _staged(store: Store, txid: str, content: str) -> Metadata | None:
     with contextlib.suppress(CachedError, OSError), store.stage(txid) as staging:
         if staging.sealed():
-            coarse = staging.coarse()
-            leaves = staging.leaves() if coarse is None else b""
-            return checked(
-                staging.manifest_bytes(), leaves, staging.mtimes(), content, staging.places(), coarse
-            )
+            data, digests = staging.manifest_bytes(), staging.digests()
+            return checked(data, digests, staging.mtimes(), content, staging.places())
     return None
 
 
@@ -155,6 +157,7 @@ def _holders(node: Node, known: Known) -> list[str]:
 
 async def _from(node: Node, peer: str, known: Known, *, coarse: bool = False) -> Metadata:
     """Take what one peer sends, as long as it keeps coming, and no more than the record allows for."""
+    node.counters.add(f"metadata.asked_{'coarse' if coarse else 'leaves'}")
     query = {"content": known.record.content, "set": known.record.id, "places": True, "coarse": coarse}
     loop = asyncio.get_running_loop()
     received, claimed = bytearray(), 0
@@ -245,41 +248,36 @@ def parse(received: bytearray, lengths: Lengths, content: str) -> Metadata:
     data, leaves, mtimes, where, coarse = parts
     return checked(
         data,
-        leaves,
+        Coarse(coarse) if lengths.leaves < 0 else leaves,
         mtimes if lengths.mtimes >= 0 else None,
         content,
         where if lengths.places >= 0 else None,
-        Coarse(coarse) if lengths.leaves < 0 else None,
     )
 
 
 def checked(
     data: bytes,
-    leaves: bytes,
+    digests: Digests,
     mtimes: bytes | None,
     content: str,
     where: bytes | None = None,
-    coarse: Coarse | None = None,
 ) -> Metadata:
     """Return metadata that belongs together and to a content; raises `IntegrityFailed` for any other."""
     if manifests.content_id(data) != content:
         raise IntegrityFailed("this is another manifest than the content id names")
     manifest = manifests.decode(data)
-    if coarse is not None:
-        coarsely.check(manifest, coarse)
-    else:
-        check_all_leaves(manifest, leaves)
+    check(manifest, digests)
     if mtimes is not None:
         decode_mtimes(mtimes, manifest)
     if where is not None:
         places.decode(where, manifest)
-    return Metadata(manifest=manifest, leaves=leaves, mtimes=mtimes, places=where, coarse=coarse)
+    return Metadata(manifest=manifest, digests=digests, mtimes=mtimes, places=where)
 
 
 def _read(node: Node, store: Store, content: str) -> Metadata:
     return Metadata(
         manifest=store.manifest(content),
-        leaves=store.leaves(content),
+        digests=store.leaves(content),
         mtimes=store.mtimes(content),
         places=origins.places_of(node, content),
     )

@@ -34,6 +34,7 @@ from cached.node.trust import trusted_with
 from cached.origin.places import Places
 from cached.origin.values import NODE_ACCOUNT
 from cached.replication import placement, serving
+from cached.replication.expected import Expected
 from cached.replication.files import scan, write_block
 from cached.replication.reading import ALONE, Ask, Share, block_leaves
 from cached.replication.segments import LeafLine, Segment
@@ -97,7 +98,7 @@ class _Member:
         self._job = job
         self._holders = holders
         self._where = places.pinned(job.manifest)
-        self._line = LeafLine(job.manifest)
+        self._line, self._expected = LeafLine(job.manifest), Expected(job.manifest, job.digests)
         self._size = block_leaves(job.manifest.total_bytes)
         self._count = -(-self._line.total // self._size)
         self._all = (1 << self._count) - 1
@@ -136,7 +137,7 @@ class _Member:
 
     def _present(self) -> int:
         have = self._all
-        for first, end in scan(self._job.data, self._line, self._job.leaves, whole=self._job.linked):
+        for first, end in scan(self._job.data, self._line, self._expected, whole=self._job.linked):
             for block in range(first // self._size, -(-end // self._size)):
                 have &= ~(1 << block)
         return have
@@ -391,7 +392,7 @@ class _Member:
     async def _write(self, parts: list[tuple[Segment, memoryview]]) -> None:
         """Write in a thread, which has ended when this returns; never through a link."""
         parts = [(segment, data) for segment, data in parts if segment.path not in self._job.linked]
-        work = asyncio.ensure_future(asyncio.to_thread(write_block, self._job, parts))
+        work = asyncio.ensure_future(asyncio.to_thread(write_block, self._job, self._expected, parts))
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:

@@ -16,6 +16,7 @@ from cached.node.node import Node
 from cached.replication import layout
 from cached.replication.serving import FEW
 from cached.sets import manifest as manifests
+from cached.sets.coarse import Coarse
 from cached.sets.manifest import Manifest
 from cached.storage import links
 from cached.storage.disk import Store
@@ -54,31 +55,35 @@ async def fit(node: Node, flight: Flight, metadata: Metadata) -> None:
 
 
 async def whole(node: Node, flight: Flight, metadata: Metadata) -> Metadata:
-    """Return the metadata with all leaves: another way than a swarm needs them, and they have not come yet.
+    """Return the metadata with all leaves: whoever reads from the origin needs them, and they have not come yet.
 
     Raises what `kept.obtain` raises.
     """
-    if metadata.coarse is None:
+    if not isinstance(metadata.digests, Coarse):
         return metadata
     found = await kept.obtain(node, node.shelf.known[flight.set_id], flight.progress)
+    await _seal_again(node, flight, found)
+    return found
+
+
+async def _seal_again(node: Node, flight: Flight, metadata: Metadata) -> None:
     store = node.stores[node.shelf.replicas[flight.set_id].tier]
 
     def seal() -> None:
         with store.stage(flight.txid) as staging:
-            _seal(flight, staging, found)
+            _seal(flight, staging, metadata)
 
     await to_the_end(asyncio.to_thread(seal))
-    return found
 
 
 def _seal(flight: Flight, staging: Staging, metadata: Metadata) -> None:
     data = manifests.encode(metadata.manifest)
-    staging.seal(data, metadata.leaves, metadata.mtimes, metadata.coarse)
+    staging.seal(data, metadata.digests, metadata.mtimes)
     if flight.maker is not None:
         flight.maker.close()
         flight.maker = None
-    if metadata.coarse is not None:
-        flight.maker = LeafMaker(staging, metadata.manifest, metadata.coarse)
+    if isinstance(metadata.digests, Coarse):
+        flight.maker = LeafMaker(staging, metadata.manifest, metadata.digests)
 
 
 async def _link_and_prepare(node: Node, store: Store, flight: Flight, metadata: Metadata) -> None:
@@ -99,6 +104,10 @@ def _prepare(node: Node, store: Store, flight: Flight, metadata: Metadata) -> No
         if metadata.places is not None:
             staging.put_places(metadata.places)
         _seal(flight, staging, metadata)
+    if flight.maker is not None and flight.linked.paths:  # these are not to be read only to be hashed
+        linked = (entry for entry in metadata.manifest.files() if entry.path in flight.linked.paths)
+        for entry, leaves in links.leaves_of(store, flight.linked.donors, linked):
+            flight.maker.put(entry.path, 0, leaves)
     ballast = node.space.ballast(flight.txid)
     if ballast is not None:
         ballast.use(beside.AHEAD)
@@ -111,6 +120,8 @@ async def without_links(node: Node, flight: Flight, metadata: Metadata, error: I
     await let_go(node, flight)
     needed = await asyncio.to_thread(_needed, metadata.manifest)
     await node.space.grow(flight.txid, needed)
+    if flight.maker is not None:  # what it was given is to be made of what comes
+        await _seal_again(node, flight, metadata)
     for donor in donors:
         node.fly(f"suspect {store.tier} {donor}", partial(_read_again, node, store, donor))
 

@@ -211,7 +211,9 @@ async def _receive(node: Node, flight: Flight) -> None:
 async def _metadata(node: Node, flight: Flight, row: ReplicaRow) -> Metadata:
     known = node.shelf.known[flight.set_id]
     found = await enclosed_in(flight.enclosed, known)
-    if found is None:
+    if found is not None:
+        node.counters.add("metadata.enclosed")
+    else:
         found = await staged(node.stores[row.tier], flight.txid, flight.content)
     if found is None:
         receivers = max(flight.receivers, sources.receivers(node, flight.set_id))
@@ -232,9 +234,6 @@ async def _bring(node: Node, flight: Flight, metadata: Metadata, holders: source
 
 
 async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sources.Introduced) -> None:
-    if flight.linked.paths:  # not to be read only to be hashed
-        with contextlib.suppress(CachedError):
-            metadata = await prepare.whole(node, flight, metadata)
     places: Places | None = None
     few = len(metadata.manifest.entries) <= FEW
     # Who was asked alone may not stay so: pieces for one would be too large for those who come meanwhile.
@@ -242,9 +241,9 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
     job = FetchJob(
         content=flight.content,
         manifest=metadata.manifest,
-        leaves=metadata.leaves,
-        coarse=metadata.coarse,
+        digests=metadata.digests,
         arrived=flight.maker.note if flight.maker is not None else None,
+        proved=flight.maker.put if flight.maker is not None else None,
         data=node.stores[node.shelf.replicas[flight.set_id].tier].root / "incoming" / flight.txid / "data",
         piece_size=flight.piece_size or layout.piece_size(metadata.manifest.total_bytes, expected),
         receivers=flight.receivers,
@@ -267,9 +266,9 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
                 flight.method = name
                 flight.made.clear()
                 try:
-                    if job.coarse is not None and name != "bittorrent":
+                    if job.coarse is not None and name == ways.ORIGIN:
                         metadata = await prepare.whole(node, flight, metadata)
-                        job = replace(job, leaves=metadata.leaves, coarse=None, arrived=None)
+                        job = replace(job, digests=metadata.digests, arrived=None, proved=None)
                     await ways.go(node, name, job, holders, places, fallback=number > 0)
                     await beside.prove(node, flight)
                     return

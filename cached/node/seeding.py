@@ -17,7 +17,8 @@ from cached.replication import layout, method
 from cached.replication.membership import Seedable
 from cached.replication.serving import Served
 from cached.replication.transfer import TlsMaterial
-from cached.sets.coarse import SPAN, Coarse
+from cached.sets.coarse import SPAN
+from cached.sets.digests import Digests
 from cached.sets.manifest import Manifest
 from cached.storage.disk import Store
 
@@ -49,7 +50,7 @@ def _seedable(store: Store, content: str, piece_size: int) -> Seedable:
     )
 
 
-def _digests(store: Store, content: str, manifest: Manifest, piece_size: int) -> bytes | Coarse:
+def _digests(store: Store, content: str, manifest: Manifest, piece_size: int) -> Digests:
     """Return what suffices for a piece size."""
     if piece_size < SPAN or manifest.total_bytes < digests.COARSE_FROM:
         return store.leaves(content)

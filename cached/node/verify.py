@@ -296,7 +296,7 @@ async def _refetch_as(node: Node, store: Store, known: Known, paths: set[str], t
     job = FetchJob(
         content=known.record.content,
         manifest=metadata.manifest,
-        leaves=metadata.leaves,
+        digests=metadata.digests,
         data=staged,
         only=frozenset(paths),
         proven=True,

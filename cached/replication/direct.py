@@ -1,7 +1,8 @@
 """The direct method: one verified stream from a holder, for small sets and single receivers.
 
-The receiver checks every 16 KiB leaf before it counts, writes in large pieces, goes on where an earlier
-attempt ended, and changes to another holder when one fails, sends what does not match, or falls silent.
+The receiver checks every leaf, or every 64 KiB where it has no more than coarse digests, before it counts. It writes in
+large pieces, goes on where an earlier attempt ended, and changes to another holder when one fails, sends what does not
+match, or falls silent.
 Few bytes come over connections that are open anyway, many over one of their own that a thread reads (`drain`).
 """
 
@@ -18,12 +19,12 @@ from typing import Any
 
 from cached.errors import CachedError, IntegrityFailed, NoSource, PeerUnreachable
 from cached.replication.drain import Block, OpenBulk, drain
+from cached.replication.expected import Expected
 from cached.replication.files import scan, write_block
 from cached.replication.segments import LeafLine, Range, Segment, after
 from cached.replication.serving import FEW, MOST_RANGES, STREAM
 from cached.replication.transfer import FetchJob, Holder, Holders
-from cached.sets.leaves import check_all_leaves
-from cached.sets.merkle import LEAF
+from cached.sets.digests import check
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class _Work:
 
     job: FetchJob
     line: LeafLine
+    expected: Expected
     missing: list[Range]
     #: Holders that sent wrong bytes, and how often each failed.
     bad: set[str] = field(default_factory=set)
@@ -149,7 +151,7 @@ class Direct:
             log.debug("no connection for bulk to %s: %s", source, error.message)
             work.narrow.add(source)
             return False
-        wanted, segments = work.line.bytes_in(ranges), _Segments(work.line, ranges)
+        wanted, segments = work.line.bytes_in(ranges), _Segments(work, ranges)
 
         def again() -> bool:
             return "first" not in query and work.job.first()  # asked for anew, these bytes go before others
@@ -166,7 +168,7 @@ class Direct:
 
     async def _unpack(self, work: _Work, source: str, data: bytes) -> None:
         """Take all bytes, which came without being asked for; should they not be right, they are asked for."""
-        segments = _Segments(work.line, work.missing)
+        segments = _Segments(work, work.missing)
         try:
             block, _ = segments.cut(memoryview(data))
             await self._write(work, source, block)
@@ -178,7 +180,7 @@ class Direct:
         """Read one stream to its end, writing behind."""
         ranges, query = _asked(work)
         first = "first" in query
-        segments = _Segments(work.line, ranges)
+        segments = _Segments(work, ranges)
         writing: asyncio.Task[None] | None = None
         parts: list[bytes | memoryview] = []
         loop = asyncio.get_running_loop()
@@ -217,7 +219,7 @@ class Direct:
         if not block:
             return
         job = work.job
-        write_block(job, block)
+        write_block(job, work.expected, block)
         written = sum(len(data) for _, data in block)
         work.missing = after(work.missing, block[-1][0].end)
         job.progress.bytes_present += written
@@ -244,14 +246,14 @@ def _look(job: FetchJob) -> _Work:
         entry.size for entry in job.manifest.files() if job.only is None or entry.path in job.only
     )
     if not job.proven:
-        check_all_leaves(job.manifest, job.leaves)
-    line = LeafLine(job.manifest)
+        check(job.manifest, job.digests)
+    line, expected = LeafLine(job.manifest), Expected(job.manifest, job.digests)
     if _nothing_is_here(job):
         missing = [(0, line.total)] if line.total else []
     else:
-        missing = scan(job.data, line, job.leaves, job.only, job.linked)
+        missing = scan(job.data, line, expected, job.only, job.linked, job.proved)
     job.progress.bytes_present = job.progress.bytes_wanted - line.bytes_in(missing)
-    return _Work(job=job, line=line, missing=missing)
+    return _Work(job=job, line=line, expected=expected, missing=missing)
 
 
 class _BrokenStreamError(Exception):
@@ -259,10 +261,11 @@ class _BrokenStreamError(Exception):
 
 
 class _Segments:
-    """Cuts a stream of bytes into whole leaves of files."""
+    """Cuts a stream of bytes into parts of files that can be judged."""
 
-    def __init__(self, line: LeafLine, ranges: list[Range]) -> None:
-        self._coming = line.segments(ranges)
+    def __init__(self, work: _Work, ranges: list[Range]) -> None:
+        self._unit = work.expected.unit
+        self._coming = work.line.segments(ranges)
         self._now: Segment | None = next(self._coming, None)
 
     @property
@@ -271,12 +274,12 @@ class _Segments:
         return self._now is not None
 
     def cut(self, data: memoryview) -> tuple[Block, memoryview]:
-        """Return the whole leaves at the beginning of `data`, file by file, and what is left of it."""
+        """Return the whole parts at the beginning of `data`, file by file, and what is left of it."""
         block: Block = []
         at = 0
         while self._now is not None:
             now, there = self._now, len(data) - at
-            size = now.size if there >= now.size else there // LEAF * LEAF
+            size = now.size if there >= now.size else there // self._unit * self._unit
             if not size:
                 break
             part = now if size == now.size else Segment(now.path, now.offset, size, now.leaf)

@@ -22,7 +22,7 @@ BLOCK: Final = 1 << 20
 #: A block of at least so many files is written while the next one is read.
 MANY: Final = 2 * FEW
 
-#: Whole leaves of files, in the order in which they came.
+#: Whole leaves, or spans, of files, in the order in which they came.
 Block = list[tuple[Segment, memoryview]]
 
 
@@ -50,7 +50,7 @@ class Cutter(Protocol):
     """What makes blocks of bytes."""
 
     def cut(self, data: memoryview) -> tuple[Block, memoryview]:
-        """Return the whole leaves at the beginning of the bytes, and what is left of them."""
+        """Return the whole parts of files at the beginning of the bytes, and what is left of them."""
         ...
 
 
@@ -108,7 +108,7 @@ def _drain(
             if enough():
                 return True
     if held:
-        raise IntegrityFailed("a holder sent something else than whole leaves")
+        raise IntegrityFailed("a holder sent something else than whole parts of files")
     return True
 
 

@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from cached.errors import IntegrityFailed
+from cached.replication.expected import Expected
 from cached.replication.pack import disk_error, opened
 from cached.replication.segments import LeafLine, Range, Segment, merged
-from cached.replication.transfer import FetchJob
-from cached.sets.merkle import DIGEST, damaged_leaves, hash_leaves, leaf_count
+from cached.replication.transfer import FetchJob, Proved
+from cached.sets.merkle import hash_leaves
 from cached.storage import tree
 from cached.storage.files import write_all
 from cached.storage.publication import file_mode
@@ -27,13 +28,15 @@ _WRITE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 def scan(
     data: Path,
     line: LeafLine,
-    leaves: bytes,
+    expected: Expected,
     only: frozenset[str] | None = None,
     whole: frozenset[str] = frozenset(),
+    proved: Proved | None = None,
 ) -> list[Range]:
     """Return the leaves that are not under `data`, or not right there; files that are too long are cut.
 
     `only` names the files to look at; None: all of them. Those of `whole` are known to be right, and not touched.
+    `proved` is told the leaves of what is right.
     """
     whole_line = [(0, line.total)] if line.total else []
     try:
@@ -50,7 +53,7 @@ def scan(
             part
             for segment in wanted
             for part in (
-                _missing(data, segment, leaves)
+                _missing(data, segment, expected, proved)
                 if present.has(segment.path)
                 else ((segment.leaf, segment.end),)
             )
@@ -88,7 +91,7 @@ class _Present:
         return name in self._names
 
 
-def _missing(data: Path, segment: Segment, leaves: bytes) -> Iterator[Range]:
+def _missing(data: Path, segment: Segment, expected: Expected, proved: Proved | None) -> Iterator[Range]:
     """Iterate over the wrong leaves of a whole file; one that was made whole, and is not right, is taken away."""
     path = data / segment.path
     try:
@@ -98,7 +101,7 @@ def _missing(data: Path, segment: Segment, leaves: bytes) -> Iterator[Range]:
         return
     try:
         facts = os.fstat(file)
-        wrong = list(_wrong(file, segment, leaves))
+        wrong = list(_wrong(file, segment, expected, proved))
         if (wrong or facts.st_size > segment.size) and _is_finished(facts):
             os.unlink(path)
             wrong = [(segment.leaf, segment.end)]
@@ -109,13 +112,18 @@ def _missing(data: Path, segment: Segment, leaves: bytes) -> Iterator[Range]:
     yield from wrong
 
 
-def _wrong(file: int, segment: Segment, leaves: bytes) -> Iterator[Range]:
+def _wrong(file: int, segment: Segment, expected: Expected, proved: Proved | None) -> Iterator[Range]:
     at, done = segment.leaf, 0
     while chunk := os.pread(file, min(_CHUNK, segment.size - done), done):
-        count = leaf_count(len(chunk))
-        expected = leaves[at * DIGEST : (at + count) * DIGEST]
-        yield from ((at + bad, at + bad + 1) for bad in damaged_leaves(chunk, expected))
-        at, done = at + count, done + len(chunk)
+        whole = segment.whole if len(chunk) == segment.size else None
+        part, found = Segment(segment.path, done, len(chunk), at, whole), hash_leaves(chunk)
+        parts = [(part, found)] if expected.right(part, found) else expected.units(part, found)
+        for one, leaves in parts:
+            if not expected.right(one, leaves):
+                yield one.leaf, one.end
+            elif proved is not None:
+                proved(one.path, one.offset, leaves)
+        at, done = part.end, done + len(chunk)
     if at < segment.end:
         yield at, segment.end
 
@@ -125,31 +133,34 @@ def _is_finished(facts: os.stat_result) -> bool:
     return facts.st_nlink > 1 or not facts.st_mode & stat.S_IWUSR
 
 
-def write_block(job: FetchJob, block: list[tuple[Segment, memoryview]]) -> None:
+def write_block(job: FetchJob, expected: Expected, block: list[tuple[Segment, memoryview]]) -> None:
     """Check the bytes of each segment and write them; raise `IntegrityFailed` at a wrong file.
 
     Many segments are written by two threads: small files take longer to make than to fill.
     """
     with opened(job.data) as top:
-        shared_out(partial(_write_all, top, job), block)
+        shared_out(partial(_write_all, top, job, expected), block)
 
 
-def _write_all(top: int, job: FetchJob, block: Sequence[tuple[Segment, memoryview]]) -> None:
-    path, leaves, times, made = "", job.leaves, job.times, []
+def _write_all(
+    top: int, job: FetchJob, expected: Expected, block: Sequence[tuple[Segment, memoryview]]
+) -> None:
+    path, times, made = "", job.times, []
     try:
         with Parents(top, make=True) as parents:
             for segment, content in block:
-                path, first = segment.path, segment.leaf * DIGEST
-                digests = hash_leaves(content)
-                if digests != leaves[first : first + len(digests)]:
+                path, found = segment.path, hash_leaves(content)
+                if not expected.right(segment, found):
                     raise IntegrityFailed(f"{path!r} does not match", path=path)
                 if segment.whole is None:
                     _write(parents, segment, content)
-                    continue
-                mode, mtime_ns = file_mode(executable=segment.whole.executable), times.get(path)
-                write_new(parents, path, content, mode, mtime_ns=mtime_ns, replace=True)
-                if mtime_ns is not None:
-                    made.append(path)
+                else:
+                    mode, mtime_ns = file_mode(executable=segment.whole.executable), times.get(path)
+                    write_new(parents, path, content, mode, mtime_ns=mtime_ns, replace=True)
+                    if mtime_ns is not None:
+                        made.append(path)
+                if job.proved is not None:
+                    job.proved(path, segment.offset, found)
         job.made.update(made)
     except OSError as error:
         raise disk_error(error, f"writing {path!r}") from error

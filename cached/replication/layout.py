@@ -18,10 +18,11 @@ from functools import cached_property
 from typing import Any
 
 from cached.errors import IntegrityFailed
-from cached.sets.coarse import SPAN, Coarse
+from cached.sets.coarse import Coarse
+from cached.sets.digests import Digests, unit_of
 from cached.sets.leaves import LeafIndex, split_leaves
 from cached.sets.manifest import Entry, Manifest
-from cached.sets.merkle import DIGEST, LEAF, piece_layer, root_from_leaves, root_over
+from cached.sets.merkle import DIGEST, piece_layer, root_from_leaves, root_over
 
 #: Files smaller than this many bytes travel in the pack.
 PACK_BELOW = 64 * 1024
@@ -168,7 +169,7 @@ class Layout:
         return None
 
 
-def build(content: str, manifest: Manifest, digests: bytes | Coarse, piece: int, pack: Pack | None) -> Layout:
+def build(content: str, manifest: Manifest, digests: Digests, piece: int, pack: Pack | None) -> Layout:
     """Build the layout from the leaves, or for pieces that are no smaller than its spans from the coarse digests.
 
     Raises `IntegrityFailed` when digests and manifest, or pack and manifest, disagree. Costs one SHA-256 for each
@@ -191,11 +192,9 @@ def build(content: str, manifest: Manifest, digests: bytes | Coarse, piece: int,
     return Layout(content=content, piece_size=piece, files=tuple(files))
 
 
-def _layers(
-    content: str, manifest: Manifest, digests: bytes | Coarse, piece: int
-) -> Iterator[tuple[Entry, bytes]]:
+def _layers(content: str, manifest: Manifest, digests: Digests, piece: int) -> Iterator[tuple[Entry, bytes]]:
     """Iterate over the files with their piece layers, each of which was found to belong to the file's root."""
-    unit = SPAN if isinstance(digests, Coarse) else LEAF
+    unit = unit_of(digests)
     if not isinstance(digests, Coarse) and len(digests) != LeafIndex(manifest).total:
         raise IntegrityFailed("the leaf digests do not fit the manifest", content=content)
     found = digests.split(manifest) if isinstance(digests, Coarse) else split_leaves(manifest, digests)

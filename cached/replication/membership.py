@@ -16,7 +16,8 @@ from cached.replication import layout as layouts
 from cached.replication.layout import Layout, Pack
 from cached.replication.torrent import Torrent
 from cached.replication.transfer import Call, FetchJob, Holder, Holders, Traffic
-from cached.sets.coarse import SPAN, Coarse
+from cached.sets.coarse import SPAN
+from cached.sets.digests import Digests
 from cached.sets.manifest import Manifest
 
 _ASK_AGAIN = 0.5
@@ -28,7 +29,7 @@ class Seedable:
 
     manifest: Manifest
     #: Its leaves, or what suffices for that piece size.
-    digests: bytes | Coarse
+    digests: Digests
     data: Path
     piece_size: int
 

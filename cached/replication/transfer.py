@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from cached.sets.coarse import Coarse
+from cached.sets.digests import Digests
 from cached.sets.manifest import Manifest
 
 #: Seconds without a byte after which another way is tried, where there is one.
@@ -50,6 +51,10 @@ class Progress:
     hash_failures: int = 0
 
 
+#: `proved(path, first byte, leaves)`: bytes of a file that were found to be right, by their leaves. From any thread.
+Proved = Callable[[str, int, bytes], None]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FetchJob:
     """One content to bring into `data`, where storage has made the directories, links and empty files.
@@ -59,8 +64,8 @@ class FetchJob:
 
     content: str
     manifest: Manifest
-    #: All 16 KiB leaf digests, file after file in canonical order; empty where there are only coarse ones.
-    leaves: bytes
+    #: Its leaves; or its coarse digests, which suffice for all replication methods.
+    digests: Digests
     data: Path
     #: Of the torrent, as the offer names it; the direct method ignores it.
     piece_size: int = 0
@@ -79,16 +84,26 @@ class FetchJob:
     fresh: bool = False
     #: Who sent all of its bytes unasked, file after file as the leaves are, and the bytes.
     given: tuple[str, bytes] | None = None
-    #: The leaves are known to belong to the manifest's roots; otherwise that is looked at before use.
+    #: The digests are known to belong to the manifest's roots; otherwise that is looked at before use.
     proven: bool = False
-    #: The coarse digests: enough for a swarm, and all it gets, where the leaves have not come.
-    coarse: Coarse | None = None
+    #: Told the leaves of what the direct method has found to be right.
+    proved: Proved | None = None
     #: Told which parts of which files have come by a swarm: path, first byte, end; the pack's and twins are left out.
     arrived: Callable[[list[tuple[str, int, int]]], None] | None = None
     #: Whether a job waits for it now.
     first: Callable[[], bool] = lambda: False
     #: Whether there is another way to bring it: then this one is given up sooner.
     elsewhere: Callable[[], bool] = lambda: False
+
+    @property
+    def leaves(self) -> bytes:
+        """The leaves; empty where there are only coarse digests."""
+        return b"" if isinstance(self.digests, Coarse) else self.digests
+
+    @property
+    def coarse(self) -> Coarse | None:
+        """The coarse digests; None where there are all leaves."""
+        return self.digests if isinstance(self.digests, Coarse) else None
 
     def patience(self, usual: float) -> float:
         """Return how many seconds without a byte are borne; `usual` is that where there is no other way."""

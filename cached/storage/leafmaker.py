@@ -28,19 +28,29 @@ _PART: Final = "leaves.part"
 Extent = tuple[str, int, int]
 
 
-class _Large(NamedTuple):
-    """A file that is longer than a span."""
+class _File(NamedTuple):
+    """A file that is longer than a leaf."""
 
     entry: Entry
+    #: Its coarse digests; none where it is no longer than a span.
     digests: memoryview
     #: Number of its first span, of all files' one after the other.
     first: int
     #: Where its leaves begin, in bytes.
     offset: int
 
+    def right(self, leaves: bytes, at: int) -> int:
+        """Return of how many spans from this byte on these are the leaves; 0 when they are not right."""
+        roots = span_roots(leaves, SPAN) if self.entry.size > SPAN else root_from_leaves(leaves)
+        expected = self.digests[at // SPAN * DIGEST :] if self.entry.size > SPAN else self.entry.root
+        return len(roots) // DIGEST if roots and roots == expected[: len(roots)] else 0
+
 
 class LeafMaker:
-    """Makes the leaves of one coming content. All but `note` and `stop` block; close it when done."""
+    """Makes the leaves of one coming content, but for those that it is given.
+
+    All but `note` and `stop` block; close it when done.
+    """
 
     def __init__(self, staging: Staging, manifest: Manifest, coarse: Coarse) -> None:
         """Begin; what an earlier attempt made is made again. `coarse` belongs to the manifest.
@@ -49,12 +59,12 @@ class LeafMaker:
         """
         self._path = staging.path
         self._manifest = manifest
-        #: Of each file that is longer than a span: its digests, its first span, and where its leaves lie.
-        self._large: dict[str, _Large] = {}
+        #: The files that are longer than a leaf, by path.
+        self._files: dict[str, _File] = {}
         total = offset = 0
         for entry, digests in coarse.split(manifest):
-            if entry.size > SPAN:
-                self._large[entry.path] = _Large(entry, digests, total, offset)
+            if entry.size > LEAF:
+                self._files[entry.path] = _File(entry, digests, total, offset)
                 total += -(-entry.size // SPAN)
             offset += leaf_count(entry.size) * DIGEST
         #: One byte for each span of each file: whether its leaves are made.
@@ -77,6 +87,18 @@ class LeafMaker:
         """Remember that these bytes have come, each from a multiple of `SPAN` to another or the end of the file."""
         self._come.extend(extents)
 
+    def put(self, path: str, start: int, leaves: bytes) -> None:
+        """Take the leaves of a part of a file, which begins at a multiple of `SPAN` and ends at one or with the file.
+
+        From any thread. Those that are not right, or whose bytes are not, are left to `finish`.
+        """
+        file = self._files.get(path)
+        count = file.right(leaves, start) if file is not None else 0
+        if file is not None and count:
+            with self._lock, files.translated(self._path):
+                if self._leaves >= 0:
+                    self._keep(file, start, leaves, count)
+
     @property
     def waiting(self) -> bool:
         """Tell whether something has come whose leaves are not made."""
@@ -87,8 +109,9 @@ class LeafMaker:
         with self._lock, files.translated(self._path):
             while self._come and not self._stopped:
                 path, start, end = self._come.popleft()
-                if path in self._large:
-                    self._make(self._large[path], start, end)
+                file = self._files.get(path)
+                if file is not None and self._lacks(file, start, end):
+                    self._make(file, start, end)
 
     def finish(self) -> None:
         """Make all leaves that are left, and put them where sealed ones lie: everything has come.
@@ -99,8 +122,11 @@ class LeafMaker:
         with self._lock, files.translated(self._path):
             offset = 0
             for entry in self._manifest.files():
-                large = self._large.get(entry.path)
-                good = self._rest(large) if large is not None else self._whole(entry, offset)
+                file, good = self._files.get(entry.path), True
+                if file is not None:
+                    good = self._rest(file)
+                elif entry.size:  # the only leaf of a small one is its root
+                    files.write_all(self._leaves, entry.root, offset)
                 offset += leaf_count(entry.size) * DIGEST
                 if self._stopped:
                     raise Busy("the digests of what was received are not made any more")
@@ -123,44 +149,37 @@ class LeafMaker:
                     os.close(fd)
             self._tree = self._leaves = -1
 
-    def _whole(self, entry: Entry, offset: int) -> bool:
-        """Make the leaves of a file without coarse digests; the only leaf of a small one is its root."""
-        if not entry.size:
-            return True
-        leaves = entry.root
-        if entry.size > LEAF:
-            leaves = hash_leaves(b"".join(data for _, data in self._read(entry, 0, entry.size)))
-            if root_from_leaves(leaves) != entry.root:
-                return False
-        files.write_all(self._leaves, leaves, offset)
-        return True
+    def _lacks(self, file: _File, start: int, end: int) -> bool:
+        """Tell whether leaves of a part of a file are not made yet."""
+        return self._made.find(0, file.first + start // SPAN, file.first + -(-end // SPAN)) >= 0
 
-    def _rest(self, large: _Large) -> bool:
-        first, size = large.first, large.entry.size
+    def _rest(self, file: _File) -> bool:
+        first, size = file.first, file.entry.size
         end = first + -(-size // SPAN)
         at = self._made.find(0, first, end)
         while at >= 0:
             last = self._made.find(1, at, end)
             last = end if last < 0 else last
-            if not self._make(large, (at - first) * SPAN, min(size, (last - first) * SPAN)):
+            if not self._make(file, (at - first) * SPAN, min(size, (last - first) * SPAN)):
                 return False
             at = self._made.find(0, last, end)
         return True
 
-    def _make(self, large: _Large, start: int, end: int) -> bool:
+    def _make(self, file: _File, start: int, end: int) -> bool:
         """Make the leaves of a part of a file; False when it is not what it should be."""
         good = True
-        _, expected, first, offset = large
-        for at, data in self._read(large.entry, start, end):
-            leaves, span = hash_leaves(data), at // SPAN
-            roots = span_roots(leaves, SPAN)
-            if not roots or roots != expected[span * DIGEST : span * DIGEST + len(roots)]:
-                good = False
-                continue
-            files.write_all(self._leaves, leaves, offset + at // LEAF * DIGEST)
-            count = len(roots) // DIGEST
-            self._made[first + span : first + span + count] = b"\1" * count
+        for at, data in self._read(file.entry, start, end):
+            leaves = hash_leaves(data)
+            count = file.right(leaves, at)
+            if count:
+                self._keep(file, at, leaves, count)
+            good = good and bool(count)
         return good
+
+    def _keep(self, file: _File, at: int, leaves: bytes, count: int) -> None:
+        files.write_all(self._leaves, leaves, file.offset + at // LEAF * DIGEST)
+        span = file.first + at // SPAN
+        self._made[span : span + count] = b"\1" * count
 
     def _read(self, entry: Entry, start: int, end: int) -> Iterator[tuple[int, bytes]]:
         """Iterate over the chunks of a part of a file, each with where it begins; nothing where the file is short."""

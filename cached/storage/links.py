@@ -8,7 +8,7 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -19,8 +19,9 @@ from cached import faults
 from cached.errors import CachedError, SourceChanged
 from cached.leases import capacity
 from cached.leases.sharing import Name
+from cached.sets.leaves import LeafIndex
 from cached.sets.manifest import Entry, Manifest
-from cached.sets.merkle import root_from_leaves
+from cached.sets.merkle import check_leaves, root_from_leaves
 from cached.storage import copying, fileindex, files, repair, tree
 from cached.storage.disk import Store
 from cached.storage.fileindex import SMALLEST, FileIndex
@@ -132,6 +133,24 @@ def _link_from(
     finally:
         os.close(data_fd)
     return linked
+
+
+def leaves_of(store: Store, donors: Iterable[str], linked: Iterable[Entry]) -> Iterator[tuple[Entry, bytes]]:
+    """Iterate over those of these files whose leaves are kept with another content, each with its leaves."""
+    wanted: dict[bytes, list[Entry]] = {}
+    for entry in linked:
+        wanted.setdefault(entry.root, []).append(entry)
+    for donor in donors:
+        with suppress(CachedError, OSError):
+            manifest = store.manifest(donor)
+            index = LeafIndex(manifest)
+            with (store.home(donor) / "leaves").open("rb") as kept:
+                for there in manifest.files():
+                    if there.root in wanted:
+                        part = index.slice(there.path)
+                        found = os.pread(kept.fileno(), part.stop - part.start, part.start)
+                        if check_leaves(found, there.size, there.root):
+                            yield from ((entry, found) for entry in wanted.pop(there.root))
 
 
 class _Placing:

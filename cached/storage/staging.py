@@ -12,6 +12,7 @@ from typing import Self
 
 from cached import faults
 from cached.sets.coarse import Coarse
+from cached.sets.digests import Digests
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.set import SignedRecord, Tier
 from cached.storage import durability, files, records, tree
@@ -99,19 +100,18 @@ class Staging:
     def seal(
         self,
         manifest: bytes,
-        leaves: bytes | Iterator[bytes],
+        digests: Digests | Iterator[bytes],
         mtimes: bytes | None = None,
-        coarse: Coarse | None = None,
     ) -> None:
-        """Write the manifest, leaf and mtime files beside the tree; may be repeated with other bytes.
+        """Write the manifest, digests and times beside the tree; may be repeated with other bytes.
 
-        Instead of the leaves `coarse` is written where it is given: a `LeafMaker` makes them before all is published.
+        Where the digests are coarse ones, a `LeafMaker` makes the leaves before all is published.
         """
         with files.translated(self.path):
-            if coarse is None:
-                files.write_atomic(self.path / "leaves", leaves, durable=False)
+            if isinstance(digests, Coarse):
+                files.write_atomic(self.path / "coarse", digests.to_keep(), durable=False)
             else:
-                files.write_atomic(self.path / "coarse", coarse.to_keep(), durable=False)
+                files.write_atomic(self.path / "leaves", digests, durable=False)
             if mtimes is not None:
                 files.write_atomic(self.path / "mtimes", mtimes, durable=False)
             files.write_atomic(self.path / "manifest", manifest, durable=False)
@@ -131,11 +131,14 @@ class Staging:
         with files.translated(self.path):
             return (self.path / "leaves").read_bytes()
 
-    def coarse(self) -> Coarse | None:
-        """Return the coarse digests where they were sealed, and the leaves are not made yet; else None."""
-        if (self.path / "leaves").exists():
-            return None
-        return Coarse.kept(files.read_if_there(self.path / "coarse"))
+    def digests(self) -> Digests:
+        """Return the leaves as sealed, or as they were made; else the coarse digests that were sealed."""
+        with files.translated(self.path):
+            if not (self.path / "leaves").exists():
+                found = Coarse.kept(files.read_if_there(self.path / "coarse"))
+                if found is not None:
+                    return found
+            return self.leaves()
 
     def mtimes(self) -> bytes | None:
         """Return the modification times as sealed, or None when they are unknown."""

@@ -7,15 +7,17 @@ import os
 import threading
 import time
 
+import msgspec
 import pytest
 from cached.errors import IntegrityFailed, NoSource, NoSpace
-from cached.node import beside, digests, drive, enclosing, metadata, offer, receive
+from cached.node import beside, digests, drive, enclosing, fetch, metadata, offer, receive
 from cached.node.joined import Enclosed
 from cached.peers.records import Peer
 from cached.replication import layout, method
 from cached.sets import coarse as coarsely
 from cached.sets.coarse import Coarse
 from cached.sets.merkle import hash_leaves
+from cached.sets.names import parse_ref
 from cached.storage import repair, scrub
 from cached.storage.leafmaker import LeafMaker
 from msgspec.structs import replace
@@ -45,10 +47,10 @@ class CopyingSwarm(FakeSwarm):
 
     async def fetch(self, job, *_) -> None:
         self.jobs.append(job)
-        made = layout.build(
-            job.content, job.manifest, job.coarse or job.leaves, job.piece_size, self.pack(job)
-        )
+        made = layout.build(job.content, job.manifest, job.digests, job.piece_size, self.pack(job))
         for entry in job.manifest.files():
+            if entry.path in job.linked:
+                continue
             (job.data / entry.path).write_bytes(
                 self.spoil(entry.path, (self.source / entry.path).read_bytes())
             )
@@ -68,19 +70,30 @@ async def offered(w, **config):
     await w.gossip()
     a.consents.give(b.id, view.content)
     b.swarm = CopyingSwarm(a.stores["disk"].data(view.content))
-    queries, fetch = [], b.link.fetch
+    queries = recorded(b)
+    return a, b, view, await offer.make(a, a.shelf.known[view.id], receivers=8), queries
+
+
+def recorded(node):
+    """The queries of the streams that a node reads from now on."""
+    queries, fetch = [], node.link.fetch
 
     def fetching(peer, stream, query, timeout):
         queries.append(query)
         return fetch(peer, stream, query, timeout)
 
-    b.link.fetch = fetching
-    return a, b, view, await offer.make(a, a.shelf.known[view.id], receivers=8), queries
+    node.link.fetch = fetching
+    return queries
+
+
+async def accepted(a, b, proposed) -> None:
+    """Node b takes an offer of node a; the transfer begins."""
+    answer = await offer.consider(b, Peer(node_id=a.id, domains=a.identity.domains), proposed)
+    assert answer.answer == "OK"
 
 
 async def taken(a, b, view, proposed) -> str:
-    answer = await offer.consider(b, Peer(node_id=a.id, domains=a.identity.domains), proposed)
-    assert answer.answer == "OK"
+    await accepted(a, b, proposed)
     await until(lambda: view.id not in b.transfers)
     row = b.shelf.replicas.get(view.id)
     return row.state if row is not None else ""
@@ -110,7 +123,7 @@ def test_what_does_not_come_with_the_offer_is_asked_for_without_the_leaves(tmp_p
             a, b, view, proposed, queries = await offered(w)
             assert await taken(a, b, view, replace(proposed, metadata=b"")) == "COMMITTED"
             assert [query["coarse"] for query in queries] == [True]
-            assert b.swarm.jobs[0].leaves == b""
+            assert isinstance(b.swarm.jobs[0].digests, Coarse)
             assert leaves(b, view) == leaves(a, view)
 
     asyncio.run(story())
@@ -129,7 +142,7 @@ def test_a_set_for_one_node_brings_its_leaves_along(tmp_path):
     asyncio.run(story())
 
 
-def test_whoever_falls_back_to_the_direct_method_asks_for_the_leaves(tmp_path):
+def test_whoever_falls_back_to_the_direct_method_does_not_ask_for_the_leaves_either(tmp_path):
     async def story():
         async with world(tmp_path) as w:
             a, b, view, proposed, queries = await offered(w)
@@ -140,7 +153,7 @@ def test_whoever_falls_back_to_the_direct_method_asks_for_the_leaves(tmp_path):
 
             b.swarm.fetch = refuses
             assert await taken(a, b, view, proposed) == "COMMITTED"
-            assert [query["coarse"] for query in queries if "coarse" in query] == [False]
+            assert [query for query in queries if "coarse" in query] == []
             assert b.swarm.jobs[0].coarse is not None
             assert leaves(b, view) == leaves(a, view)
 
@@ -156,7 +169,7 @@ def test_bytes_that_are_not_what_the_digests_say_are_brought_again_another_way(t
             assert await taken(a, b, view, proposed) == "COMMITTED"
             assert (b.stores["disk"].data(view.content) / path).read_bytes() == FILES[path]
             assert leaves(b, view) == leaves(a, view)
-            assert [query["coarse"] for query in queries if "coarse" in query] == [False]
+            assert [query for query in queries if "coarse" in query] == []
             assert view.content in b.swarm.unseeded
 
     asyncio.run(story())
@@ -188,11 +201,11 @@ def test_a_transfer_that_was_cut_short_goes_on_with_the_coarse_digests_that_it_h
                 await asyncio.Event().wait()
 
             b.swarm.fetch = hangs
-            await offer.consider(b, Peer(node_id=a.id, domains=a.identity.domains), proposed)
+            await accepted(a, b, proposed)
             await begun.wait()
             txid = b.accepted[view.id]
             found = await metadata.staged(b.stores["disk"], txid, view.content)
-            assert found.coarse is not None
+            assert isinstance(found.digests, Coarse)
             b.draining = True
             b.flights[f"receive {view.id}"].cancel()
             await until(lambda: view.id not in b.transfers)
@@ -202,6 +215,74 @@ def test_a_transfer_that_was_cut_short_goes_on_with_the_coarse_digests_that_it_h
             assert b.shelf.replicas[view.id].state == "COMMITTED"
             assert leaves(b, view) == leaves(a, view)
             assert queries == []
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("how", ["swarm", "direct"])
+def test_of_a_set_whose_files_lie_here_in_part_no_leaves_are_asked_and_none_are_made_of_what_is_here(
+    tmp_path, monkeypatch, how
+):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b = await w.node("a"), await w.node("b")
+            await create_set(a, ALICE, "old", {"was": FILES["large"], "is": FILES["dir/middle"]}, replicas=0)
+            await w.gossip()
+            await fetch.fetch(b, ALICE, parse_ref("old"), None)
+            new = FILES | {"new": os.urandom(digests.COARSE_FROM)}
+            view = await create_set(a, ALICE, "nr", new, replicas=0)
+            await w.gossip()
+            a.consents.give(b.id, view.content)
+            b.swarm = CopyingSwarm(a.stores["disk"].data(view.content))
+            if how == "direct":
+                monkeypatch.setattr(method, "DIRECT_UP_TO", digests.COARSE_FROM + 100)
+            queries = recorded(b)
+            read, reads = LeafMaker._read, []
+
+            def reading(self, entry, start, end):
+                reads.append(entry.path)
+                return read(self, entry, start, end)
+
+            monkeypatch.setattr(LeafMaker, "_read", reading)
+            proposed = await offer.make(a, a.shelf.known[view.id], receivers=8)
+            assert await taken(a, b, view, proposed) == "COMMITTED"
+            assert len(b.swarm.jobs) == (how == "swarm")
+            assert [query for query in queries if "coarse" in query] == []
+            assert set(reads) <= {"new"}
+            assert leaves(b, view) == leaves(a, view)
+            assert b.direct.received.get(view.content, 0) < digests.COARSE_FROM + 10
+
+    asyncio.run(story())
+
+
+def test_a_broken_off_transfer_that_goes_on_alone_asks_for_no_leaves(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, view, proposed, queries = await offered(w)
+            begun = asyncio.Event()
+
+            async def half(job, *_) -> None:
+                data = FILES["large"]
+                (job.data / "large").write_bytes(data[:1_000_000] + bytes(len(data) - 1_000_000))
+                begun.set()
+                await asyncio.Event().wait()
+
+            b.swarm.fetch = half
+            await accepted(a, b, proposed)
+            await begun.wait()
+            b.draining = True
+            b.flights[f"receive {view.id}"].cancel()
+            await until(lambda: view.id not in b.transfers)
+            b.draining = False
+            b.config = msgspec.structs.replace(
+                b.config, replication=msgspec.structs.replace(b.config.replication, methods=("direct",))
+            )
+            receive.start(b, view.id)
+            await until(lambda: view.id not in b.transfers)
+            assert b.shelf.replicas[view.id].state == "COMMITTED"
+            assert leaves(b, view) == leaves(a, view)
+            assert [query for query in queries if "coarse" in query] == []
+            assert 0 < b.direct.received[view.content] < view.bytes - 900_000
 
     asyncio.run(story())
 
@@ -220,19 +301,19 @@ def test_whoever_is_receiving_gives_others_the_coarse_digests_and_not_the_leaves
                 await fetch(job, *more)
 
             b.swarm.fetch = waits
-            await offer.consider(b, Peer(node_id=a.id, domains=a.identity.domains), proposed)
+            await accepted(a, b, proposed)
             await begun.wait()
             b.consents.give(c.id, view.content)
             known = c.shelf.known[view.id]
             found = await metadata._from(c, b.id, known, coarse=True)
-            assert found.coarse is not None
+            assert isinstance(found.digests, Coarse)
             with pytest.raises(Exception, match="does not have its leaves yet"):
                 await metadata._from(c, b.id, known, coarse=False)
             go_on.set()
             await until(lambda: view.id not in b.transfers)
             whole = await metadata._from(c, b.id, known, coarse=False)
             assert whole.leaves == leaves(a, view)
-            assert (await metadata._from(c, b.id, known, coarse=True)).coarse == found.coarse
+            assert (await metadata._from(c, b.id, known, coarse=True)).digests == found.digests
 
     asyncio.run(story())
 
@@ -264,7 +345,7 @@ def test_a_transfer_that_is_given_up_does_not_wait_until_all_leaves_are_made(tmp
                 yield start, b""
 
             monkeypatch.setattr(LeafMaker, "_read", reads_for_long)
-            await offer.consider(b, Peer(node_id=a.id, domains=a.identity.domains), proposed)
+            await accepted(a, b, proposed)
             await until(begun.is_set)
             await receive.cancel(b, view.id)
             assert view.id not in b.shelf.replicas
@@ -346,7 +427,7 @@ def test_a_transfer_that_has_ended_keeps_no_descriptor(tmp_path, monkeypatch, en
             before = descriptors()
             if ends != "committed":
                 b.swarm.fetch = fails
-            await offer.consider(b, Peer(node_id=a.id, domains=a.identity.domains), proposed)
+            await accepted(a, b, proposed)
             if ends == "cancelled":
                 await begun.wait()
                 await receive.cancel(b, view.id)
@@ -407,7 +488,7 @@ def test_what_is_too_much_to_come_with_an_offer_is_not_kept(tmp_path):
 
             b.swarm.fetch = waits
             much = replace(proposed, content=bytes(1 << 20), metadata=bytes(1 << 20))
-            await offer.consider(b, Peer(node_id=a.id, domains=a.identity.domains), much)
+            await accepted(a, b, much)
             await begun.wait()
             enclosed = b.transfers[view.id].enclosed
             assert (enclosed.content, enclosed.metadata) == (b"", b"")

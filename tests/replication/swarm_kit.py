@@ -121,7 +121,7 @@ def job_for(content: Content, data: Path, piece_size: int) -> FetchJob:
     return FetchJob(
         content=content.id,
         manifest=content.manifest,
-        leaves=content.leaves,
+        digests=content.leaves,
         data=staged(content, data),
         piece_size=piece_size,
     )

@@ -13,6 +13,9 @@ from cached.errors import CachedError, IntegrityFailed, NoSource, NotFound, Peer
 from cached.replication.direct import Direct
 from cached.replication.serving import STREAM, DirectServer, Served
 from cached.replication.transfer import Holder, Progress
+from cached.sets.coarse import SPAN, coarse
+from cached.sets.leaves import split_leaves
+from cached.sets.merkle import DIGEST, LEAF
 from tests.replication.swarm_kit import Caller, Content, job_for, make_content, same
 
 MIXED = {
@@ -254,7 +257,7 @@ def test_leaves_that_do_not_belong_to_the_manifest_are_refused(tmp_path):
 def test_leaves_that_were_shown_to_belong_to_the_manifest_are_not_looked_at_again(tmp_path, monkeypatch):
     content = make_content(tmp_path / "src", {"f": 100_000})
     looked = []
-    monkeypatch.setattr("cached.replication.direct.check_all_leaves", lambda *_: looked.append(1))
+    monkeypatch.setattr("cached.replication.direct.check", lambda *_: looked.append(1))
     for number, proven in enumerate((True, False)):
         job = dataclasses.replace(job_for(content, tmp_path / str(number), 0), proven=proven)
         direct = Direct(fetch_stream=Pipe({"one": server(content)}).fetch)
@@ -414,3 +417,57 @@ def test_a_cancelled_fetch_leaves_no_thread_that_writes(tmp_path):
         assert [stream.closed for _, stream in bulk.opened] == [True]
 
     asyncio.run(run())
+
+
+def coarsely(content: Content, data, **changes):
+    return dataclasses.replace(
+        job_for(content, data, 0), digests=coarse(content.manifest, content.leaves), **changes
+    )
+
+
+def test_coarse_digests_suffice_and_the_leaves_of_all_that_is_right_are_told(tmp_path):
+    content = make_content(tmp_path / "src", MIXED)
+    pipe, told = Pipe({"one": server(content)}), {}
+
+    def proved(path: str, start: int, leaves: bytes) -> None:
+        for number in range(0, len(leaves), DIGEST):
+            told[path, start // LEAF + number // DIGEST] = leaves[number : number + DIGEST]
+
+    job = coarsely(content, tmp_path / "dst", proved=proved)
+    asyncio.run(Direct(fetch_stream=pipe.fetch).fetch(job, holders("one")))
+    assert same(content, job.data)
+    wanted = {
+        (entry.path, number // DIGEST): bytes(part[number : number + DIGEST])
+        for entry, part in split_leaves(content.manifest, content.leaves)
+        for number in range(0, len(part), DIGEST)
+    }
+    assert told == wanted
+
+
+def test_with_coarse_digests_too_what_is_right_is_kept_and_only_the_rest_is_asked_for(tmp_path):
+    content = make_content(tmp_path / "src", {"big": 5_000_000, "small": 40_000, "tiny": 9})
+    pipe = Pipe({"one": server(content)})
+    job = coarsely(content, tmp_path / "dst")
+    data = (content.data / "big").read_bytes()
+    (job.data / "big").write_bytes(data[:2_000_000] + b"?" + data[2_000_001:4_000_000])
+    (job.data / "small").write_bytes(bytes(40_000))
+    direct = Direct(fetch_stream=pipe.fetch)
+    asyncio.run(direct.fetch(job, holders("one")))
+    assert same(content, job.data)
+    spans = [range(2_000_000 // SPAN * SPAN, (2_000_000 // SPAN + 1) * SPAN), range(61 * SPAN, 5_000_000)]
+    assert direct.received[content.id] == sum(map(len, spans)) + 40_000 + 9
+
+
+def test_wrong_bytes_are_told_by_coarse_digests_and_brought_from_another(tmp_path):
+    content = make_content(tmp_path / "src", MIXED)
+    rotten = make_content(tmp_path / "rotten", MIXED)
+    for path in ("a/deep/er/big", "ünï/çødé"):
+        wrong = (content.data / path).read_bytes()
+        (rotten.data / path).write_bytes(wrong[:-3] + b"???")
+    corrupt = []
+    pipe = Pipe({"bad": server(content, rotten.data), "good": server(content)})
+    job = coarsely(content, tmp_path / "dst")
+    direct = Direct(fetch_stream=pipe.fetch, corrupt=lambda *found: corrupt.append(found))
+    asyncio.run(direct.fetch(job, holders("bad", "good"), "bad"))
+    assert same(content, job.data)
+    assert [found[0] for found in corrupt] == ["bad"]

@@ -457,9 +457,7 @@ def test_a_receiver_with_coarse_digests_alone_is_told_what_has_come_and_can_make
                 told.extend(places)
                 maker.note(places)
 
-            job = dataclasses.replace(
-                job_for(content, staging.data, PIECE), leaves=b"", coarse=digests, arrived=arrived
-            )
+            job = dataclasses.replace(job_for(content, staging.data, PIECE), digests=digests, arrived=arrived)
             await swarm.fetch(job, net.holders, "source")
             assert same(content, staging.data)
             assert len(told) == len(set(told))

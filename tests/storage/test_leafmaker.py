@@ -73,8 +73,35 @@ def test_leaves_made_beside_and_at_the_end_are_those_of_the_bytes(sizes, seed, p
                 maker.make()
         maker.finish()
         maker.close()
+        assert staging.digests() == leaves
+
+
+def test_leaves_that_are_right_are_taken_and_their_bytes_not_read(store, monkeypatch):
+    files = {"large": os.urandom(5 * SPAN + 9), "middle": os.urandom(LEAF + 1), "small": b"x"}
+    manifest, leaves, coarse = content(files)
+    with store.stage("tx") as staging:
+        staging.prepare(manifest)
+        for path, data in files.items():
+            (staging.data / path).write_bytes(data)
+        maker, read, reads = LeafMaker(staging, manifest, coarse), LeafMaker._read, []
+
+        def reading(self, entry, start, end):
+            reads.append((entry.path, start, end))
+            return read(self, entry, start, end)
+
+        monkeypatch.setattr(LeafMaker, "_read", reading)
+        maker.put("middle", 0, hash_leaves(files["middle"]))
+        maker.put("large", 2 * SPAN, hash_leaves(files["large"][2 * SPAN :]))
+        maker.put("large", 0, bytes(32) + hash_leaves(files["large"][LEAF:SPAN]))
+        maker.put("large", LEAF, hash_leaves(files["large"][LEAF : 2 * SPAN]))
+        maker.put("none", 0, bytes(32))
+        maker.note([("large", 3 * SPAN, 5 * SPAN), ("middle", 0, LEAF + 1)])
+        maker.make()
+        maker.finish()
+        maker.close()
+        maker.put("large", 0, hash_leaves(files["large"]))
+        assert reads == [("large", 0, 2 * SPAN)]
         assert staging.leaves() == leaves
-        assert staging.coarse() is None
 
 
 @pytest.mark.parametrize("size", [LEAF + 1, SPAN, 3 * SPAN + 5])
@@ -84,8 +111,8 @@ def test_what_is_not_what_the_digests_say_gets_no_leaves(store, size, damage):
     manifest, _, coarse = content({"f": data})
     with store.stage("tx") as staging:
         staging.prepare(manifest)
-        staging.seal(manifests.encode(manifest), b"", None, coarse)
-        assert staging.coarse() == coarse
+        staging.seal(manifests.encode(manifest), coarse)
+        assert staging.digests() == coarse
         wrong = data[:-1] + bytes([data[-1] ^ 1]) if damage == "flipped" else data[:LEAF]
         if damage != "absent":
             (staging.data / "f").write_bytes(wrong)
