@@ -26,12 +26,19 @@ class ClaimDesk:
         try:
             content, count, stalled = str(body["content"]), int(body["count"]), bool(body["stalled"])
             wanted, pending = int(body["wanted"], 16), int(body["pending"], 16)
+            have = int(body.get("have", "0"), 16)
         except (KeyError, TypeError, ValueError):
             raise UsageError("a claim needs content, wanted, pending, count and stalled") from None
         table = self._tables.get(content)
         if table is None or table.pieces != pieces:
             table = self._tables[content] = ClaimTable(pieces)
         grant = table.claim(
-            node_id, wanted=max(wanted, 0), pending=max(pending, 0), count=count, stalled=stalled, now=now
+            node_id,
+            wanted=max(wanted, 0),
+            pending=max(pending, 0),
+            have=max(have, 0),
+            count=count,
+            stalled=stalled,
+            now=now,
         )
         return {"pieces": list(grant.pieces), "unclaimed": grant.unclaimed}

@@ -75,18 +75,22 @@ class ClaimTable:
         #: What all members together have claimed, each piece one of them; and fetched, which several may have.
         self._claimed = self._done = 0
 
-    def claim(self, node: str, *, wanted: int, pending: int, count: int, stalled: bool, now: float) -> Grant:
+    def claim(
+        self, node: str, *, wanted: int, pending: int, count: int, stalled: bool, now: float, have: int = 0
+    ) -> Grant:
         """Hand `node` up to `count` of `wanted`, renew its `pending` ones, count its others as fetched.
 
-        A claimed piece that is neither pending nor wanted has arrived; one that is wanted again was given up.
+        A claimed piece that is neither pending nor wanted has arrived; one that is wanted again was given up. What a
+        node has in other ways, a stream of its own or from an earlier attempt, has left the source, too: `have`.
         """
         wanted &= self._all
+        have &= self._all & ~wanted
         self._forget_the_silent(now)
         member = self._members.pop(node, None) or _Member(seen=now)
         self._members[node] = member
         member.seen = now
         given_up = member.done & wanted
-        arrived = member.claimed & ~pending & ~wanted
+        arrived = (member.claimed & ~pending & ~wanted) | have
         member.done = (member.done & ~given_up) | arrived
         self._claimed &= ~(member.claimed & ~pending)
         member.claimed &= pending

@@ -18,8 +18,10 @@ def test_a_set_of_pieces_survives_being_a_number(pieces):
     assert list(pieces_in(bits_of(pieces))) == sorted(pieces)
 
 
-def claim(table: ClaimTable, node: str, now: float, *, wanted: int, pending: int = 0, count=4, stalled=False):
-    return table.claim(node, wanted=wanted, pending=pending, count=count, stalled=stalled, now=now)
+def claim(
+    table: ClaimTable, node: str, now: float, *, wanted: int, pending: int = 0, have=0, count=4, stalled=False
+):
+    return table.claim(node, wanted=wanted, pending=pending, have=have, count=count, stalled=stalled, now=now)
 
 
 @given(
@@ -74,6 +76,16 @@ def test_what_a_living_node_fetched_is_handed_out_again_only_to_a_stalled_one():
     claim(table, "a", 0.1, wanted=0)
     assert claim(table, "b", 0.2, wanted=0b11).pieces == ()
     assert claim(table, "b", 0.3, wanted=0b11, stalled=True).pieces == (0, 1)
+
+
+def test_what_a_node_has_in_another_way_is_not_handed_to_those_who_come_later():
+    table = ClaimTable(8)
+    assert claim(table, "first", 0.0, wanted=0b11110000, have=0b00001111).pieces == (4, 5, 6, 7)
+    assert claim(table, "late", 0.1, wanted=0b11111111).pieces == ()
+    assert claim(table, "first", 0.2, wanted=0b00000010, have=0b11111101).pieces == (1,), (
+        "it lost one of them"
+    )
+    assert claim(table, "late", 0.3 + LEASE, wanted=0b00001111, count=8).pieces == (0, 1, 2, 3), "it is gone"
 
 
 def test_who_stalls_again_and_again_is_given_more_of_what_others_claim_to_have_fetched():
