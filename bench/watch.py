@@ -9,8 +9,9 @@ from typing import Final, Self
 
 from bench.cluster import Node
 
-#: Seconds between two looks.
+#: Seconds between two looks at up to so many nodes; longer at more, for looking takes the processor that they need.
 LOOK: Final = 0.03
+_FEW: Final = 8
 
 
 class Watch:
@@ -37,7 +38,7 @@ class Watch:
         self._note()
 
     def _look(self) -> None:
-        while not self._over.wait(LOOK):
+        while not self._over.wait(LOOK * max(1.0, len(self._nodes) / _FEW)):
             self._note()
 
     def _note(self) -> None:

@@ -31,6 +31,9 @@ KNOCK_SECONDS = 1.0
 #: Connections to one node; more requests wait their turn, calls never behind streams.
 CALLS = 48
 STREAMS = 32
+#: An idle connection is kept for so long, less than the other side keeps it: among 32 nodes a pair talks every 20
+#: seconds, and a handshake costs both as much as several calls.
+KEEP_SECONDS = 70.0
 #: Unacknowledged bytes break a connection after this many milliseconds.
 USER_TIMEOUT_MS = 8000
 
@@ -147,7 +150,7 @@ class Client:
                 use_dns_cache=False,
                 limit=0,
                 limit_per_host=pool,
-                keepalive_timeout=30.0,
+                keepalive_timeout=KEEP_SECONDS,
                 socket_factory=_socket,
             )
             self._sessions[pool] = aiohttp.ClientSession(

@@ -76,6 +76,8 @@ class Learned(msgspec.Struct, kw_only=True):
     """What was news here."""
 
     nodes: set[str] = msgspec.field(default_factory=set)
+    #: Those of them of which others need not hear at once.
+    quiet: set[str] = msgspec.field(default_factory=set)
     sets: set[str] = msgspec.field(default_factory=set)
     revocations: bool = False
 
@@ -177,13 +179,15 @@ class Gossip:
                 learned.revocations = self._identity.accept(news.revocations)
             except IntegrityFailed as error:
                 log.warning("node %s passed on bad revocations: %s", from_node[:8], error)
-        learned.nodes |= await self._take_nodes(news.nodes, from_node)
-        learned.nodes |= self._take_beats(news.beats, from_node)
+        await self._take_nodes(news.nodes, from_node, learned)
+        turned = self._take_beats(news.beats, from_node)
+        learned.nodes |= turned
+        learned.quiet -= turned
         learned.sets |= await self._take_sets(news.sets, from_node)
         if learned:
             self._learned(learned, from_node, fresh)
 
-    async def _take_nodes(self, records: list[SignedNode], from_node: str) -> set[str]:
+    async def _take_nodes(self, records: list[SignedNode], from_node: str, learned: Learned) -> None:
         def verified() -> list[tuple[SignedNode, NodeRecord, Peer]]:
             return [found for signed in records if (found := self._check_node(signed, from_node))]
 
@@ -192,7 +196,11 @@ class Gossip:
         for _, record, _ in found:
             if record.id == self._identity.node_id:
                 self._own.outlived(record)
-        return {record.id for signed, record, peer in found if self._members.put(signed, record, peer, now)}
+        for signed, record, peer in found:
+            quiet = self._members.is_quiet(record)
+            if self._members.put(signed, record, peer, now):
+                learned.nodes.add(record.id)
+                learned.quiet |= {record.id} if quiet else set()
 
     def _check_node(self, signed: SignedNode, from_node: str) -> tuple[SignedNode, NodeRecord, Peer] | None:
         if len(signed.payload) > MAX_RECORD:

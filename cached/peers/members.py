@@ -104,6 +104,14 @@ class Members:
         mark = (record.incarnation, record.version)
         return known is None or mark > (known.record.incarnation, known.record.version)
 
+    def is_quiet(self, record: NodeRecord) -> bool:
+        """Tell whether a record says nothing that is worth a rumour: its node says so, and none was missed between."""
+        known = self._members.get(record.id)
+        if known is None or not record.quiet:
+            return False
+        before = (known.record.incarnation, known.record.version)
+        return before == (record.incarnation, record.version - 1)
+
     def put(self, signed: SignedNode, record: NodeRecord, peer: Peer, now: float) -> bool:
         """Take up a node's record; return whether it was news."""
         if record.id == self._own_id or not self.is_news(record):

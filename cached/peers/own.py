@@ -61,7 +61,7 @@ class OwnRecord:
             if not self._due(contents, now):
                 return Said.SAME
         self._contents = contents
-        self._state(address, reachable=reachable, now=now)
+        self._state(address, reachable=reachable, quiet=said is Said.QUIETLY, now=now)
         return said
 
     def restate(self, address: str, *, reachable: bool, now: float) -> bool:
@@ -147,7 +147,7 @@ class OwnRecord:
         moved = any(new.bytes_present != old.bytes_present for new, old in zip(far, then, strict=True))
         return moved and now - self._signed_at >= PROGRESS
 
-    def _state(self, address: str, *, reachable: bool, now: float) -> None:
+    def _state(self, address: str, *, reachable: bool, quiet: bool, now: float) -> None:
         self._version += 1
         self.record = NodeRecord(
             id=self._identity.node_id,
@@ -156,6 +156,7 @@ class OwnRecord:
             reachable=reachable,
             incarnation=self._incarnation,
             version=self._version,
+            quiet=quiet,
             uptime_seconds=self.uptime(now),
             **{field: getattr(self._contents, field) for field in NodeContents.__struct_fields__},
         )

@@ -79,6 +79,8 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     #: Grows with each start of the daemon; `version` with each change within one.
     incarnation: Count
     version: Count
+    #: Nothing but how far replicas are on their way is another than in the version before: no news worth a rumour.
+    quiet: bool = False
     #: Seconds since the daemon started, at signing.
     uptime_seconds: Duration = 0.0
     host: Label = ""

@@ -25,10 +25,15 @@ log = logging.getLogger(__name__)
 _DIAL_EVERY = 0.5
 #: The same in the first second, when members that are dialled may not have the torrent yet.
 _DIAL_AT_FIRST = 0.1
+#: Between two looks at who is there, and the same in the first second.
+_REFRESH_EVERY = 0.25
+_REFRESH_AT_FIRST = 0.05
 _RENEW_EVERY = 1.0
 #: Who wants nothing of the source says so now and then, lest what it has counts as lost.
 _STAY_KNOWN = 2.0
 _MEASURE_EVERY = 0.25
+#: Seconds between two looks at who is connected, and at what has come from whom, while nobody comes or goes.
+_MEET_EVERY = 0.5
 #: Between claims, at least.
 _CLAIM_EVERY = 0.01
 #: Seconds without the source, or without an answer to a claim, after which claims do not rule any more.
@@ -77,9 +82,11 @@ class Fetch:
         self._tasks: set[asyncio.Task[None]] = set()
         now = self._loop.time()
         self._started = self._moved_at = self._source_seen = self._claim_answered = now
-        self._measured = self._claimed_at = self._looked = 0.0
+        self._measured = self._claimed_at = self._looked = self._met_at = self._refreshed = 0.0
         self._flows: dict[tuple[str, int], int] = {}
-        self._from_source = self._from_source_before = 0
+        self._from_source = self._from_source_before = self._had = 0
+        #: Seconds in which a piece's bytes come, of late: others get theirs as often.
+        self._piece_takes = 0.0
         self._source_queue = queues.source_queue(0.0, job.receivers)
         # Files begin with a piece of their own: of many small ones most pieces are smaller than the rest.
         self._mean_piece = max(1, sum(torrent.layout.piece_sizes) // len(torrent.layout.piece_sizes))
@@ -128,9 +135,8 @@ class Fetch:
         self._pending &= ~self._torrent.have
         if now - self._looked >= self._tick():
             self._looked = now
-            await self._members.refresh()
+            await self._refresh(now)
             await self._look()
-            self._measure(now)
             if now - self._members.dialled_at >= (_DIAL_AT_FIRST if self._fresh(now) else _DIAL_EVERY):
                 self._dial()
             self._report()
@@ -138,13 +144,20 @@ class Fetch:
             self._give_up_when_hopeless(now)
         self._consider_claiming(now)
 
+    async def _refresh(self, now: float) -> None:
+        if now - self._refreshed >= (_REFRESH_AT_FIRST if self._fresh(now) else _REFRESH_EVERY):
+            self._refreshed = now
+            await self._members.refresh()
+
     def _fresh(self, now: float) -> bool:
         return now - self._started < 1.0
 
     def _tick(self) -> float:
         if self._fresh(self._loop.time()):
             return 0.02
-        return 0.1 if len(self._priorities) <= _MANY_PIECES else 0.25
+        if len(self._priorities) > _MANY_PIECES:
+            return 0.25
+        return min(max(self._piece_takes, 0.1), 0.25)
 
     async def _pause(self) -> None:
         self._torrent.news.clear()
@@ -158,26 +171,38 @@ class Fetch:
     # What is going on
 
     async def _look(self) -> None:
-        seen = await self._torrent.look()
+        if self._torrent.stirred or self._loop.time() - self._met_at >= _MEET_EVERY:
+            availability = await self._meet()
+        else:
+            availability = await self._torrent.availability()
         now = self._loop.time()
-        names = {mesh.peer_id(node_id): node_id for node_id in (*self._members.known, self._source)}
-        self._account(seen, names)
-        self._members.seen(
-            {names[one.peer_id]: one.endpoint[0] for one in seen.connections if one.peer_id in names}
-        )
         sources = int(self._source in self._members.connected)
         if sources or self._dropped:
             self._source_seen = now
-        if len(seen.availability) != len(self._priorities):
+        if len(availability) != len(self._priorities):
             return  # libtorrent does not count any more: all is there
         wanted, self._alone = partition.priorities(
-            availability=seen.availability,
+            availability=availability,
             sources=sources,
             have=self._torrent.have,
             pending=self._pending,
             gated=self._gated(now),
         )
         self._prioritize(wanted)
+
+    async def _meet(self) -> list[int]:
+        """Look who is connected; return which piece how many of them have."""
+        seen = await self._torrent.look()
+        self._met_at = self._loop.time()
+        names = {mesh.peer_id(node_id): node_id for node_id in (*self._members.known, self._source)}
+        self._account(seen, names)
+        self._members.seen(
+            {names[one.peer_id]: one.endpoint[0] for one in seen.connections if one.peer_id in names}
+        )
+        self._measure(self._met_at)
+        if any(one.nameless for one in seen.connections):
+            self._torrent.stirred = True
+        return seen.availability
 
     def _account(self, seen: Neighbourhood, names: dict[str, str]) -> None:
         by_source, flows = self._job.progress.by_source, {}
@@ -201,6 +226,9 @@ class Fetch:
         if self._measured:
             from_source = (self._from_source - self._from_source_before) / past
             self._window = queues.window(self._source_queue, self._mean_piece, from_source)
+            came = self._torrent.bytes_have - self._had
+            self._piece_takes = self._mean_piece * past / came if came > 0 else 0.0
+        self._had = self._torrent.bytes_have
         self._from_source_before, self._measured = self._from_source, now
 
     def _prioritize(self, wanted: list[int]) -> None:
@@ -297,6 +325,7 @@ class Fetch:
                     "content": self._job.content,
                     "wanted": f"{wanted:x}",
                     "pending": f"{self._pending:x}",
+                    "have": f"{self._torrent.have:x}",
                     "count": max(0, self._window - self._pending.bit_count()),
                     "stalled": stalled,
                     "receivers": self._job.receivers,

@@ -163,13 +163,8 @@ class Session:
 
         self._lt = lt
         parameters = lt.session_params()
-        self._settings |= {
-            "alert_mask": lt.alert_category.error
-            | lt.alert_category.status
-            | lt.alert_category.storage
-            | lt.alert_category.performance_warning
-            | lt.alert_category.piece_progress,
-        }
+        kinds = ("error", "status", "storage", "performance_warning", "piece_progress", "connect")
+        self._settings["alert_mask"] = sum(getattr(lt.alert_category, kind) for kind in kinds)
         parameters.settings = cast("Any", self._settings)
         parameters.disk_io_constructor = "posix_disk_io_constructor"
         self._session = lt.session(parameters)

@@ -29,6 +29,11 @@ class Connection:
     #: Payload bytes received on this connection.
     downloaded: int
 
+    @property
+    def nameless(self) -> bool:
+        """It is still to say who it is."""
+        return not self.peer_id.strip("\0")
+
 
 @dataclass(frozen=True, slots=True)
 class Neighbourhood:
@@ -38,15 +43,17 @@ class Neighbourhood:
     availability: list[int]
 
 
+def _availability(handle: Any) -> list[int]:
+    return list(handle.piece_availability())
+
+
 def _look(handle: Any) -> Neighbourhood:
-    # Whoever is counted in the availability must be among the connections, though he may leave just now.
-    before = handle.get_peer_info()
-    availability = list(handle.piece_availability())
-    found = {
-        tuple(peer.ip): Connection(peer.pid.to_bytes().decode("latin-1"), tuple(peer.ip), peer.total_download)
-        for peer in (*before, *handle.get_peer_info())
-    }
-    return Neighbourhood(tuple(found.values()), availability)
+    availability = _availability(handle)
+    connections = tuple(
+        Connection(peer.pid.to_bytes().decode("latin-1"), tuple(peer.ip), peer.total_download)
+        for peer in handle.get_peer_info()
+    )
+    return Neighbourhood(connections, availability)
 
 
 class Torrent:
@@ -66,6 +73,8 @@ class Torrent:
         self.error: CachedError | None = None
         #: Set whenever pieces arrive or the torrent fails.
         self.news = asyncio.Event()
+        #: Members have come or gone since the last look.
+        self.stirred = True
         #: Where its members are; see `Session.drop`.
         self.addresses: set[str] = set()
         #: Told why, when a seed turns out not to have its bytes.
@@ -116,8 +125,13 @@ class Torrent:
             raise TimedOut("libtorrent does not answer", hint="the disk may hang: see the log") from None
 
     async def look(self) -> Neighbourhood:
-        """Ask who is connected, and which piece how many of them have."""
+        """Ask which piece how many members have, and who they are; who left or came just now may count in one alone."""
+        self.stirred = False
         return await asyncio.to_thread(_look, self.handle)
+
+    async def availability(self) -> list[int]:
+        """Ask only which piece how many of the connected members have: a tenth of the work of a look."""
+        return await asyncio.to_thread(_availability, self.handle)
 
     async def flush(self) -> None:
         """Wait until all that arrived is in the files."""
@@ -171,6 +185,9 @@ class Torrent:
             self.bytes_have += self.layout.piece_sizes[index]
         self.news.set()
 
+    def _on_connection(self, _alert: Any) -> None:
+        self.stirred = True
+
     def _on_hash_failed(self, alert: Any) -> None:
         self.hash_failures += 1
         if self.on_damage is not None and self.have >> alert.piece_index & 1:
@@ -214,6 +231,8 @@ _HANDLERS: dict[str, Callable[[Torrent, Any], None]] = {
     "storage_moved_alert": lambda torrent, _: torrent._answer("moved"),
     "storage_moved_failed_alert": lambda torrent, _: torrent._answer("moved"),
     "piece_finished_alert": Torrent._on_piece,
+    "peer_connect_alert": Torrent._on_connection,
+    "peer_disconnected_alert": Torrent._on_connection,
     "hash_failed_alert": Torrent._on_hash_failed,
     "file_error_alert": Torrent._on_error,
     "torrent_error_alert": Torrent._on_error,

@@ -76,12 +76,17 @@ def test_how_far_a_replica_on_its_way_is_is_told_seldom_and_without_a_rumour(pla
             at(present)
         assert (len(changes), len(spread)) == (1, 1)
         monkeypatch.setattr(own, "PROGRESS", 0.05)
+        await until(lambda: len(list(b.directory.holders("ab" * 16))) == 1)
+        passed_on: set[str] = set()
+        monkeypatch.setattr(b.directory._rumours, "spread", lambda **news: passed_on.update(news["nodes"]))
         await asyncio.sleep(0.06)
         at(20)
         assert (len(changes), len(spread)) == (2, 1)
         await until(lambda: [one.holding.bytes_present for one in b.directory.holders("ab" * 16)] == [20])
+        assert a.id not in passed_on
         at(21, reason="no holder is reachable")
         assert (len(changes), len(spread)) == (3, 2)
+        await until(lambda: a.id in passed_on)
 
     play(scene)
 

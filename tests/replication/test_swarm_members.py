@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import socket
+from typing import Any
 
+from cached.replication import torrent as torrents
 from cached.replication.bittorrent import Swarm
 from cached.replication.layout import Layout
 from cached.replication.members import Members
@@ -133,3 +135,40 @@ def test_libtorrent_turns_often_only_while_something_is_fetched(tmp_path):
         await net.close()
 
     asyncio.run(run())
+
+
+def test_who_is_connected_is_asked_when_members_come_or_go_and_seldom_besides(tmp_path, monkeypatch):
+    looks: list[str] = []
+    for name in ("_look", "_availability"):
+        original = getattr(torrents, name)
+
+        def counted(handle: Any, name: str = name, original: Any = original) -> Any:
+            looks.append(name)
+            return original(handle)
+
+        monkeypatch.setattr(torrents, name, counted)
+
+    async def run() -> None:
+        net, content = Net(), make_content(tmp_path / "src", {"a": 4_000_000})
+        source = await net.add(tmp_path, "source")
+        net.complete.add("source")
+        await source.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
+        one = await net.add(tmp_path, "one")
+        job = job_for(content, tmp_path / "x", PIECE)
+        fetching = asyncio.create_task(one.fetch(job, net.holders, "source"))
+        while content.id not in one._session.torrents or one._session.torrents[content.id].handle is None:
+            await asyncio.sleep(0)
+        one.throttle.hold({content.id}, 500_000)
+        while not job.progress.by_source.get("source"):
+            await asyncio.sleep(0.01)
+        looks.clear()
+        while len(looks) < 20:
+            assert not fetching.done()
+            await asyncio.sleep(0.01)
+        one.throttle.hold(set(), 1_000_000)
+        await fetching
+        await net.close()
+
+    asyncio.run(run())
+    alone = looks.count("_availability") - looks.count("_look")  # each look counts the pieces, too
+    assert looks.count("_look") * 2 < alone
