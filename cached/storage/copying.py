@@ -44,10 +44,11 @@ COPY_FILE = faults.declare("copy.file")
 #: Called with the number of bytes done since the last call; may raise to stop the work.
 Report = Callable[[int], None]
 _local = threading.local()
-#: Threads that hash at one time: one processor is left to those that answer. More threads than that would only take the
-#: interpreter's lock from each other, and from the event loop.
+#: Threads that hash at one time, and that write: one processor is left to those that answer. More threads than that
+#: would only take the interpreter's lock, and what the file system locks, from each other and from the event loop.
 _AT_ONCE = max(1, (os.cpu_count() or 1) - 1)
-_turns = threading.BoundedSemaphore(_AT_ONCE)
+_hashing = threading.BoundedSemaphore(_AT_ONCE)
+_writing = threading.BoundedSemaphore(_AT_ONCE)
 _NO_TURN: AbstractContextManager[object] = nullcontext()
 
 
@@ -64,7 +65,15 @@ def read_shared(source: int, size: int, report: Report, *, into: int | None = No
 
     What is written goes to the device while the rest is read. `report` is called by both.
     """
-    part = partial(_read_part, source, report=report, into=into, ahead=size >= SHARED, turn=_turns)
+    part = partial(
+        _read_part,
+        source,
+        report=report,
+        into=into,
+        ahead=size >= SHARED,
+        hashing=_hashing,
+        writing=_writing,
+    )
     if size < SHARED or _AT_ONCE < 2:
         return part(0, size)
     middle = size // 2 // BUFFER * BUFFER
@@ -81,7 +90,8 @@ def _read_part(
     into: int | None,
     *,
     ahead: bool = False,
-    turn: AbstractContextManager[object] = _NO_TURN,
+    hashing: AbstractContextManager[object] = _NO_TURN,
+    writing: AbstractContextManager[object] = _NO_TURN,
 ) -> bytes:
     buffer = _buffer()
     digests = []
@@ -89,10 +99,11 @@ def _read_part(
     while done < end:
         view = buffer[: min(BUFFER, end - done)]
         _read_full(source, view, done)
-        with turn:
+        with hashing:
             digests.append(hash_leaves(view))
         if into is not None:
-            files.write_all(into, view, done)
+            with writing:
+                files.write_all(into, view, done)
         done += len(view)
         report(len(view))
         if ahead and into is not None and done - begun >= AHEAD:

@@ -21,7 +21,7 @@ from cached.errors import (
 )
 from cached.sets import manifest as manifests
 from cached.sets.merkle import hash_leaves, root_from_leaves
-from cached.storage import beneath, copying
+from cached.storage import beneath, copying, files
 from cached.storage.ballast import Ballast
 from cached.storage.disk import Store
 from cached.storage.ingest import Ingest
@@ -372,23 +372,47 @@ def test_a_full_partition_refuses_with_no_space_and_gives_everything_back(tiny, 
     store.close()
 
 
-def test_one_processor_is_left_to_others_however_many_files_are_copied_at_once(roomy, monkeypatch):
-    monkeypatch.setattr(copying, "_turns", threading.BoundedSemaphore(1))
+@pytest.mark.parametrize("step", ["hash_leaves", "write_all"])
+def test_one_processor_is_left_to_others_however_many_files_are_copied_at_once(roomy, monkeypatch, step):
+    monkeypatch.setattr(copying, "_hashing", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(copying, "_writing", threading.BoundedSemaphore(1))
     monkeypatch.setattr(copying, "_AT_ONCE", 1)
     data, busy, most = os.urandom(3 * copying.BUFFER + 5), [], []
+    home = copying if step == "hash_leaves" else copying.files
+    really = getattr(home, step)
 
-    def hashed(view):
-        busy.append(view)
+    def slowly(*what):
+        busy.append(what)
         most.append(len(busy))
         time.sleep(0.005)
         busy.pop()
-        return hash_leaves(view)
+        return really(*what)
 
-    monkeypatch.setattr(copying, "hash_leaves", hashed)
+    monkeypatch.setattr(home, step, slowly)
     (roomy / "f").write_bytes(data)
-    fd = os.open(roomy / "f", os.O_RDONLY)
+
+    def copied(number):
+        with open(roomy / "f", "rb") as source, open(roomy / f"copy {number}", "wb") as goal:
+            into = goal.fileno()
+            return copying.read_shared(source.fileno(), len(data), lambda _: None, into=into)
+
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: copying.read_shared(fd, len(data), lambda _: None), range(4)))
-    os.close(fd)
+        found = list(pool.map(copied, range(4)))
     assert found == [hash_leaves(data)] * 4
+    assert {(roomy / f"copy {number}").read_bytes() for number in range(4)} == {data}
     assert set(most) == {1}
+
+
+def test_what_is_written_at_once_is_short_so_that_others_have_their_turn(tmp_path, monkeypatch):
+    sizes, really = [], os.pwrite
+
+    def pwrite(fd, view, offset):
+        sizes.append(len(view))
+        return really(fd, view[: files.STEP - 5], offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    data = os.urandom(2 * files.STEP + 7)
+    with open(tmp_path / "f", "wb") as goal:
+        files.write_all(goal.fileno(), data, 3)
+    assert (tmp_path / "f").read_bytes() == bytes(3) + data
+    assert max(sizes) == files.STEP
