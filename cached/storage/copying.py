@@ -82,6 +82,12 @@ def read_shared(source: int, size: int, report: Report, *, into: int | None = No
         return part(0, middle) + rest.result()
 
 
+def root(leaves: bytes) -> bytes:
+    """Return the root over the leaf digests of a file; in turn: it keeps the interpreter's lock all the time."""
+    with _hashing:
+        return root_from_leaves(leaves)
+
+
 def _read_part(
     source: int,
     start: int,

@@ -25,7 +25,7 @@ from cached.errors import BadName, Busy, NoSpace, SourceChanged, UnsupportedFile
 from cached.sets import manifest as manifests
 from cached.sets.leaves import encode_mtimes
 from cached.sets.manifest import Entry, Manifest
-from cached.sets.merkle import DIGEST, LEAF, hash_leaves, root_from_leaves
+from cached.sets.merkle import DIGEST, LEAF, hash_leaves
 from cached.sets.paths import check_link, check_path
 from cached.storage import copying, files, tree
 from cached.storage.disk import Store
@@ -302,7 +302,7 @@ class Ingest:
 
 def _entry(path: str, leaves: bytes, size: int, executable: bool) -> Entry:
     # the only leaf of a small file is its root
-    root = leaves if len(leaves) <= DIGEST else root_from_leaves(leaves)
+    root = leaves if len(leaves) <= DIGEST else copying.root(leaves)
     return Entry(path=path, kind="file", size=size, executable=executable, root=root)
 
 

@@ -372,13 +372,13 @@ def test_a_full_partition_refuses_with_no_space_and_gives_everything_back(tiny, 
     store.close()
 
 
-@pytest.mark.parametrize("step", ["hash_leaves", "write_all"])
+@pytest.mark.parametrize("step", ["hash_leaves", "write_all", "root_from_leaves"])
 def test_one_processor_is_left_to_others_however_many_files_are_copied_at_once(roomy, monkeypatch, step):
     monkeypatch.setattr(copying, "_hashing", threading.BoundedSemaphore(1))
     monkeypatch.setattr(copying, "_writing", threading.BoundedSemaphore(1))
     monkeypatch.setattr(copying, "_AT_ONCE", 1)
     data, busy, most = os.urandom(3 * copying.BUFFER + 5), [], []
-    home = copying if step == "hash_leaves" else copying.files
+    home = copying.files if step == "write_all" else copying
     really = getattr(home, step)
 
     def slowly(*what):
@@ -394,11 +394,11 @@ def test_one_processor_is_left_to_others_however_many_files_are_copied_at_once(r
     def copied(number):
         with open(roomy / "f", "rb") as source, open(roomy / f"copy {number}", "wb") as goal:
             into = goal.fileno()
-            return copying.read_shared(source.fileno(), len(data), lambda _: None, into=into)
+            return copying.root(copying.read_shared(source.fileno(), len(data), lambda _: None, into=into))
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(copied, range(4)))
-    assert found == [hash_leaves(data)] * 4
+    assert found == [root_from_leaves(hash_leaves(data))] * 4
     assert {(roomy / f"copy {number}").read_bytes() for number in range(4)} == {data}
     assert set(most) == {1}
 
