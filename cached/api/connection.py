@@ -49,6 +49,7 @@ class Connection:
         verbs: Verbs,
         *,
         metrics: ApiMetrics,
+        expect: Callable[[], None],
         left: Callable[[Connection], None],
         hold: Callable[[int], None],
         discard: Callable[[Sequence[int]], None],
@@ -58,6 +59,7 @@ class Connection:
         self._socket = connection
         self._verbs = verbs
         self._metrics = metrics
+        self._expect = expect
         self._left = left
         #: Counts descriptors for all connections of the user; raises `Busy` above the user's share.
         self._hold = hold
@@ -161,6 +163,7 @@ class Connection:
             if packet.descriptors:
                 self._discard(packet.descriptors)
             if self._answered_now(request):
+                self._expect()
                 self._metrics.answered(request.op, time.perf_counter() - started)
                 return not request.answer
             self._take(request, [])

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import socket
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
 from cached import packets, wire
@@ -35,12 +36,15 @@ class HandleServer:
         callers: Callers,
         *,
         metrics: ApiMetrics,
+        expect: Callable[[], None] = lambda: None,
         connections_per_user: int | None = None,
         descriptors_per_user: int | None = None,
     ) -> None:
         self._verbs = verbs
         self._callers = callers
         self._metrics = metrics
+        #: Told that another quick request may follow at once.
+        self._expect = expect
         self._limit = connections_per_user or door.connections_per_user()
         self._most_held = descriptors_per_user or door.descriptors_per_user()
         self._held: Counter[int] = Counter()
@@ -75,6 +79,7 @@ class HandleServer:
             caller,
             self._verbs,
             metrics=self._metrics,
+            expect=self._expect,
             left=self._left,
             hold=lambda count: self._hold(caller, count),
             discard=partial(CLOSING.close, caller.user),

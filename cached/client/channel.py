@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -16,6 +18,7 @@ import msgspec
 from cached import packets, wire
 from cached.client.endpoint import Endpoint
 from cached.errors import CachedError, DaemonUnreachable, TimedOut
+from cached.vigil import Vigil
 
 Watcher = Callable[[wire.Progress], None]
 #: What comes with a descriptor.
@@ -57,6 +60,11 @@ class Channel:
         self._timeout = timeout
         self._socket = endpoint.connect("data.sock", socket.SOCK_SEQPACKET, timeout)
         _wait_in_the_kernel(self._socket, timeout)
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        #: Says whether an answer is there already.
+        self._arrived = partial(poll.poll, 0)
+        self._vigils = _FIRST
         self._pid = os.getpid()
         self._busy = threading.Lock()
         #: Opens by pin.
@@ -137,6 +145,8 @@ class Channel:
     def _opened(self, kind: type[Answer], watcher: Watcher | None) -> tuple[Answer, list[int]]:
         """Wait for what was opened; the conversation may go on after that, and after an error of the daemon's."""
         decoder = _DECODERS[kind]
+        self._vigils[kind].keep(self._arrived)
+        self._vigils = _LATER
         while True:
             packet = self._packet()
             try:
@@ -211,6 +221,11 @@ class Channel:
 _DECODERS: Final[dict[type[Any], msgspec.json.Decoder[Any]]] = {
     kind: msgspec.json.Decoder(kind) for kind in (wire.OpenReply, wire.ObjectReply)
 }
+#: For first answers on new connections, in seconds: the daemon has to find out who is calling.
+_LONGER: Final = 0.000_4
+#: By what is asked for: what comes from memory here may be asked of Cloud Storage there.
+_FIRST: Final[dict[type[Any], Vigil]] = {kind: Vigil(_LONGER) for kind in _DECODERS}
+_LATER: Final[dict[type[Any], Vigil]] = {kind: Vigil() for kind in _DECODERS}
 
 
 def _report(value: dict[str, Any], watcher: Watcher | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from functools import partial
 
 from cached import machine
@@ -27,8 +28,10 @@ STOP_PATIENCE = 5.0
 class Daemon:
     """One node's process."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, expect: Callable[[], None] = lambda: None) -> None:
+        """`expect` is called after each quick request on `data.sock`: the next one may follow at once."""
         self.config = config
+        self._expect = expect
         self._undo = contextlib.AsyncExitStack()
         self._background: list[asyncio.Task[None]] = []
         self.node: Node | None = None
@@ -65,7 +68,7 @@ class Daemon:
         await checked
         await receive.resume_all(node, findings.transfers)
         persist.resume_all(node)
-        await doors.open_sockets(node, undo)
+        await doors.open_sockets(node, undo, self._expect)
         self._background = background.start(node, scrubber, findings)
 
     def ready(self) -> None:

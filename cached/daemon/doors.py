@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 
-async def open_sockets(node: Node, undo: contextlib.AsyncExitStack) -> None:
+async def open_sockets(node: Node, undo: contextlib.AsyncExitStack, expect: Callable[[], None]) -> None:
     """Answer on `api.sock` and `data.sock`: on those that the service manager gives, else on new ones."""
     config = node.config
     folder, counted = config.node.runtime_dir, ApiMetrics()
@@ -56,7 +56,7 @@ async def open_sockets(node: Node, undo: contextlib.AsyncExitStack) -> None:
         return spooled(node, caller.user, size, fairly=True)
 
     local = LocalServer(behind, callers, counted=counted, registry=_Figures(node, counted), spool=spool)
-    handles = HandleServer(behind, callers, metrics=counted)
+    handles = HandleServer(behind, callers, metrics=counted, expect=expect)
     listeners = {}
     for name, kind in (("api.sock", socket.SOCK_STREAM), ("data.sock", socket.SOCK_SEQPACKET)):
         listeners[name] = given.get(name) or sockets.listen(folder / name, kind)

@@ -8,11 +8,12 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cached import administration, notify
 from cached.api import door
+from cached.api.wakeful import WakefulSelector
 from cached.config import Config
 from cached.daemon.daemon import Daemon
 from cached.precedence import answer_at_once
@@ -23,13 +24,13 @@ log = logging.getLogger("cached")
 SWITCH = 0.001
 
 
-async def run(config: Config) -> None:
-    """Run a node until SIGTERM or SIGINT."""
+async def run(config: Config, expect: Callable[[], None]) -> None:
+    """Run a node until SIGTERM or SIGINT; `expect` is called after each quick request."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    daemon = Daemon(config)
+    daemon = Daemon(config, expect)
     try:
         await daemon.start()
         node = daemon.node
@@ -74,5 +75,7 @@ def main(path: Path | None, instance: str, flags: Mapping[str, str]) -> int:
     door.raise_limit()
     sys.setswitchinterval(SWITCH)
     answer_at_once()
-    asyncio.run(run(config))
+    selector = WakefulSelector()
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        runner.run(run(config, selector.expect))
     return 0

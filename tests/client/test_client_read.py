@@ -17,9 +17,9 @@ from pathlib import Path
 import cached
 import pytest
 from cached import packets, wire
-from cached.client import Client, endpoint
+from cached.client import Client, channel, endpoint
 from cached.client.endpoint import Endpoint
-from cached.errors import DaemonUnreachable, NotFound, UsageError
+from cached.errors import DaemonUnreachable, NotFound, TimedOut, UsageError
 from tests.api.fake_daemon import Daemon, plant, running
 from tests.api.fake_node import FakeSet
 
@@ -182,6 +182,28 @@ def test_an_interrupted_request_does_not_confuse_the_next_one(client, daemon, mo
     assert client.open("near/a.txt").read() == b"hello, world\n"
     assert daemon.node.pins[held_by.id] >= 1
     assert near.read() == b"#!/bin/sh\n"
+
+
+def test_who_is_interrupted_while_it_stays_awake_asks_anew_on_another_connection(client, monkeypatch):
+    client.open("nr/a.txt").close()
+
+    class Interrupted:
+        def keep(self, _: object) -> None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setitem(channel._LATER, wire.OpenReply, Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            client.open("nr/a.txt")
+    assert client.open("nr/run.sh").read() == b"#!/bin/sh\n"
+
+
+def test_a_daemon_that_says_nothing_is_given_up_after_the_timeout(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+        silent.bind(str(tmp_path / "data.sock"))
+        silent.listen()
+        with Client(tmp_path, timeout=0.05) as client, pytest.raises(TimedOut, match=r"0\.05 s"):
+            client.open("nr/a.txt")
 
 
 def test_without_a_daemon_the_error_names_every_socket_tried(tmp_path, monkeypatch):
