@@ -32,6 +32,7 @@ from cached.origin.places import Places
 from cached.replication import layout
 from cached.replication.serving import FEW
 from cached.replication.transfer import FetchJob
+from cached.sets.coarse import Coarse
 from cached.sets.manifest import Manifest
 from cached.sets.set import SignedRecord
 from cached.storage.disk import Store
@@ -266,7 +267,7 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
                 flight.method = name
                 flight.made.clear()
                 try:
-                    if job.coarse is not None and name == ways.ORIGIN:
+                    if isinstance(job.digests, Coarse) and name == ways.ORIGIN:
                         metadata = await prepare.whole(node, flight, metadata)
                         job = replace(job, digests=metadata.digests, arrived=None, proved=None)
                     await ways.go(node, name, job, holders, places, fallback=number > 0)

@@ -283,8 +283,7 @@ class Swarm:
         )
         farthest = max((self._round_trip(one.node_id) for one in holders()), default=0.0)
         self._session.advertise(job.content, queues.member_queue(farthest, job.receivers))
-        digests = job.coarse or job.leaves
-        layout = await asyncio.to_thread(layouts.build, job.content, job.manifest, digests, piece, pack)
+        layout = await asyncio.to_thread(layouts.build, job.content, job.manifest, job.digests, piece, pack)
         member.layout = layout
         if layout.files:
             progress.state = "checking"

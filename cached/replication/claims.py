@@ -26,7 +26,7 @@ class ClaimDesk:
         try:
             content, count, stalled = str(body["content"]), int(body["count"]), bool(body["stalled"])
             wanted, pending = int(body["wanted"], 16), int(body["pending"], 16)
-            have = int(body.get("have", "0"), 16)
+            have, stuck = int(body.get("have", "0"), 16), int(body.get("stuck", "0"), 16)
         except (KeyError, TypeError, ValueError):
             raise UsageError("a claim needs content, wanted, pending, count and stalled") from None
         table = self._tables.get(content)
@@ -37,6 +37,7 @@ class ClaimDesk:
             wanted=max(wanted, 0),
             pending=max(pending, 0),
             have=max(have, 0),
+            stuck=max(stuck, 0),
             count=count,
             stalled=stalled,
             now=now,

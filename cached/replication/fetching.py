@@ -17,6 +17,7 @@ from cached.errors import CachedError, NoSource
 from cached.replication import mesh, partition, queues
 from cached.replication.members import NOBODY, Members
 from cached.replication.session import Session
+from cached.replication.stuck import Rare
 from cached.replication.torrent import Neighbourhood, Torrent
 from cached.replication.transfer import Call, FetchJob, Holders
 
@@ -93,6 +94,7 @@ class Fetch:
         self._window = queues.window(self._source_queue, self._mean_piece, 0.0)
         self._priorities = [0] * len(torrent.layout.piece_sizes)
         self._pending = self._alone = self._told = 0
+        self._rare = Rare()
         self._claiming = False
         self._dropped = False
 
@@ -181,6 +183,7 @@ class Fetch:
             self._source_seen = now
         if len(availability) != len(self._priorities):
             return  # libtorrent does not count any more: all is there
+        self._rare.see(availability, sources, now)
         wanted, self._alone = partition.priorities(
             availability=availability,
             sources=sources,
@@ -299,7 +302,7 @@ class Fetch:
     def _consider_claiming(self, now: float) -> None:
         if now - self._source_seen >= partition.STALL:
             self._pending = 0  # no way to the source: others are to have these pieces
-        wanted = self._alone & ~self._torrent.have & ~self._pending
+        wanted = (self._alone | self._rare.stuck) & ~self._torrent.have & ~self._pending
         if not (wanted or self._pending):
             self._claim_answered = now
             self._leave_source()
@@ -327,6 +330,7 @@ class Fetch:
                     "pending": f"{self._pending:x}",
                     "have": f"{self._torrent.have:x}",
                     "count": max(0, self._window - self._pending.bit_count()),
+                    "stuck": f"{self._rare.stuck:x}",
                     "stalled": stalled,
                     "receivers": self._job.receivers,
                 },

@@ -19,6 +19,10 @@ from dataclasses import dataclass
 LEASE = 3.0
 #: Seconds without a byte after which a node counts as stalled.
 STALL = 2.0
+#: Once everything has left the source, a piece that gets on nowhere is handed out again, so many to a node at a time,
+#: and each to another node after so many seconds.
+_RESCUED = 4
+_RESCUE_AGAIN = 3.0
 #: Pieces that a node which has waited too long gets, though another has had them: twice as many each time.
 _TAKEN_OVER = 2
 
@@ -74,14 +78,26 @@ class ClaimTable:
         self._members: dict[str, _Member] = {}
         #: What all members together have claimed, each piece one of them; and fetched, which several may have.
         self._claimed = self._done = 0
+        #: When which piece was handed out again although somebody has it, or is getting it.
+        self._rescued: dict[int, float] = {}
 
     def claim(
-        self, node: str, *, wanted: int, pending: int, count: int, stalled: bool, now: float, have: int = 0
+        self,
+        node: str,
+        *,
+        wanted: int,
+        pending: int,
+        count: int,
+        stalled: bool,
+        now: float,
+        have: int = 0,
+        stuck: int = 0,
     ) -> Grant:
         """Hand `node` up to `count` of `wanted`, renew its `pending` ones, count its others as fetched.
 
         A claimed piece that is neither pending nor wanted has arrived; one that is wanted again was given up. What a
-        node has in other ways, a stream of its own or from an earlier attempt, has left the source, too: `have`.
+        node has in other ways, a stream of its own or from an earlier attempt, has left the source, too: `have`. Of
+        what it wants, `stuck` is with one member at most, and has been for long: that member may be slow.
         """
         wanted &= self._all
         have &= self._all & ~wanted
@@ -100,6 +116,8 @@ class ClaimTable:
         free = self._all & ~self._claimed & ~self._done
         share = max(1, free.bit_count() // len(self._members))
         granted = _lowest(wanted & free, min(count, share))
+        if not granted and not free:
+            granted = self._rescue(stuck & wanted, count, now)
         if stalled and not granted:
             granted = _lowest(wanted & ~self._claimed, min(count, _TAKEN_OVER << min(member.taken_over, 16)))
             member.taken_over += 1
@@ -110,6 +128,17 @@ class ClaimTable:
             unclaimed=(free & ~granted).bit_count(),
             members=len(self._members),
         )
+
+    def _rescue(self, stuck: int, count: int, now: float) -> int:
+        """Take pieces from whoever is too slow for them."""
+        if not stuck:
+            return 0
+        self._rescued = {piece: at for piece, at in self._rescued.items() if now - at < _RESCUE_AGAIN}
+        granted = _lowest(stuck & ~bits_of(self._rescued), min(count, _RESCUED))
+        for member in self._members.values():
+            member.claimed &= ~granted
+        self._rescued |= dict.fromkeys(pieces_in(granted), now)
+        return granted
 
     def owners(self, now: float) -> dict[int, str]:
         """Return who holds which piece just now."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from cached.sets.coarse import Coarse
 from cached.sets.digests import Digests
 from cached.sets.manifest import Manifest
 
@@ -94,16 +93,6 @@ class FetchJob:
     first: Callable[[], bool] = lambda: False
     #: Whether there is another way to bring it: then this one is given up sooner.
     elsewhere: Callable[[], bool] = lambda: False
-
-    @property
-    def leaves(self) -> bytes:
-        """The leaves; empty where there are only coarse digests."""
-        return b"" if isinstance(self.digests, Coarse) else self.digests
-
-    @property
-    def coarse(self) -> Coarse | None:
-        """The coarse digests; None where there are all leaves."""
-        return self.digests if isinstance(self.digests, Coarse) else None
 
     def patience(self, usual: float) -> float:
         """Return how many seconds without a byte are borne; `usual` is that where there is no other way."""

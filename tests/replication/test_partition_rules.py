@@ -19,9 +19,9 @@ def test_a_set_of_pieces_survives_being_a_number(pieces):
 
 
 def claim(
-    table: ClaimTable, node: str, now: float, *, wanted: int, pending: int = 0, have=0, count=4, stalled=False
+    table: ClaimTable, node: str, now: float, *, wanted: int, pending: int = 0, count=4, stalled=False, **more
 ):
-    return table.claim(node, wanted=wanted, pending=pending, have=have, count=count, stalled=stalled, now=now)
+    return table.claim(node, wanted=wanted, pending=pending, count=count, stalled=stalled, now=now, **more)
 
 
 @given(
@@ -86,6 +86,22 @@ def test_what_a_node_has_in_another_way_is_not_handed_to_those_who_come_later():
         "it lost one of them"
     )
     assert claim(table, "late", 0.3 + LEASE, wanted=0b00001111, count=8).pieces == (0, 1, 2, 3), "it is gone"
+
+
+def test_what_gets_on_nowhere_is_taken_from_a_slow_member_once_all_has_left_the_source():
+    table, everything = ClaimTable(8), 0b11111111
+    assert claim(table, "slow", 0.0, wanted=everything, count=4).pieces == (0, 1, 2, 3)
+    assert claim(table, "a", 0.1, wanted=0b11110000, stuck=0b1, count=2).pieces == (4, 5)
+    assert claim(table, "a", 0.2, wanted=0b11001111, pending=0b110000, stuck=0b1).pieces == (6,)
+    assert claim(table, "a", 0.3, wanted=0b10001111, pending=0b1110000, stuck=0b1).pieces == (7,)
+    claim(table, "slow", 2.0, wanted=0, pending=0b1111)
+    taken = claim(table, "a", 2.5, wanted=0b1111, stuck=0b0111, have=0b11110000)
+    assert taken.pieces == (0, 1, 2), "the fourth has not been waited for long enough"
+    assert table.owners(2.5) == {0: "a", 1: "a", 2: "a", 3: "slow"}
+    assert claim(table, "b", 2.6, wanted=everything, stuck=0b0111).pieces == (), "another gets them just now"
+    claim(table, "slow", 4.0, wanted=0, pending=0b1111)
+    claim(table, "a", 4.0, wanted=0, pending=0b0111, have=0b11110000)
+    assert claim(table, "b", 5.6, wanted=everything, stuck=0b0011).pieces == (0, 1), "he did not"
 
 
 def test_who_stalls_again_and_again_is_given_more_of_what_others_claim_to_have_fetched():
