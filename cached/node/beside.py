@@ -27,7 +27,9 @@ AHEAD = 2 << 20
 PROVE = 0.5
 #: It is looked at how much has come this often, in seconds, so that whoever looks once is told how fast it comes.
 MEASURE = 0.5
-#: What has come is written to the device this often, in seconds.
+#: What has come is written to the device once it is so much, or, where it is less, this often in seconds: a device is
+#: as quick as a link, and what it has not got when the last byte comes is waited for.
+WRITE_FROM = 16 << 20
 WRITE_AHEAD = 1.0
 
 
@@ -139,9 +141,14 @@ async def _write_ahead(store: Store, flight: Flight, manifest: Manifest) -> None
         with store.stage(flight.txid) as staging:
             staging.write_ahead(manifest)
 
+    loop, begun = asyncio.get_running_loop(), 0
+    when = loop.time()
     while True:
-        await asyncio.sleep(WRITE_AHEAD)
-        await asyncio.to_thread(write)
+        await asyncio.sleep(GIVE_WAY)
+        present = flight.progress.bytes_present
+        if present - begun >= WRITE_FROM or (present > begun and loop.time() - when >= WRITE_AHEAD):
+            begun, when = present, loop.time()
+            await asyncio.to_thread(write)
 
 
 async def _write_back(store: Store, flight: Flight) -> None:

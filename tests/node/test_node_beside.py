@@ -10,6 +10,7 @@ from cached.errors import NoSpace
 from cached.node import beside, drive
 from cached.node.flight import Flight
 from cached.storage.ballast import Ballast
+from cached.storage.staging import Staging
 from tests.node.fakes import caller, create_set, until, world
 
 ALICE = caller("alice")
@@ -34,6 +35,39 @@ def test_what_is_given_back_early_is_little_beyond_what_has_come(tmp_path, monke
             assert await beside.gave_all(node, flight)
             assert ballast.left == 0
             assert not await beside.gave_all(node, flight)
+
+    asyncio.run(story())
+
+
+def test_what_has_come_goes_to_the_device_as_soon_as_it_is_much_and_what_is_little_waits(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(beside, "GIVE_WAY", 0.01)
+    written = []
+
+    async def story():
+        async with world(tmp_path) as w:
+            a, b = await w.node("a"), await w.node("b")
+            view = await create_set(a, ALICE, "nr", {"f": os.urandom(8 << 20)})
+            await w.gossip()
+            manifest = a.stores["disk"].manifest(view.content)
+            b.shelf.replicas[view.id] = a.shelf.replicas[view.id]
+            flight = Flight(set_id=view.id, content=view.content, txid="t", manifest=manifest)
+            monkeypatch.setattr(
+                Staging, "write_ahead", lambda self, _: written.append(flight.progress.bytes_present)
+            )
+            async with beside.writing(b, flight):
+                for number in range(1, 4):
+                    flight.progress.bytes_present += beside.WRITE_FROM
+                    await until(lambda count=number: len(written) == count)
+                flight.progress.bytes_present += beside.WRITE_FROM - 1
+                await asyncio.sleep(0.1)
+                assert written == [beside.WRITE_FROM * number for number in (1, 2, 3)]
+                monkeypatch.setattr(beside, "WRITE_AHEAD", 0.0)
+                await until(lambda: len(written) == 4)
+                await asyncio.sleep(0.1)
+                assert len(written) == 4  # nothing came since
+            del b.shelf.replicas[view.id]
 
     asyncio.run(story())
 
