@@ -74,26 +74,26 @@ class Space:
 
     def capacity(self, tier: Tier) -> int:
         """Return the physical bytes that the tier may use in all."""
-        return self._state(tier).limit()
+        return self.ledger(tier).limit()
 
     def free(self, tier: Tier) -> int:
         """Return the physical bytes that can be reserved now, without reclaiming anything."""
-        return self._state(tier).free()
+        return self.ledger(tier).free()
 
     def above_floor(self, tier: Tier) -> int:
         """Return the bytes that the tier's partition has free beyond what stays free and what is reserved."""
-        state = self._state(tier)
+        state = self.ledger(tier)
         return max(0, state.partition_free - state.floor)
 
     def left_over(self, tier: Tier) -> int:
         """Return the bytes that copies of objects may take besides those they have: what sets have no use for."""
-        state = self._state(tier)
+        state = self.ledger(tier)
         within = self._limits[tier] - state.used() - self.evictable(tier)
         return max(0, min(within, state.partition_free - state.floor))
 
     async def _displace(self, tier: Tier, wanted: int) -> None:
         """Have copies of objects go that would take the tier beyond its capacity with `wanted` bytes more."""
-        excess = self._state(tier).used() + wanted + self.evictable(tier) - self._limits[tier]
+        excess = self.ledger(tier).used() + wanted + self.evictable(tier) - self._limits[tier]
         if excess > 0:
             await self.evict(tier, excess)
 
@@ -258,7 +258,8 @@ class Space:
         if ballast is not None:
             self._ballast[txid] = ballast
 
-    def _state(self, tier: Tier) -> Ledger:
+    def ledger(self, tier: Tier) -> Ledger:
+        """Return what a tier has and is used for, as of now."""
         store = self._stores[tier]
         contents = [row for row in self._shelf.contents.values() if row.tier == tier]
         mine = [row for row in self._reserved.values() if row.tier == tier]

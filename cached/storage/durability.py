@@ -30,7 +30,7 @@ def sync_staged(home: Path, data_fd: int, manifest: Manifest) -> None:
     if is_many(manifest):
         sync_filesystem(data_fd)
         return
-    beside = [path for folder in (home, home / "sets") for path in sorted(folder.iterdir()) if path.is_file()]
+    beside = [path for folder in (home, home / "sets") for path in _files_in(folder)]
     opening: list[Callable[[], int]] = [
         partial(tree.open_file, data_fd, entry.path) for entry in manifest.files()
     ]
@@ -46,6 +46,11 @@ def sync_staged(home: Path, data_fd: int, manifest: Manifest) -> None:
             _sync_fd(tree.open_directory(data_fd, entry.path))
     for path in (home / "data", home / "sets", home):
         files.sync(path)
+
+
+def _files_in(folder: Path) -> list[str]:
+    with os.scandir(folder) as found:
+        return sorted(entry.path for entry in found if entry.is_file())
 
 
 def _sync_together(opening: list[Callable[[], int]]) -> None:

@@ -17,6 +17,7 @@ from cached.errors import CachedError, NoSpace
 STEP: Final = 128 << 10
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _EXISTS = frozenset({errno.EEXIST, errno.ENOTEMPTY})
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 @contextmanager
@@ -60,21 +61,24 @@ def write_atomic(
     path: Path, data: bytes | Iterator[bytes], *, mode: int = 0o600, durable: bool = True
 ) -> None:
     """Write a file under a temporary name, then rename it; `durable` syncs it and its directory."""
-    staged = path.with_name(path.name + ".new")
-    with suppress(FileNotFoundError):
-        staged.unlink()
-    fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    staged = f"{path}.new"
+    try:
+        fd = os.open(staged, _NEW, 0o600)
+    except FileExistsError:  # left by a write that was cut short
+        os.unlink(staged)
+        fd = os.open(staged, _NEW, 0o600)
     try:
         offset = 0
         for part in (data,) if isinstance(data, bytes) else data:
             write_all(fd, part, offset)
             offset += len(part)
-        os.fchmod(fd, mode)
+        if mode != 0o600:
+            os.fchmod(fd, mode)
         if durable:
             os.fsync(fd)
     finally:
         os.close(fd)
-    staged.rename(path)
+    os.rename(staged, path)
     if durable:
         sync(path.parent)
 

@@ -88,13 +88,13 @@ def _sealed_manifest(staged: Path, content: str, known: Manifest | None) -> Mani
 
 
 def _drop_leftovers(staged: Path) -> None:
-    for path in staged.iterdir():
-        if path.name in KEPT:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            trash.empty(path)
+    with os.scandir(staged) as found:
+        leftovers = [entry for entry in found if entry.name not in KEPT]
+    for entry in leftovers:
+        if entry.is_dir(follow_symlinks=False):
+            trash.empty(staged / entry.name)
         else:
-            path.unlink()
+            os.unlink(entry.path)
 
 
 def _times(staged: Path, manifest: Manifest) -> list[int] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -161,7 +162,8 @@ class Staging:
 def reopen(path: Path, tier: Tier) -> Staging:
     """Open the staging area at `path`, made when absent, with the modes that writing needs."""
     with files.translated(path):
-        for part in (path, path / "sets", path / "data"):
-            part.mkdir(mode=0o700, exist_ok=True)
-            part.chmod(0o700)
+        for part in (str(path), f"{path}/sets", f"{path}/data"):
+            with suppress(FileExistsError):
+                os.mkdir(part, 0o700)
+            os.chmod(part, 0o700)
         return Staging(path, tier)

@@ -103,12 +103,12 @@ def test_what_is_written_in_place_of_ballast_is_not_counted_twice(tmp_path):
                 ballast = node.space.ballast(txid)
                 if not ballast.held:
                     pytest.skip("this filesystem cannot set blocks aside")
-                before = node.space._state("disk").partition_free
+                before = node.space.ledger("disk").partition_free
                 ballast.use(64 * MIB)
                 with (node.stores["disk"].root / "incoming" / txid / "data" / "f").open("wb") as file:
                     file.write(b"x" * 64 * MIB)
                     file.flush()
-                taken.append(before - node.space._state("disk").partition_free)
+                taken.append(before - node.space.ledger("disk").partition_free)
             assert min(taken) < 32 * MIB
 
     asyncio.run(story())
