@@ -3,7 +3,8 @@
 The same port, the same certificates, the same handlers as for streams over HTTP; what differs is who moves the bytes,
 which costs less than two thirds of the processor's time. A connection begins with `HELLO`, in the clear, where TLS
 would begin with another byte; then the handshake, one line of JSON that names stream and query, one line of JSON that
-is empty or an error, and the bytes until the connection ends. The reader knows how many it wants.
+is empty or an error, and the bytes until the connection ends. The reader knows how many it wants: with `keep` in its
+request the connection stays when a stream has come to its end, and takes the next request (`bulk_source` asks).
 
 Handshakes are done by the loop: a stranger occupies no thread.
 """
@@ -15,21 +16,19 @@ import contextlib
 import os
 import socket
 import ssl
-import time
+from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 
-from cached.budget import Budget
 from cached.critical import to_the_end
-from cached.errors import CachedError, PeerUnreachable
+from cached.errors import CachedError
 from cached.peers import tls
 from cached.peers.handlers import Handlers
 from cached.peers.records import Peer
-from cached.peers.route import split_address
 
 #: How a connection for bulk begins; the first byte of TLS is 0x16.
 HELLO: Final = b"cached bulk 1\n"
@@ -38,8 +37,11 @@ MAX_LINE: Final = 1 << 20
 #: Seconds for the request to arrive, and until a reader that takes nothing is left.
 REQUEST_SECONDS: Final = 5.0
 SEND_SECONDS: Final = 30.0
-#: Seconds after which a reader gets what has come, though it is less than it wants.
-SETTLE: Final = 0.5
+#: Seconds that a connection waits for its next request, and how many of one peer do.
+KEEP_SECONDS: Final = 60.0
+KEPT: Final = 8
+#: So few bytes the loop sends itself: a thread would take longer to be reached.
+AT_ONCE: Final = 1 << 10
 #: Threads that encrypt: more than there are processors would only wait for each other.
 THREADS: Final = max(2, min(8, os.cpu_count() or 1))
 
@@ -84,6 +86,8 @@ class BulkServer:
         self._handlers = handlers
         self._heard = heard
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="bulk")
+        #: Connections that wait for their next request, by node id.
+        self._kept: Counter[str] = Counter()
 
     def close(self) -> None:
         """End the threads; all streams have ended."""
@@ -94,7 +98,7 @@ class BulkServer:
         try:
             if await _exactly(connection, len(HELLO)) != HELLO:
                 raise ConnectionResetError("neither TLS nor a stream that this node knows")
-            _undelayed(connection)
+            undelayed(connection)
             secured = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         except BaseException:
             connection.close()
@@ -107,22 +111,41 @@ class BulkServer:
         return secured
 
     async def serve(self, connection: ssl.SSLSocket) -> None:
-        """Answer the one request of a connection, and close it."""
-        writer = _BulkWriter(connection, self._threads)
+        """Answer the requests of a connection, one after the other, and close it."""
         try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                name, query = _asked(await _line(connection))
-            peer = tls.peer_of(connection)
-            self._heard(peer)
-            try:
-                await self._handlers.run_stream(peer, name, query, writer)
-                await writer.begin()
-            except CachedError as error:
-                await writer.refuse(error)
+            request = await _request(connection, REQUEST_SECONDS)
+            while await self._answer(connection, request) and request.keep:
+                request = await self._next(connection)
         except (OSError, msgspec.MsgspecError):
             pass  # nobody is there to read it
         finally:
             connection.close()
+
+    async def _answer(self, connection: ssl.SSLSocket, request: _Request) -> bool:
+        """Send one stream; tell whether it came to its end."""
+        writer = _BulkWriter(connection, self._threads)
+        peer = tls.peer_of(connection)
+        self._heard(peer)
+        try:
+            await self._handlers.run_stream(peer, request.stream, request.query, writer)
+            await writer.begin()
+        except CachedError as error:
+            await writer.refuse(error)
+            return False
+        return True
+
+    async def _next(self, connection: ssl.SSLSocket) -> _Request:
+        """Wait for another request; raise `ConnectionError` where too many connections of that peer wait already."""
+        peer = tls.peer_of(connection).node_id
+        if self._kept[peer] >= KEPT:
+            raise ConnectionAbortedError("other connections of this peer wait")
+        self._kept[peer] += 1
+        try:
+            return await _request(connection, KEEP_SECONDS)
+        finally:
+            self._kept[peer] -= 1
+            if not self._kept[peer]:
+                del self._kept[peer]
 
 
 class _BulkWriter:
@@ -155,6 +178,8 @@ class _BulkWriter:
 
     async def _send(self, data: bytes | bytearray | memoryview) -> None:
         left = memoryview(data)
+        if len(left) <= AT_ONCE:
+            left = left[_send_some(self._connection, left) :]
         loop = asyncio.get_running_loop()
         while left:
             # A thread that still writes must not find the descriptor closed, or another's.
@@ -182,7 +207,7 @@ def _send_some(connection: ssl.SSLSocket, data: memoryview) -> int:
     return sent
 
 
-def _undelayed(connection: socket.socket) -> None:
+def undelayed(connection: socket.socket) -> None:
     """Send small packets at once: else the handshake waits 40 ms for an acknowledgement of the greeting."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -231,134 +256,10 @@ async def _line(connection: ssl.SSLSocket) -> bytes:
 class _Request(msgspec.Struct):
     stream: str
     query: dict[str, Any]
+    #: Another request may follow.
+    keep: bool = False
 
 
-def _asked(line: bytes) -> tuple[str, dict[str, Any]]:
-    request = msgspec.json.decode(line, type=_Request)
-    return request.stream, request.query
-
-
-class Turns:
-    """A thread's turns in a budget that belongs to the event loop."""
-
-    def __init__(self, budget: Budget, *, first: bool) -> None:
-        self._budget = budget
-        self._first = first
-        self._loop = asyncio.get_running_loop()
-        self._waiting: Future[int] | None = None
-        self._free = True
-        self._over = False
-
-    def some(self, most: int) -> int:
-        """Wait for a turn; return how many bytes may be moved in it, none after `end`. Blocks."""
-        self._free = self._budget.flows(first=self._first)
-        if self._free:
-            return most
-        self._waiting = asyncio.run_coroutine_threadsafe(
-            self._budget.some(most, first=self._first), self._loop
-        )
-        if self._over:
-            self._waiting.cancel()
-        try:
-            return self._waiting.result()
-        except CancelledError:
-            return 0
-
-    def moved(self, size: int) -> None:
-        """Count what was moved, where no turn was waited for."""
-        if self._free:
-            self._loop.call_soon_threadsafe(self._budget.count, size)
-
-    def end(self) -> None:
-        """Let the thread that waits go; from any thread."""
-        self._over = True
-        if self._waiting is not None:
-            self._waiting.cancel()
-
-
-class BulkSource:
-    """The bytes of a peer's stream: one thread reads and may wait, `stop` comes from any other."""
-
-    def __init__(self, connection: ssl.SSLSocket, turns: Turns) -> None:
-        self._connection = connection
-        self._turns = turns
-
-    def read_into(self, buffer: memoryview) -> int:
-        """Read until the buffer is full, or some time has passed; return how many bytes: none where the stream ends.
-
-        Raises `TimeoutError` when nothing comes for a while, `PeerUnreachable` when the connection breaks.
-        """
-        most = self._turns.some(len(buffer))
-        got, until = 0, time.monotonic() + SETTLE
-        try:
-            while got < most:
-                more = self._connection.recv_into(buffer[got:most])
-                got += more
-                if not more or time.monotonic() > until:
-                    break
-            self._turns.moved(got)
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise PeerUnreachable(f"the stream broke: {error.strerror or error}") from None
-        return got
-
-    def stop(self) -> None:
-        """Let the thread that reads find the end of the stream."""
-        self._turns.end()
-        with contextlib.suppress(OSError):  # it has ended
-            # `SSLSocket.shutdown` would have the reader take what is encrypted for the stream.
-            socket.socket.shutdown(self._connection, socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Close the connection; nobody reads any more."""
-        self._connection.close()
-
-
-def dial(
-    context: ssl.SSLContext,
-    address: str,
-    node_id: str,
-    stream: str,
-    query: dict[str, Any],
-    *,
-    connect: float,
-    stall: float,
-    turns: Turns,
-) -> BulkSource:
-    """Ask a node that listens at `address` for a stream; blocks. `stall` is the longest wait for bytes, in seconds.
-
-    Raises `OSError` where there is no way there, `PeerUnreachable` when it breaks off, and whatever the stream raised.
-    """
-    connection = socket.create_connection(split_address(address), connect)
-    try:
-        _undelayed(connection)
-        connection.sendall(HELLO)
-        secured = context.wrap_socket(connection, server_hostname=tls.host_of(node_id))
-    except BaseException:
-        connection.close()
-        raise
-    try:
-        secured.settimeout(stall)
-        secured.sendall(msgspec.json.encode({"stream": stream, "query": query}) + b"\n")
-        _check_answer(secured)
-    except BaseException:
-        secured.close()
-        raise
-    return BulkSource(secured, turns)
-
-
-def _check_answer(connection: ssl.SSLSocket) -> None:
-    """Read the line before the bytes, and nothing of them; raise what it says."""
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        part = connection.recv(1)
-        if not part or len(line) > MAX_LINE:
-            raise PeerUnreachable("the stream ended before it began")
-        line += part
-    try:
-        said = msgspec.json.decode(line, type=dict[str, Any])
-    except msgspec.MsgspecError:
-        raise PeerUnreachable("the peer answered nonsense") from None
-    if said:
-        raise CachedError.from_wire(said)
+async def _request(connection: ssl.SSLSocket, seconds: float) -> _Request:
+    async with asyncio.timeout(seconds):
+        return msgspec.json.decode(await _line(connection), type=_Request)

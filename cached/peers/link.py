@@ -19,8 +19,7 @@ import msgspec
 
 from cached.budget import Budget, Writer, goes_first
 from cached.errors import BadConfig, PeerUnreachable
-from cached.peers import bulk
-from cached.peers.bulk import BulkSource, Turns
+from cached.peers.bulk_source import Asking, BulkSource, Kept, Turns
 from cached.peers.client import CONNECT_SECONDS, Client, NotConnected
 from cached.peers.handlers import CallHandler, Handlers, StreamHandler
 from cached.peers.identity import Identity
@@ -47,6 +46,7 @@ class Link:
         self._mailboxes = Mailboxes(self._server)
         self._context = self._client_context()
         self._client = Client(self._context, self._address_of, self._silent)
+        self._kept = Kept()
         self._poller = Poller(self._client, self._handlers, self._seen.__getitem__)
         #: Port that peers dial; 0 before `start`.
         self.port = 0
@@ -71,6 +71,7 @@ class Link:
         """Close all connections."""
         await self._poller.close()
         self._mailboxes.close()
+        self._kept.close()
         await self._client.close()
         await self._server.close()
 
@@ -136,17 +137,21 @@ class Link:
                 async for chunk in chunks:
                     yield chunk
 
-    async def bulk(self, node_id: str, stream: str, query: dict[str, Any], stall: float) -> BulkSource:
+    async def bulk(
+        self, node_id: str, stream: str, query: dict[str, Any], stall: float, size: int | None = None
+    ) -> BulkSource:
         """Open a node's stream on a connection of its own, to be read by a thread; the caller closes it.
 
-        For many bytes, and nodes that can be dialled. `stall` is the longest wait for bytes, in seconds.
+        For many bytes, and nodes that can be dialled. `stall` is the longest wait for bytes, in seconds. Who says of
+        how many bytes (`size`) the stream is leaves the connection for the next one, and asks on one that was left:
+        that costs no turn of a thread, and what the stream raises comes where it is read, as `PeerUnreachable`.
 
         Raises:
             PeerUnreachable: the node cannot be dialled, or breaks off. CachedError: whatever the stream raised.
         """
-        address = self._address_of(node_id)
-        dial = partial(
-            bulk.dial,
+        turns = Turns(self.download, first=goes_first(query))
+        keep, address = partial(self._kept.put, node_id), self._address_of(node_id)
+        asking = Asking(
             self._context,
             address,
             node_id,
@@ -154,16 +159,20 @@ class Link:
             query,
             connect=CONNECT_SECONDS,
             stall=stall,
-            turns=Turns(self.download, first=goes_first(query)),
+            keep=size is not None,
         )
+        kept = self._kept.take(node_id) if size is not None else None
+        if kept is not None:
+            return BulkSource(kept, turns, size, keep, partial(asking.again, kept))
         with self._dialling(node_id):
             try:
-                return await undisturbed(dial, late=BulkSource.close)
+                connection = await undisturbed(asking.anew, late=ssl.SSLSocket.close)
             except OSError as error:
                 raise PeerUnreachable(
                     f"node {node_id[:8]} gives no stream at {address}: {error.strerror or error}",
                     node=node_id,
                 ) from None
+        return BulkSource(connection, turns, size, keep)
 
     async def dial(self, address: str) -> str:
         """Return the id of the member that listens at `host:port`, and remember the way; raises

@@ -24,7 +24,7 @@ from cached.errors import Busy, CachedError, Forbidden, NotFound, PeerUnreachabl
 from cached.peers.client import Client
 from cached.peers.handlers import Handlers
 from cached.peers.records import Peer
-from cached.peers.server import Server, json_body, json_response
+from cached.peers.server import STEP, Server, json_body, json_response
 
 log = logging.getLogger(__name__)
 
@@ -300,8 +300,9 @@ class _PushWriter:
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Hand over bytes; waits while too many are under way."""
-        await self._room.acquire()
-        self.chunks.put_nowait(bytes(data))
+        for at in range(0, len(data), STEP):
+            await self._room.acquire()
+            self.chunks.put_nowait(bytes(data[at : at + STEP]))
 
     def end(self, _: object) -> None:
         """Mark the end."""

@@ -29,6 +29,9 @@ MAX_BODY = 32 << 20
 MAX_BODIES = 64 << 20
 SMALL_BODY = 64 << 10
 READ_BUFFER = 1 << 20
+#: Bytes that are encrypted and sent at a time: of more, the event loop copies what the socket does not take, again and
+#: again.
+STEP = 256 << 10
 
 
 def peer_of(request: web.Request) -> Peer:
@@ -77,7 +80,8 @@ class HttpWriter:
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes, waiting for room."""
         await self.begin()
-        await self.response.write(data)
+        for at in range(0, len(data), STEP):
+            await self.response.write(data[at : at + STEP])
 
     async def begin(self) -> None:
         """Send the headers, unless they have been sent."""

@@ -3,7 +3,7 @@
 The receiver checks every leaf, or every 64 KiB where it has no more than coarse digests, before it counts. It writes in
 large pieces, goes on where an earlier attempt ended, and changes to another holder when one fails, sends what does not
 match, or falls silent.
-Few bytes come over connections that are open anyway, many over one of their own that a thread reads (`drain`).
+Few bytes come with the event loop's requests, more over a connection of their own that a thread reads (`drain`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds without a byte after which another holder is asked.
 STALL = 2.0
-#: From so many bytes on a stream is worth a connection of its own, where the holder offers it.
-BULK_FROM = 4 << 20
+#: From so many bytes on a stream is worth a thread's turn, on a connection of its own that is kept for the next one,
+#: where the holder offers it.
+BULK_FROM = 256 << 10
 #: Streams that are read at a time; more wait.
 MOST_BULK = 32
 
@@ -145,13 +146,13 @@ class Direct:
         """Have a thread read one stream to its end; False where there is no such connection to that holder."""
         assert self._open_bulk is not None
         ranges, query = _asked(work)
+        wanted, segments = work.line.bytes_in(ranges), _Segments(work, ranges)
         try:
-            stream = await self._open_bulk(source, STREAM, query, STALL)
+            stream = await self._open_bulk(source, STREAM, query, STALL, wanted)
         except CachedError as error:
             log.debug("no connection for bulk to %s: %s", source, error.message)
             work.narrow.add(source)
             return False
-        wanted, segments = work.line.bytes_in(ranges), _Segments(work, ranges)
 
         def again() -> bool:
             return "first" not in query and work.job.first()  # asked for anew, these bytes go before others

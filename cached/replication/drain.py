@@ -42,8 +42,8 @@ class Source(Protocol):
         ...
 
 
-#: `open_bulk(node_id, stream, query, stall)`: a peer's stream on a connection of its own.
-OpenBulk = Callable[[str, str, dict[str, Any], float], Awaitable[Source]]
+#: `open_bulk(node_id, stream, query, stall, size)`: a peer's stream of `size` bytes on a connection of its own.
+OpenBulk = Callable[[str, str, dict[str, Any], float, int], Awaitable[Source]]
 
 
 class Cutter(Protocol):

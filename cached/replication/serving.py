@@ -21,9 +21,6 @@ MOST_RANGES = 1000
 FEW = 64
 
 _BLOCK = 2 * 1024 * 1024
-#: Bytes that are encrypted and sent at a time: of more, the event loop copies what the socket does not take, again and
-#: again.
-_STEP = 256 * 1024
 
 
 class Writer(Protocol):
@@ -95,8 +92,7 @@ class DirectServer:
             blocks.close()
 
     async def _send(self, content: str, block: bytes, writer: Writer) -> None:
-        for start in range(0, len(block), _STEP):
-            await writer.write(block[start : start + _STEP])
+        await writer.write(block)
         self.gave(content, len(block))
 
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 from cached.errors import NotFound, PeerUnreachable
-from cached.peers import bulk
+from cached.peers import bulk, bulk_source
 from tests.peers.link_kit import identity, linked
 
 SOME = random.Random(7).randbytes(3_000_001)
@@ -24,7 +24,7 @@ async def _some(peer, query, writer):
         await writer.write(memoryview(buffer)[: len(part)])
 
 
-def _all(source: bulk.BulkSource, size: int) -> bytes:
+def _all(source: bulk_source.BulkSource, size: int) -> bytes:
     buffer = memoryview(bytearray(size))
     got = 0
     while got < size and (more := source.read_into(buffer[got:])):
@@ -32,7 +32,7 @@ def _all(source: bulk.BulkSource, size: int) -> bytes:
     return bytes(buffer[:got])
 
 
-async def _read(source: bulk.BulkSource, size: int) -> bytes:
+async def _read(source: bulk_source.BulkSource, size: int) -> bytes:
     return await asyncio.to_thread(_all, source, size)
 
 

@@ -327,7 +327,7 @@ class Bulk:
         self._stalls = stalls
         self.opened: list[tuple[str, Stored]] = []
 
-    async def open(self, node_id: str, stream: str, query: dict[str, Any], stall: float) -> Stored:
+    async def open(self, node_id: str, stream: str, query: dict[str, Any], stall: float, size: int) -> Stored:
         parts = [part async for part in self._pipe.fetch(node_id, stream, query)]
         made = Stored(b"".join(parts)[: self._limits.pop(node_id, None)], self._stalls)
         self.opened.append((node_id, made))
@@ -339,7 +339,7 @@ def bulk_holders(*names: str):
 
 
 def test_many_bytes_come_over_a_connection_of_their_own_and_few_do_not(tmp_path):
-    content = make_content(tmp_path / "src", MIXED | {"second": 3_000_000})
+    content = make_content(tmp_path / "src", MIXED | {"second": 200_000})
     pipe = Pipe({"one": server(content)})
     bulk = Bulk(pipe)
     job = job_for(content, tmp_path / "dst", 0)
@@ -388,7 +388,7 @@ def test_where_no_bulk_stream_can_be_opened_the_bytes_come_the_other_way(tmp_pat
     pipe = Pipe({"one": server(content)})
     tries = []
 
-    async def refuse(node_id, stream, query, stall):
+    async def refuse(node_id, stream, query, stall, size):
         tries.append(node_id)
         raise PeerUnreachable("a firewall is in between")
 
