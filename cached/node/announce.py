@@ -7,6 +7,7 @@ from __future__ import annotations
 from cached.catalog.rows import ReplicaRow
 from cached.config import Config
 from cached.errors import BadExpression
+from cached.leases.capacity import Space as Ledger
 from cached.matching.ads import NodeFacts, coarse, node_ad
 from cached.matchmaker.pool import Matchmaker
 from cached.node.node import Node
@@ -17,21 +18,30 @@ from cached.sets.set import Tier
 NOT_IN_MEMORY = "there is no copy in memory now: the copy on disk serves"
 
 
-def publish(node: Node, *changed: str) -> None:
-    """Publish this node's state; `changed` are sets whose records are new and should travel at once."""
-    node.directory.publish(contents(node))
+#: Seconds that news waits for more where nobody needs it before it changes again.
+UNHURRIED = 0.5
+
+
+def publish(node: Node, *changed: str, hurried: bool = True) -> None:
+    """Publish this node's state; `changed` are sets whose records are new and should travel at once.
+
+    Where it is not `hurried`, what is new goes with what changes next, if that is soon.
+    """
+    within = None if hurried else UNHURRIED
+    node.directory.publish(contents(node), within)
     if changed:
-        node.directory.announce(list(changed))
+        node.directory.announce(list(changed), within)
 
 
 def contents(node: Node) -> NodeContents:
     """Return what this node says about itself now."""
+    disk = node.space.ledger("disk")
     return NodeContents(
         host=node.host,
         bittorrent_port=node.bittorrent_port,
-        ad=ad(node),
-        capacity_bytes=_capacity(node),
-        free_bytes=coarse(node.space.free("disk")),
+        ad=_ad(node, disk),
+        capacity_bytes=_capacity(node, disk),
+        free_bytes=coarse(disk.free()),
         replicas=tuple(holding(node, row) for row in node.shelf.replicas.values()) if node.introduced else (),
         tombstones=tuple(
             known.record.id for known in node.shelf.known.values() if known.record.status == "deleted"
@@ -41,10 +51,14 @@ def contents(node: Node) -> NodeContents:
 
 def ad(node: Node) -> dict[str, object]:
     """Return this node's ClassAd as of now."""
+    return _ad(node, node.space.ledger("disk"))
+
+
+def _ad(node: Node, disk: Ledger) -> dict[str, object]:
     facts: NodeFacts = node.facts(
         name=node.directory.name,
-        total_disk_bytes=node.space.free("disk"),
-        capacity_bytes=_capacity(node),
+        total_disk_bytes=disk.free(),
+        capacity_bytes=_capacity(node, disk),
         memory_tier_bytes=node.space.free("memory") if "memory" in node.stores else 0,
         reachable=node.directory.reachable,
     )
@@ -64,12 +78,12 @@ async def check(config: Config, matchmaker: Matchmaker) -> None:
                 raise BadExpression(f"{where}: {error.message}", hint=error.hint, **error.details) from None
 
 
-def _capacity(node: Node) -> int:
+def _capacity(node: Node, disk: Ledger) -> int:
     """Return what the disk tier can hold.
 
     In coarse steps where the partition decides, for that changes all the time.
     """
-    limit = node.space.capacity("disk")
+    limit = disk.limit()
     return limit if limit == node.config.store.capacity else coarse(limit)
 
 

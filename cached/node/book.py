@@ -77,7 +77,7 @@ async def learn(node: Node, signed: SignedRecord, *, verified: bool = False) -> 
     """
     if not verified:
         node.identity.verify(signed)
-    signed = msgspec.structs.replace(signed, age_seconds=min(max(signed.age_seconds, 0.0), MAX_SECONDS))
+    signed = _bounded(signed)
     record = signed.record()
     async with node.locks(f"record {record.id}"):
         present = node.shelf.known.get(record.id)
@@ -89,6 +89,48 @@ async def learn(node: Node, signed: SignedRecord, *, verified: bool = False) -> 
         await keep(node, known)
     faults.point(BOOK_TAKEN)
     return known
+
+
+def news(node: Node, signed: SignedRecord) -> Known | None:
+    """Return what a record from another node tells of a set that is to come here, to be kept with the promise.
+
+    None for what is no news, tells of an end, or of a set that is here: that is learned. Raises as `learn`.
+    """
+    node.identity.verify(signed)
+    known = heard(node, _bounded(signed), node.shelf.known.get(signed.record().id))
+    if known.record.status != "live" or known.record.id in node.shelf.replicas:
+        return None
+    return known if newest(node, known)[1] else None
+
+
+def newest(node: Node, known: Known) -> tuple[Known, bool]:
+    """Return the revision of a set that holds now, and whether it is one that is still to be kept. Raises `NotFound`
+    for what is no revision of the set of that id.
+    """
+    present = node.shelf.known.get(known.record.id)
+    if present is None:
+        return known, True
+    _check_same_set(present.record, known.record)
+    if newer(present.signed, known.signed).payload == present.signed.payload:
+        return present, False
+    return known.lasting(node.later(present.lease, known.lease)), True
+
+
+def taken(node: Node, before: Known | None, known: Known) -> None:
+    """Do what a revision of a live set asks for that has just been kept, in place of `before`, and is not here yet."""
+    _told_again(node, before, known)
+    node.stirred.set(known.record.id)
+    faults.point(BOOK_TAKEN)
+
+
+def _told_again(node: Node, before: Known | None, known: Known) -> None:
+    if before is not None and before.record.share == "public" != known.record.share:
+        node.consents.withdraw(known.record.content)  # whoever may still have it asks again
+    node.rejections.forget(known.record.id)
+
+
+def _bounded(signed: SignedRecord) -> SignedRecord:
+    return msgspec.structs.replace(signed, age_seconds=min(max(signed.age_seconds, 0.0), MAX_SECONDS))
 
 
 def heard(node: Node, signed: SignedRecord, present: Known | None) -> Known:
@@ -111,9 +153,7 @@ async def keep(node: Node, known: Known) -> None:
 async def _keep(node: Node, known: Known) -> None:
     before = node.shelf.known.get(known.record.id)
     await node.shelf.keep(Changes(sets=(known,)))
-    if before is not None and before.record.share == "public" != known.record.share:
-        node.consents.withdraw(known.record.content)  # whoever may still have it asks again
-    node.rejections.forget(known.record.id)
+    _told_again(node, before, known)
     if known.record.status == "deleted":
         await retire.give_up(node, known.record.id)
     elif known.record.id in node.shelf.replicas:

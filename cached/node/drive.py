@@ -41,6 +41,8 @@ PAIRS = 100_000
 GATHER = 0.05
 #: Seconds after which a node is asked again that could not accept for the moment, or was not reached.
 BUSY = 5.0
+#: Seconds for which a copy counts that a node has accepted and not told of yet.
+PROMISED = 2.0
 
 
 async def run(node: Node) -> None:
@@ -175,13 +177,23 @@ def _lost_a_copy(node: Node, known: Known) -> bool:
 
 
 def _count(node: Node, known: Known) -> int:
-    """Return how many copies count for a set besides the originator's, among those that other nodes tell of."""
-    copies = [
-        _candidate(known, entry.node, entry.holding, matches=False)
-        for entry in node.holders(known.record.id)
-        if entry.node.record.id != node.id
-    ]
-    return placement.count(known.record, copies)
+    """Return how many copies count for a set besides the originator's: those that other nodes tell of, or promised."""
+    told = [entry for entry in node.holders(known.record.id) if entry.node.record.id != node.id]
+    copies = [_candidate(known, entry.node, entry.holding, matches=False) for entry in told]
+    count = placement.count(known.record, copies)
+    if known.record.id not in node.promised:
+        return count
+    return count + len(_promised(node, known) - {entry.node.record.id for entry in told})
+
+
+def _promised(node: Node, known: Known) -> frozenset[str]:
+    """Return the nodes that have accepted a set from here so lately that they may not have told of it yet."""
+    now, nodes = time.monotonic(), node.promised.get(known.record.id, {})
+    for node_id in [node_id for node_id, until in nodes.items() if until < now]:
+        del nodes[node_id]
+    if not nodes:
+        node.promised.pop(known.record.id, None)
+    return frozenset(nodes)
 
 
 def _may_be_asked(node: Node, known: Known, entry: NodeEntry) -> bool:
@@ -190,6 +202,7 @@ def _may_be_asked(node: Node, known: Known, entry: NodeEntry) -> bool:
     return (
         entry.alive
         and entry.record.id not in node.directory.holding(record.id)
+        and (record.id not in node.promised or entry.record.id not in _promised(node, known))
         and trusted_with(entry, known)
         and not node.rejections.stands(record.id, entry.record.id, ads_digest(node, known, entry))
     )
@@ -197,7 +210,9 @@ def _may_be_asked(node: Node, known: Known, entry: NodeEntry) -> bool:
 
 async def _candidates(node: Node, known: Known, entries: Iterable[NodeEntry]) -> list[placement.Candidate]:
     record = known.record
-    holdings = {entry.node.record.id: entry.holding for entry in node.holders(record.id)}
+    promised = Holding(set_id=record.id, revision=record.revision, content=record.content, state="REQUESTED")
+    holdings = dict.fromkeys(_promised(node, known), promised)
+    holdings |= {entry.node.record.id: entry.holding for entry in node.holders(record.id)}
     others = [entry for entry in entries if entry.record.id != node.id]
     asked = [
         entry for entry in others if entry.record.id not in holdings and _may_be_asked(node, known, entry)
@@ -253,6 +268,7 @@ async def _propose(node: Node, known: Known, entry: NodeEntry, proposed: offer.O
     else:
         node.counters.add("offer.accepted")
         node.rejections.accepted(record.id, peer)
+        node.promised.setdefault(record.id, {})[peer] = time.monotonic() + PROMISED
     return answer
 
 

@@ -174,6 +174,8 @@ class Node:
     restless: set[str] = field(default_factory=set)
     #: By set id: copies that counted when it was last looked after; see `cached.node.drive`.
     counted: dict[str, int] = field(default_factory=dict)
+    #: By set id: nodes that have just accepted it from here, and until when they count before they tell of it.
+    promised: dict[str, dict[str, float]] = field(default_factory=dict)
     #: By set id: its ad, and what that was made of; see `cached.node.consent`.
     ads: dict[str, tuple[object, Ad]] = field(default_factory=dict)
     #: By node id: its ad, and the digest of it.

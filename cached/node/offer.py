@@ -7,6 +7,7 @@ Also the other direction: a node asks a holder for an offer, or introduces itsel
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Literal
 
 import msgspec
@@ -22,6 +23,7 @@ from cached.node.joined import CONTENT, Enclosed, Joined
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
 from cached.peers.records import Peer
+from cached.replication import method
 from cached.replication.membership import is_piece_size
 from cached.sets.set import Method, SetRecord, SignedRecord
 
@@ -61,11 +63,19 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def consider(node: Node, peer: Peer, offer: Offer) -> Answer:
-    """Accept or refuse an offer. An OK is durable before it is spoken; the transfer then runs in the background."""
+    """Accept or refuse an offer. An OK is durable before it is spoken; the transfer then runs in the background.
+
+    What it tells of the set that is new is written down with the promise, or without one when that is refused.
+    """
+    news: Known | None = None
     try:
-        known = await book.learn(node, offer.record)
+        news = book.news(node, offer.record)
+        known = news or await book.learn(node, offer.record, verified=True)
         seconds = await _accept(node, peer, known, offer)
     except CachedError as refusal:
+        if news is not None:
+            with contextlib.suppress(CachedError):  # it goes, or another one has come meanwhile
+                await book.learn(node, offer.record, verified=True)
         node.counters.note("offer.refused", refusal.message, source=peer.node_id[:8])
         return Answer(answer="REJECTED", reason=refusal.message, code=refusal.code)
     return Answer(answer="OK", grant_seconds=seconds)
@@ -95,7 +105,7 @@ async def _accept(node: Node, peer: Peer, known: Known, offer: Offer) -> float:
         draining=node.draining,
     )
     async with node.locks(f"record {record.id}"):  # a deletion that arrives now waits, or has been
-        known = node.shelf.known[record.id]
+        known, _ = book.newest(node, known)
         held = _held(node, known)
         if held is not None:
             return node.left(held.grant)
@@ -133,7 +143,8 @@ async def _promise_and_start(node: Node, peer: Peer, known: Known, grant: policy
             when=asyncio.get_running_loop().time(),
         ),
     )
-    announce.publish(node)
+    # What is soon here is told of once it is: nobody shares its bytes meanwhile.
+    announce.publish(node, hurried=method.worth_sharing(known.record.bytes, others=1))
 
 
 async def _promise(node: Node, peer: Peer, known: Known, grant: policy.Grant) -> None:
@@ -155,12 +166,16 @@ async def _promise(node: Node, peer: Peer, known: Known, grant: policy.Grant) ->
         async with node.locks(f"content {record.content}"):  # its bytes may just be going, with another set
             if not size and not _whole(node, record):
                 raise Busy("its bytes here have just been deleted")
-            await node.shelf.keep(_promised(node, known.record, grant, reservation, peer.node_id))
+            before = node.shelf.known.get(record.id)
+            known, news = book.newest(node, known)
+            await node.shelf.keep(_promised(node, known, grant, reservation, peer.node_id, news=news))
     except BaseException:
         await node.space.release(txid)
         raise
     node.accepted[record.id] = txid
     node.sources[record.id] = peer.node_id
+    if news:
+        book.taken(node, before, known)
     faults.point(OFFER_ACCEPTED)
 
 
@@ -170,9 +185,10 @@ def _whole(node: Node, record: SetRecord) -> bool:
 
 
 def _promised(
-    node: Node, record: SetRecord, grant: policy.Grant, reservation: ReservationRow, source: str
+    node: Node, known: Known, grant: policy.Grant, reservation: ReservationRow, source: str, *, news: bool
 ) -> Changes:
-    """Return what a promise is: the replica, its transfer, and the space that was set aside for it."""
+    """Return what a promise is: the replica, its transfer, the space set aside, and the set where that is news."""
+    record = known.record
     here = node.shelf.contents.get((record.content, record.tier))
     if here is not None and here.state == "GOING":
         raise Busy("its bytes here are just being deleted")
@@ -202,7 +218,12 @@ def _promised(
         tx.put_reservation(reservation)
         tx.put_transfer(transfer)
 
-    return Changes(contents=() if here is not None else (coming,), replicas=(row,), also=also)
+    return Changes(
+        sets=(known,) if news else (),
+        contents=() if here is not None else (coming,),
+        replicas=(row,),
+        also=also,
+    )
 
 
 async def make(node: Node, known: Known, *, requested: bool = False, receivers: int = 1) -> Offer:

@@ -158,7 +158,8 @@ async def _run(node: Node, flight: Flight) -> None:
             flight.ended.set()
             if node.transfers.get(flight.set_id) is flight:
                 del node.transfers[flight.set_id]
-            if not node.draining:
+            row = node.shelf.replicas.get(flight.set_id)
+            if not node.draining and (row is None or row.state != "COMMITTED"):  # else that has been told
                 announce.publish(node)
 
 

@@ -27,7 +27,8 @@ Report = Callable[[wire.Progress], None]
 
 #: Seconds between two looks while somebody waits, at most.
 LOOK = 0.25
-#: Between the first two; the pause grows by a fiftieth of what was waited.
+#: Between the first two glances whether there is anything new to look at; the pause grows by a fiftieth of what was
+#: waited.
 SOON = 0.02
 
 
@@ -54,7 +55,8 @@ async def replicate(
                 node, node.shelf.known[known.record.id], replicas=options.replica_count(replicas)
             )
             await book.keep(node, known)
-        announce.publish(node, known.record.id)
+        # Who looks after the set offers it now; another node that does so is to hear of it.
+        announce.publish(node, known.record.id, hurried=not drive.drives(node, known))
     for target in targets:
         await _send(node, known, target)
     node.stirred.set(known.record.id)
@@ -147,6 +149,7 @@ async def _settled(
 ) -> wire.ReplicateReply:
     began = time.monotonic()
     while True:
+        looked, news = time.monotonic(), _news(node, known)
         known = node.shelf.known.get(known.record.id, known)
         reply = await _reply(node, known, named, sight.told)
         progress(_report(known, reply))
@@ -154,7 +157,17 @@ async def _settled(
         refused = sum(item.state in ("REJECTED", "FAILED") for item in reply.items)
         if reply.complete or (settled and reply.have + refused >= reply.wanted) or time.monotonic() > until:
             return reply
-        await asyncio.sleep(min(LOOK, SOON + (time.monotonic() - began) / 50))
+        pause = 0.0
+        while not pause or (_news(node, known) == news and time.monotonic() + pause < looked + LOOK):
+            pause = min(LOOK, SOON + (time.monotonic() - began) / 50)
+            await asyncio.sleep(pause)
+
+
+def _news(node: Node, known: Known) -> object:
+    """Return a value that is another as soon as a look at a set's replicas may show something else."""
+    set_id = known.record.id
+    now = node.shelf.known.get(set_id, known)
+    return node.directory.mark(set_id), now.record.revision, node.rejections.of(set_id)
 
 
 async def _reply(

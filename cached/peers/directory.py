@@ -155,20 +155,20 @@ class Directory:
                 async with asyncio.timeout(1.0):
                     await self._rumours.tell(news)
 
-    def publish(self, contents: NodeContents) -> None:
-        """Say this of our node; costs next to nothing when it was said before."""
+    def publish(self, contents: NodeContents, within: float | None = None) -> None:
+        """Say this of our node; costs next to nothing when it was said before. `within`: news may wait so long."""
         self._contents = contents
         if not self._own:
             return
         said = self._own.publish(contents, self.address, reachable=self.reachable, now=_now())
         if said is Said.ALOUD:
-            self._rumours.spread(nodes=[self._identity.node_id])
+            self._rumours.spread(nodes=[self._identity.node_id], within=within)
         if said is not Said.SAME:
             self._notify(frozenset((self._identity.node_id,)))
 
-    def announce(self, set_ids: Iterable[str]) -> None:
-        """Tell others at once of set records that changed here."""
-        self._rumours.spread(sets=set_ids)
+    def announce(self, set_ids: Iterable[str], within: float | None = None) -> None:
+        """Tell others of set records that changed here: at once, or within so many seconds."""
+        self._rumours.spread(sets=set_ids, within=within)
 
     def nodes(self) -> list[NodeEntry]:
         """Return all nodes heard of within a day, our own first, dead ones too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 
@@ -31,27 +32,45 @@ class Rumours:
         self._sets: set[str] = set()
         self._revocations = False
         self._dirty = asyncio.Event()
+        #: When what there is goes, by the loop's clock.
+        self._due = float("inf")
 
     def spread(
-        self, *, nodes: Iterable[str] = (), sets: Iterable[str] = (), revocations: bool = False
+        self,
+        *,
+        nodes: Iterable[str] = (),
+        sets: Iterable[str] = (),
+        revocations: bool = False,
+        within: float | None = None,
     ) -> None:
-        """Have this passed on soon."""
+        """Have this passed on: soon, or with whatever goes next, but `within` so many seconds."""
         self._nodes.update(nodes)
         self._sets.update(sets)
         self._revocations |= revocations
         if self._nodes or self._sets or self._revocations:
+            wait = self._wait if within is None else within
+            self._due = min(self._due, asyncio.get_running_loop().time() + wait)
             self._dirty.set()
 
     async def run(self) -> None:
         """Pass news on as it comes, until cancelled."""
         while True:
-            await self._dirty.wait()
-            await asyncio.sleep(self._wait)
-            self._dirty.clear()
+            await self._until_due()
             try:
                 await self.tell(self._take())
             except Exception:
                 log.exception("news could not be passed on")
+
+    async def _until_due(self) -> None:
+        loop = asyncio.get_running_loop()
+        await self._dirty.wait()
+        while (left := self._due - loop.time()) > 0:
+            self._dirty.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._dirty.wait()  # what came may be due sooner
+        self._dirty.clear()
+        self._due = float("inf")
 
     async def tell(self, news: News) -> None:
         """Tell the listeners of the moment; those that do not answer are left to the next swap."""

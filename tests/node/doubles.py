@@ -191,11 +191,15 @@ class FakeDirectory:
         self.reachable = True
         self.published = NodeContents()
         self.announced: list[str] = []
+        #: How long each piece of news might wait.
+        self.waits: list[float | None] = []
 
-    def publish(self, contents: NodeContents) -> None:
+    def publish(self, contents: NodeContents, within: float | None = None) -> None:
+        if contents != self.published:
+            self.waits.append(within)
         self.published = contents
 
-    def announce(self, set_ids: Iterable[str]) -> None:
+    def announce(self, set_ids: Iterable[str], within: float | None = None) -> None:
         self.announced.extend(set_ids)
 
     def _entry(self) -> NodeEntry:

@@ -157,7 +157,7 @@ def test_the_offering_node_serves_before_the_directory_tells_of_its_replica(tmp_
         async with world(tmp_path) as w:
             a, b, view = await two(w)
             a.directory.published = msgspec.structs.replace(a.directory.published, replicas=())
-            a.directory.publish = lambda _contents: None
+            a.directory.publish = lambda *_: None
             await drive.offer_to(a, a.shelf.known[view.id], a.directory.node("b"))
             await until(lambda: b.shelf.replicas[view.id].state == "COMMITTED")
 
