@@ -91,7 +91,7 @@ class _Sender:
 
     def send_all(self, files: Iterable[tuple[Found, int | bytes]]) -> None:
         for found, source in files:
-            room = 150 + 2 * len(found.path.encode()) + 2 * len(found.target.encode())
+            room = 150 + 2 * _encoded(found.path) + 2 * _encoded(found.target)
             small = isinstance(source, bytes)
             if room > self._room or self._full(found.size if small else -1):
                 self._flush()
@@ -152,6 +152,11 @@ class _Sender:
         _, descriptors = self._channel.answer(self._watcher)
         packets.close_all(descriptors)
         self._bundles.give_back(self._unanswered.popleft())
+
+
+def _encoded(text: str) -> int:
+    """Return how many bytes a text has in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 class Bundles:

@@ -8,17 +8,17 @@ elsewhere.
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from cached.errors import CachedError, Forbidden, NotFound, SourceChanged, UnsupportedFile, UsageError
-from cached.sets.paths import check_links, check_path
+from cached.sets.paths import check_links, check_paths
 from cached.wire import Kind
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -58,6 +58,8 @@ class Folders:
 
     def open(self, below: str) -> int:
         """Return a descriptor, valid until the next call; raises OSError."""
+        if (found := self._open.get(below)) is not None:
+            return found
         missing = []
         here = below
         while here not in self._open:
@@ -92,11 +94,11 @@ class Source:
             facts = self.path.stat()
         if stat.S_ISDIR(facts.st_mode):
             if self.name:
-                self._add(Found(self.name, "dir", "", mtime_ns=facts.st_mtime_ns))
-            for found in self._tree():
-                self._add(found)
+                self.entries.append(Found(self.name, "dir", "", mtime_ns=facts.st_mtime_ns))
+            self._add_tree()
         else:
-            self._add(_found(self.name, "", facts, lambda: self.path))
+            self.entries.append(_found(self.name, "", facts, self.path))
+        check_paths([found.path for found in self.entries])
 
     def files(self, small: int = -1) -> Iterator[tuple[Found, int | bytes]]:
         """Iterate over entries with an open descriptor each, -1 for what is not a file; the receiver closes it.
@@ -176,34 +178,34 @@ class Source:
             raise _changed(self._shown(found.below))
         return data
 
-    def _tree(self) -> Iterator[Found]:
+    def _add_tree(self) -> None:
         with _named(self.path, "read directory"):
             folders = Folders(self.path)
         try:
             pending = [""]
             while pending:
                 folder = pending.pop()
-                found = list(self._folder(folders, folder))
-                yield from found
-                pending.extend(each.below for each in reversed(found) if each.kind == "dir")
+                found = self._folder(folders, folder)
+                self.entries += found
+                pending += [each.below for each in reversed(found) if each.kind == "dir"]
         finally:
             folders.close()
 
-    def _folder(self, folders: Folders, folder: str) -> Iterator[Found]:
+    def _folder(self, folders: Folders, folder: str) -> list[Found]:
+        here = f"{folder}/" if folder else ""
+        above, found = f"{self.name}/" if self.name else "", []
         with _named(self._shown(folder), "read directory"):
             descriptor = folders.open(folder)
             with os.scandir(descriptor) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
+                entries = sorted(listing, key=_name)
             for entry in entries:
-                below = f"{folder}/{entry.name}" if folder else entry.name
+                below = here + entry.name
                 facts = entry.stat(follow_symlinks=False)
-                target = os.readlink(entry.name, dir_fd=descriptor) if entry.is_symlink() else ""
-                path = f"{self.name}/{below}" if self.name else below
-                yield _found(path, below, facts, functools.partial(self._shown, below), target)
-
-    def _add(self, found: Found) -> None:
-        check_path(found.path)
-        self.entries.append(found)
+                target = ""
+                if stat.S_ISLNK(facts.st_mode):
+                    target = os.readlink(entry.name, dir_fd=descriptor)
+                found.append(_found(above + below, below, facts, self.path, target))
+        return found
 
     def _shown(self, below: str) -> Path:
         return self.path / below if below else self.path
@@ -239,9 +241,10 @@ def _check_distinct(sources: Iterable[Source]) -> None:
             )
 
 
-def _found(
-    path: str, below: str, facts: os.stat_result, shown: Callable[[], Path], target: str = ""
-) -> Found:
+_name: Final = attrgetter("name")
+
+
+def _found(path: str, below: str, facts: os.stat_result, top: Path, target: str = "") -> Found:
     mode = facts.st_mode
     if stat.S_ISREG(mode):
         return Found(
@@ -258,7 +261,7 @@ def _found(
         return Found(path, "dir", below, mtime_ns=facts.st_mtime_ns)
     if stat.S_ISLNK(mode):
         return Found(path, "link", below, mtime_ns=facts.st_mtime_ns, target=target)
-    what, where = _ODD.get(stat.S_IFMT(mode), "no file"), shown()
+    what, where = _ODD.get(stat.S_IFMT(mode), "no file"), top / below if below else top
     raise UnsupportedFile(
         f"{where} is {what}: it cannot be part of a set", hint="leave it out", path=str(where)
     )
