@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import NamedTuple
 
 from cached.sets.manifest import Entry, Manifest
@@ -41,13 +42,12 @@ class LeafLine:
 
     def __init__(self, manifest: Manifest) -> None:
         self._files = [entry for entry in manifest.files() if entry.size]
-        self._starts: list[int] = []
-        at = 0
-        for entry in self._files:
-            self._starts.append(at)
-            at += leaf_count(entry.size)
+        leaves = list(accumulate([leaf_count(entry.size) for entry in self._files], initial=0))
         #: Leaves in all.
-        self.total = at
+        self.total = leaves.pop()
+        #: Leaves, and bytes, before each file; of the bytes also the sum.
+        self._starts = leaves
+        self._bytes = list(accumulate([entry.size for entry in self._files], initial=0))
 
     def segments(self, ranges: Iterable[Range]) -> Iterator[Segment]:
         """Iterate over the parts of files that the ranges stand for; raise `ValueError` for nonsense."""
@@ -76,7 +76,15 @@ class LeafLine:
 
     def bytes_in(self, ranges: Iterable[Range]) -> int:
         """Return how many bytes the ranges stand for."""
-        return sum(segment.size for segment in self.segments(ranges))
+        given = list(ranges)
+        self.check(given)
+        return sum(self._before(end) - self._before(first) for first, end in given)
+
+    def _before(self, leaf: int) -> int:
+        """Return how many bytes there are before a leaf."""
+        index = bisect_right(self._starts, leaf) - 1
+        within = (leaf - self._starts[index]) * LEAF
+        return min(self._bytes[index] + within, self._bytes[index + 1])
 
 
 def merged(ranges: Iterable[Range]) -> list[Range]:
