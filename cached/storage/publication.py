@@ -125,10 +125,13 @@ def _settle_directory(
         fd = tree.open_directory(data_fd, path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise IntegrityFailed(f"the staged tree lacks the directory {path!r}", path=path) from error
+    skip = len(path) + 1 if path else 0
     try:
+        if tier == "disk" and _is_as_made(fd, members, skip, times, linked, made):
+            os.fchmod(fd, 0o555)
+            return
         with os.scandir(fd) as found:
             present = {entry.name: entry for entry in found}
-        skip = len(path) + 1 if path else 0
         for entry, name, facts in _unsettled(members, present, skip, tier, times, made):
             _check_shape(fd, name, entry, facts)
             if entry.kind == "file" and facts is not None and entry.path not in linked:
@@ -143,6 +146,28 @@ def _settle_directory(
         os.fchmod(fd, 0o555)
     finally:
         os.close(fd)
+
+
+def _is_as_made(
+    fd: int,
+    members: list[Entry],
+    skip: int,
+    times: dict[str, int],
+    linked: Collection[str],
+    made: Container[str],
+) -> bool:
+    """Tell whether a directory has the files that were made for it and nothing else; one of them is looked at."""
+    names = {entry.path[skip:] for entry in members if entry.path in made and entry.kind == "file"}
+    if not names or len(names) < len(members) or any(entry.path in linked for entry in members):
+        return False
+    with os.scandir(fd) as listing:
+        found = list(listing)
+    files_there = {entry.name for entry in found if entry.is_file(follow_symlinks=False)}
+    if len(found) != len(names) or files_there != names:
+        return False
+    first = members[0]
+    facts = os.stat(first.path[skip:], dir_fd=fd, follow_symlinks=False)
+    return _is_settled(first, facts, times.get(first.path), "disk")
 
 
 def _unsettled(

@@ -52,7 +52,7 @@ def test_all_are_looked_at_and_mended_where_the_system_makes_other_modes(store, 
     for number in range(3):
         (work.staging.data / f"a/{number}").chmod(0o400)
     assert published(store, work, manifest, content)
-    assert [path for path in looks if path.startswith("a/")] == ["a/0", "a/1", "a/2"]
+    assert {path for path in looks if path.startswith("a/")} == {"a/0", "a/1", "a/2"}
     assert {stat.S_IMODE((store.data(content) / f"a/{number}").stat().st_mode) for number in range(3)} == {
         0o444
     }
