@@ -297,6 +297,8 @@ async def serve(node: Node, peer: Peer, query: dict[str, object], writer: Writer
     for part in parts:
         for start in range(0, len(part or b""), 1 << 20):
             await writer.write(memoryview(part or b"")[start : start + (1 << 20)])
+    if (store := local(node, content)) is not None:  # the bytes are asked for in a moment
+        node.fly(f"manifest {content}", lambda: asyncio.to_thread(node.manifests.read, store, content))
 
 
 def suffice(parts: list[bytes | None]) -> bool:

@@ -36,11 +36,11 @@ async def lookup(node: Node, content: str, piece_size: int) -> Seedable | None:
     store = metadata.local(node, content)
     if store is None or (content, store.tier) in node.shelf.withheld:
         return None
-    return await asyncio.to_thread(_seedable, store, content, piece_size)
+    return await asyncio.to_thread(_seedable, node, store, content, piece_size)
 
 
-def _seedable(store: Store, content: str, piece_size: int) -> Seedable:
-    manifest = store.manifest(content)
+def _seedable(node: Node, store: Store, content: str, piece_size: int) -> Seedable:
+    manifest = node.manifests.read(store, content)
     piece_size = piece_size or layout.piece_size(manifest.total_bytes, USUAL_RECEIVERS)
     return Seedable(
         manifest=manifest,

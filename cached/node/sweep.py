@@ -45,6 +45,7 @@ async def run(node: Node) -> None:
 async def once(node: Node) -> None:
     """Renew grants, let go of dead readers, finish deletions, forget what is over, and tell the others."""
     node.pins.sweep()
+    node.manifests.tidy(time.monotonic())
     await renew(node)
     for row in list(node.shelf.replicas.values()):
         if row.state == "GOING":
