@@ -12,7 +12,7 @@ from cached.replication.partition import bits_of
 
 #: Seconds between two looks that count, and how many of them a piece must be rare in.
 _APART = 1.0
-_LOOKS = 3
+_LOOKS = 4
 
 
 class Rare:
@@ -21,7 +21,7 @@ class Rare:
     def __init__(self) -> None:
         self._seen: deque[int] = deque(maxlen=_LOOKS)
         self._at = float("-inf")
-        #: Pieces that have been rare for two seconds at least.
+        #: Pieces that have been rare for three seconds at least.
         self.stuck = 0
 
     def see(self, availability: Sequence[int], sources: int, now: float) -> None:

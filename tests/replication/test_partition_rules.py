@@ -104,6 +104,15 @@ def test_what_gets_on_nowhere_is_taken_from_a_slow_member_once_all_has_left_the_
     assert claim(table, "b", 5.6, wanted=everything, stuck=0b0011).pieces == (0, 1), "he did not"
 
 
+def test_no_more_than_a_hundredth_of_all_pieces_leaves_the_source_again_because_it_gets_on_nowhere():
+    table, everything, taken = ClaimTable(1600), (1 << 1600) - 1, 0
+    claim(table, "a", 0.0, wanted=0, have=everything)
+    for now in range(1, 10):
+        claim(table, "a", float(now), wanted=0, have=everything)
+        taken += len(claim(table, "b", float(now), wanted=everything, stuck=everything).pieces)
+    assert taken == 16
+
+
 def test_who_stalls_again_and_again_is_given_more_of_what_others_claim_to_have_fetched():
     table, everything = ClaimTable(64), (1 << 64) - 1
     claim(table, "liar", 0.0, wanted=everything, count=64)
