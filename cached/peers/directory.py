@@ -58,7 +58,6 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     same_start: float = 5.0
 
 
-_FEW = 64
 #: Addresses learned from mDNS that are kept in mind.
 MAX_HINTS = 64
 
@@ -266,17 +265,13 @@ class Directory:
             self._rumours.spread(revocations=True)
         await asyncio.gather(
             self._look_around(number),
-            *(self._swap(one) for one in self._some(self._swaps())),
+            *(self._swap(one) for one in self._some(self._pace.swaps)),
         )
         self._see_who_lives()
         self._settle_name()
         self.address = await asyncio.to_thread(self._find_address)
         self._restate()
         await self._reach.step(self.address, [one for one in self._living if self._dialable(one)])
-
-    def _swaps(self) -> int:
-        """Return with how many nodes to swap: with two in a round, a sign of life is with 64 in less than three."""
-        return self._pace.swaps if len(self._living) > _FEW else min(self._pace.swaps, 2)
 
     async def _look_around(self, number: int) -> None:
         lonely = not self._living

@@ -73,7 +73,9 @@ def test_pairs_are_answered_in_order_and_say_why_not():
         ]
         verdicts = await matchmaker.match(pairs)
         assert [verdict.matches for verdict in verdicts] == [False, True, False]
-        assert verdicts[0].reasons == ("set side: TARGET.Memory >= 8192 is false: TARGET.Memory is 4096",)
+        assert verdicts[0].reasons == (
+            "set side: TARGET.Memory >= 8192 is false: TARGET.Memory is 4096 (4.0 GiB)",
+        )
         assert await matchmaker.match([]) == []
 
     run(body)

@@ -110,9 +110,9 @@ def test_an_offer_to_many_encloses_the_coarse_digests_and_the_receiver_makes_the
             assert 0 < len(proposed.metadata) < len(leaves(a, view))
             assert await taken(a, b, view, proposed) == "COMMITTED"
             assert queries == []
-            assert b.swarm.jobs[0].coarse is not None
+            assert isinstance(b.swarm.jobs[0].digests, Coarse)
             assert leaves(b, view) == leaves(a, view)
-            assert b.stores["disk"].coarse(view.content) == b.swarm.jobs[0].coarse
+            assert b.stores["disk"].coarse(view.content) == b.swarm.jobs[0].digests
 
     asyncio.run(story())
 
@@ -154,7 +154,7 @@ def test_whoever_falls_back_to_the_direct_method_does_not_ask_for_the_leaves_eit
             b.swarm.fetch = refuses
             assert await taken(a, b, view, proposed) == "COMMITTED"
             assert [query for query in queries if "coarse" in query] == []
-            assert b.swarm.jobs[0].coarse is not None
+            assert isinstance(b.swarm.jobs[0].digests, Coarse)
             assert leaves(b, view) == leaves(a, view)
 
     asyncio.run(story())

@@ -35,13 +35,6 @@ def test_small_manifests_that_were_read_last_are_kept(monkeypatch):
     assert made.kept("c") == OneContent().manifest("c")
 
 
-def test_a_large_manifest_is_not_kept(monkeypatch):
-    monkeypatch.setattr(manifests, "ENTRIES", 7)
-    made = Manifests()
-    assert len(made.read(OneContent(), "c").entries) == 8
-    assert made.kept("c") is None
-
-
 @pytest.mark.parametrize("path", ["d/e/f", "way/f", "straight", "d/up"])
 def test_a_file_has_the_same_root_whichever_links_lead_to_it(path):
     assert Manifests().root(OneContent(), "c", path) == ROOT.hex()
