@@ -15,6 +15,7 @@ from typing import Any
 
 from cached.errors import CachedError, NoSource
 from cached.replication import mesh, partition, queues
+from cached.replication.appetite import Appetite
 from cached.replication.members import NOBODY, Members
 from cached.replication.session import Session
 from cached.replication.stuck import Rare
@@ -94,7 +95,7 @@ class Fetch:
         self._window = queues.window(self._source_queue, self._mean_piece, 0.0)
         self._priorities = [0] * len(torrent.layout.piece_sizes)
         self._pending = self._alone = self._told = 0
-        self._rare = Rare()
+        self._rare, self._appetite = Rare(), Appetite()
         self._claiming = False
         self._dropped = False
 
@@ -150,6 +151,10 @@ class Fetch:
         if now - self._refreshed >= (_REFRESH_AT_FIRST if self._fresh(now) else _REFRESH_EVERY):
             self._refreshed = now
             await self._members.refresh()
+
+    def _stuck(self) -> int:
+        """Return the pieces that get on nowhere, while that costs anything."""
+        return self._rare.stuck if self._appetite.hungry else 0
 
     def _fresh(self, now: float) -> bool:
         return now - self._started < 1.0
@@ -231,6 +236,7 @@ class Fetch:
             self._window = queues.window(self._source_queue, self._mean_piece, from_source)
             came = self._torrent.bytes_have - self._had
             self._piece_takes = self._mean_piece * past / came if came > 0 else 0.0
+        self._appetite.see(self._torrent.bytes_have, now)
         self._had = self._torrent.bytes_have
         self._from_source_before, self._measured = self._from_source, now
 
@@ -302,7 +308,7 @@ class Fetch:
     def _consider_claiming(self, now: float) -> None:
         if now - self._source_seen >= partition.STALL:
             self._pending = 0  # no way to the source: others are to have these pieces
-        wanted = (self._alone | self._rare.stuck) & ~self._torrent.have & ~self._pending
+        wanted = (self._alone | self._stuck()) & ~self._torrent.have & ~self._pending
         if not (wanted or self._pending):
             self._claim_answered = now
             self._leave_source()
@@ -330,7 +336,7 @@ class Fetch:
                     "pending": f"{self._pending:x}",
                     "have": f"{self._torrent.have:x}",
                     "count": max(0, self._window - self._pending.bit_count()),
-                    "stuck": f"{self._rare.stuck:x}",
+                    "stuck": f"{self._stuck():x}",
                     "stalled": stalled,
                     "receivers": self._job.receivers,
                 },
