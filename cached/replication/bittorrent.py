@@ -281,8 +281,6 @@ class Swarm:
             port=self._session.port,
             patience=self._patience,
         )
-        farthest = max((self._round_trip(one.node_id) for one in holders()), default=0.0)
-        self._session.advertise(job.content, queues.member_queue(farthest, job.receivers))
         layout = await asyncio.to_thread(layouts.build, job.content, job.manifest, job.digests, piece, pack)
         member.layout = layout
         if layout.files:
@@ -310,6 +308,7 @@ class Swarm:
                 call=self._call,
                 patience=self._patience,
                 joined=joined,
+                round_trip=self._round_trip,
             ).run()
             progress.state = "verifying"
             await torrent.flush()
@@ -354,7 +353,8 @@ class Swarm:
 
     def _advertise(self, member: Member, peer: Peer, body: dict[str, Any], *, source: bool) -> int:
         rule = queues.source_queue if source else queues.member_queue
-        queue = rule(self._round_trip(peer.node_id), receivers_of(body))
+        some = [peer.node_id, *self._claims.members(member.layout.content, queues.ASKED)]
+        queue = rule(queues.distance(map(self._round_trip, some)), receivers_of(body))
         self._session.advertise(member.layout.content, queue)
         return queue
 

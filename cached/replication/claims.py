@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from cached.errors import UsageError
@@ -19,6 +20,11 @@ class ClaimDesk:
         for content in [key for key, table in self._tables.items() if table.idle(now)]:
             del self._tables[content]
         return not self._tables
+
+    def members(self, content: str, most: int) -> list[str]:
+        """Return some of those who claim a content's pieces, `most` at most."""
+        table = self._tables.get(content)
+        return list(itertools.islice(table.members, most)) if table is not None else []
 
     def claim(self, node_id: str, body: dict[str, Any], *, pieces: int, now: float) -> dict[str, Any]:
         """Answer one `swarm.claim` for a content of so many pieces; raise `UsageError` for a bad one."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from cached.errors import CachedError, NoSource
@@ -61,6 +61,7 @@ class Fetch:
         call: Call,
         patience: float,
         joined: Mapping[str, str] = NOBODY,
+        round_trip: Callable[[str], float] = lambda _peer: 0.0,
     ) -> None:
         self._session = session
         self._torrent = torrent
@@ -68,6 +69,7 @@ class Fetch:
         self._source = source
         self._call = call
         self._patience = patience
+        self._round_trip = round_trip
         self._members = Members(
             torrent=torrent,
             holders=holders,
@@ -106,7 +108,7 @@ class Fetch:
         disk says.
         """
         try:
-            await self._members.refresh()
+            await self._learn()
             await self._members.settle(_OTHERS_FIRST)
             await self._begin()
             while not self._torrent.complete:
@@ -150,7 +152,13 @@ class Fetch:
     async def _refresh(self, now: float) -> None:
         if now - self._refreshed >= (_REFRESH_AT_FIRST if self._fresh(now) else _REFRESH_EVERY):
             self._refreshed = now
-            await self._members.refresh()
+            await self._learn()
+
+    async def _learn(self) -> None:
+        """Learn who is there; who connects from now on shares what may wait here with all of them."""
+        await self._members.refresh()
+        distance = queues.distance(map(self._round_trip, self._members.chosen))
+        self._session.advertise(self._job.content, queues.member_queue(distance, self._members.receivers()))
 
     def _stuck(self) -> int:
         """Return the pieces that get on nowhere, while that costs anything."""
@@ -338,7 +346,7 @@ class Fetch:
                     "count": max(0, self._window - self._pending.bit_count()),
                     "stuck": f"{self._stuck():x}",
                     "stalled": stalled,
-                    "receivers": self._job.receivers,
+                    "receivers": self._members.receivers(),
                 },
             )
         except CachedError as error:

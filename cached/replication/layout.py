@@ -31,14 +31,14 @@ _SMALLEST_PIECE = 64 * 1024
 _LARGEST_PIECE = 128 * 1024 * 1024
 #: Above this, pieces are as small as the number of pieces allows.
 _COMFORTABLE_PIECE = 1024 * 1024
-_PIECES_PER_NODE = 140
+_PIECES_PER_NODE = 400
 _MOST_PIECES = 32_768
 
 
 def piece_size(total_bytes: int, receivers: int) -> int:
     """Return the piece size in bytes for a content of `total_bytes` that goes to `receivers` nodes at once.
 
-    The power of two nearest to total / (140 × receivers), from 64 KiB to 1 MiB (measured: small pieces are
+    The power of two nearest to total / (400 × receivers), from 64 KiB to 1 MiB (measured: small pieces are
     shared on early); larger only where the content would have more than 32768 pieces.
     """
     ideal = total_bytes / (_PIECES_PER_NODE * max(1, receivers))

@@ -101,6 +101,11 @@ class Members:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def receivers(self) -> int:
+        """Return how many nodes get it at the same time, this one included: at least as many as the fetch was told."""
+        others = sum(not one.complete for key, one in self.known.items() if key != self._node_id)
+        return max(self._receivers, 1 + others)
+
     def seen(self, connected: dict[str, str]) -> None:
         """Take note of who is connected."""
         self.connected = connected
@@ -169,7 +174,7 @@ class Members:
             layout.piece_size,
             self._port,
             source=node_id == self._source,
-            receivers=self._receivers,
+            receivers=self.receivers(),
         )
         try:
             answer = await self._call(node_id, "swarm.join", body)

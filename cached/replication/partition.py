@@ -12,7 +12,7 @@ Sets of pieces are integers: bit i stands for piece i.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 #: Seconds that a claim holds without a call from its owner.
@@ -149,6 +149,11 @@ class ClaimTable:
         """Return who holds which piece just now."""
         self._forget_the_silent(now)
         return {piece: node for node, member in self._members.items() for piece in pieces_in(member.claimed)}
+
+    @property
+    def members(self) -> Collection[str]:
+        """Who has called, and has not been forgotten since; who called last comes last."""
+        return self._members.keys()
 
     def idle(self, now: float) -> bool:
         """Return whether nobody has called for a lease's time."""

@@ -30,6 +30,9 @@ _OPEN_SECONDS = 30.0
 _FAILURES = 1000
 #: Requests that a member may keep here before anything is known of its swarm.
 _QUEUE = 16
+#: Bytes that wait for a slow member's line at once: what is asked for waits behind them. With 32 KiB two receivers
+#: without a limit took a fifth longer.
+_AHEAD = 128 * 1024
 #: Far above what the largest sets need; the torrents are our own work, not a stranger's.
 LOAD_LIMITS = {
     "max_buffer_size": 512 * _MIB,
@@ -66,6 +69,7 @@ def settings(*, listen: str, node_id: str, tls: bool) -> dict[str, Any]:
         "initial_picker_threshold": 0,
         "allowed_fast_set_size": 0,
         "suggest_mode": 0,
+        "send_redundant_have": False,
         "max_allowed_in_request_queue": _QUEUE,
         "unchoke_slots_limit": -1,
         "peer_turnover": 0,
@@ -80,10 +84,11 @@ def settings(*, listen: str, node_id: str, tls: bool) -> dict[str, Any]:
         "listen_queue_size": 3000,
         "peer_timeout": 20,
         "request_timeout": 10,
+        "request_queue_time": 10,
         "inactivity_timeout": 3600,
         "send_buffer_watermark": 3 * _MIB,
-        "send_buffer_low_watermark": _MIB,
-        "send_not_sent_low_watermark": 512 * 1024,
+        "send_buffer_low_watermark": _AHEAD,
+        "send_not_sent_low_watermark": _AHEAD,
         "max_peer_recv_buffer_size": 5 * _MIB,
         "max_queued_disk_bytes": 64 * _MIB,
         "file_pool_size": 500,

@@ -311,7 +311,7 @@ def test_who_asks_alone_takes_pieces_for_several_and_tells_the_swarm_how_many_ca
             monkeypatch.setattr(receive, "PAUSE", 0)
             monkeypatch.setattr(sources, "receivers", lambda *_: 3)
             a, b = await w.node("a"), await w.node("b", methods=("bittorrent",))
-            view = await create_set(a, ALICE, "nr", {"f": bytes(16 << 20)})
+            view = await create_set(a, ALICE, "nr", {"f": bytes(64 << 20)})
             await w.gossip()
             with pytest.raises(NoSource):
                 await fetch.fetch(b, ALICE, NR, None)

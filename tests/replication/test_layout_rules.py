@@ -141,7 +141,7 @@ def test_piece_sizes_are_powers_of_two_and_keep_the_number_of_pieces_sane(total,
 def test_piece_sizes_follow_the_measured_rule():
     mib = 1024 * 1024
     assert layout.piece_size(48 * mib, 10) == 64 * 1024
-    assert layout.piece_size(300 * mib, 10) == 256 * 1024
+    assert layout.piece_size(300 * mib, 10) == 64 * 1024
     assert layout.piece_size(15_000 * mib, 10) == mib
     assert layout.piece_size(200_000 * mib, 10) == 8 * mib
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from cached.errors import UsageError
 from cached.replication.membership import receivers_of
-from cached.replication.queues import Queues, member_queue, source_queue, window
+from cached.replication.queues import Queues, distance, member_queue, source_queue, window
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,8 +25,18 @@ def test_the_source_keeps_queues_short_unless_it_is_far_away_or_there_is_one_rec
 
 
 def test_what_waits_at_a_member_is_shared_by_its_neighbours_and_grows_with_the_distance():
-    assert [member_queue(0.0, receivers) for receivers in (2, 5, 10, 16, 100)] == [32, 8, 4, 4, 4]
-    assert member_queue(0.05, 5) == 8 + 38
+    assert [member_queue(0.0, receivers) for receivers in (1, 2, 3, 5, 10, 16, 100)] == [32, 8, 8, 4, 4, 4, 4]
+    assert member_queue(0.05, 5) == 4 + 38
+
+
+@given(st.lists(st.floats(0.0001, 0.002), min_size=2), st.floats(0.02, 10.0))
+def test_one_member_on_a_busy_line_makes_nobody_seem_far_away(near, busy):
+    assert distance([*near, busy]) <= max(near)
+
+
+def test_members_of_whom_nothing_is_known_do_not_count_for_the_distance():
+    assert distance([]) == distance([0.0, 0.0]) == 0.0
+    assert distance([0.0, 0.0, 0.0, 0.08]) == 0.08
 
 
 @given(st.integers(4, 128), st.integers(14, 27), st.floats(0, 1e9))

@@ -5,13 +5,14 @@ import dataclasses
 import socket
 from typing import Any
 
+from cached.replication import queues
 from cached.replication import torrent as torrents
 from cached.replication.bittorrent import Swarm
 from cached.replication.layout import Layout
 from cached.replication.members import Members
 from cached.replication.torrent import Torrent
 from cached.replication.transfer import Holder
-from tests.replication.swarm_kit import Net, job_for, make_content, same
+from tests.replication.swarm_kit import Caller, Net, job_for, make_content, same
 
 PIECE = 64 * 1024
 
@@ -67,6 +68,66 @@ def test_a_source_is_not_left_when_another_member_comes_from_its_address():
         members.seen({"source": "127.0.0.1", "other": "127.0.0.1"})
         assert members.address_of_source() == ""
         await members.close()
+
+    asyncio.run(run())
+
+
+def test_who_fetches_lets_less_of_each_member_wait_here_the_more_come_for_the_same(tmp_path):
+    async def run() -> None:
+        net, content = Net(), make_content(tmp_path / "src", {"a": 4_000_000})
+        source = await net.add(tmp_path, "source")
+        net.complete.add("source")
+        await source.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
+        one = await net.add(tmp_path, "one", patience=30.0, round_trip=lambda _: 0.0001)
+        there: list[Holder] = [dataclasses.replace(net.holders()[0], bittorrent_port=1)]
+        job = job_for(content, tmp_path / "one", PIECE)
+        fetching = asyncio.create_task(one.fetch(job, lambda: there, "source"))
+
+        async def until_queue_is(queue: int) -> None:
+            while one._session._settings["max_allowed_in_request_queue"] != queue:
+                assert not fetching.done()
+                await asyncio.sleep(0.01)
+
+        await asyncio.wait_for(until_queue_is(queues.member_queue(0.0001, 1)), 20)
+        there += [Holder(node_id=f"n{i}", host="", bittorrent_port=0, complete=False) for i in range(4)]
+        await asyncio.wait_for(until_queue_is(queues.member_queue(0.0001, 5)), 20)
+        assert queues.member_queue(0.0001, 5) < queues.member_queue(0.0001, 1)
+        fetching.cancel()
+        await asyncio.gather(fetching, return_exceptions=True)
+        await net.close()
+
+    asyncio.run(run())
+
+
+def test_a_claim_among_very_many_asks_for_the_distance_of_a_few(tmp_path):
+    async def run() -> None:
+        net, content = Net(), make_content(tmp_path / "src", {"a": 4_000_000})
+        asked: list[str] = []
+
+        def round_trip(node_id: str) -> float:
+            asked.append(node_id)
+            return 0.05 if node_id == "far" else 0.0002
+
+        source = await net.add(tmp_path, "source", round_trip=round_trip)
+        net.complete.add("source")
+        await source.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
+        claim = source.rpc_handlers()["swarm.claim"]
+        body = {
+            "content": content.id,
+            "wanted": "0",
+            "pending": "0",
+            "count": 0,
+            "stalled": False,
+            "receivers": 200,
+        }
+        for number in range(200):
+            await claim(Caller(f"n{number}"), body)
+        asked.clear()
+        answer = await claim(Caller("far"), body)
+        assert "far" in asked
+        assert len(asked) <= queues.ASKED + 1
+        assert answer["queue"] == queues.source_queue(0.0002, 200)
+        await net.close()
 
     asyncio.run(run())
 
