@@ -213,8 +213,8 @@ class Cluster:
 
     def _all_ready(self) -> bool:
         for node in self.nodes:
-            if node.process.poll() is not None:
-                raise SystemExit(f"{node.name} has ended:\n{node.log}")
+            if (code := node.process.poll()) is not None:
+                raise SystemExit(f"{node.name} has ended with {code}:\n{node.log}")
         return all(" ready " in node.log for node in self.nodes)
 
     def _all_known(self) -> bool:
