@@ -14,6 +14,9 @@ from cached.replication.transfer import FetchJob, Holder, TlsMaterial
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import hash_leaves, root_from_leaves
 
+#: Piece size of the swarms under test, in bytes.
+PIECE = 64 * 1024
+
 
 @dataclass
 class Content:
@@ -115,6 +118,14 @@ class Net:
         for node_id, swarm in self.swarms.items():
             if node_id not in self.gone:
                 await swarm.close()
+
+
+async def seeding(net: Net, root: Path, content: Content, name: str = "source", **more: Any) -> Swarm:
+    """Add a node that has the content, and gives it."""
+    swarm = await net.add(root, name, **more)
+    net.complete.add(name)
+    await swarm.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
+    return swarm
 
 
 def job_for(content: Content, data: Path, piece_size: int) -> FetchJob:

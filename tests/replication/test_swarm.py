@@ -11,10 +11,9 @@ from cached.replication.transfer import FetchJob, TlsMaterial
 from cached.sets.coarse import coarse
 from cached.storage.disk import Store
 from cached.storage.leafmaker import LeafMaker
-from tests.replication.swarm_kit import Caller, Content, Net, job_for, make_content, same
+from tests.replication.swarm_kit import PIECE, Caller, Content, Net, job_for, make_content, same, seeding
 from tests.replication.tls_kit import Authority
 
-PIECE = 64 * 1024
 MIXED = {
     "a/deep/er/big": 3_000_000,
     "exact": 2 * PIECE,
@@ -28,13 +27,6 @@ MIXED = {
 async def until(condition) -> None:
     while not condition():
         await asyncio.sleep(0.01)
-
-
-async def seeding(net: Net, root, content: Content, name: str = "source", **more):
-    swarm = await net.add(root, name, **more)
-    net.complete.add(name)
-    await swarm.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
-    return swarm
 
 
 async def fetch_and_keep(net: Net, root, content: Content, name: str) -> FetchJob:

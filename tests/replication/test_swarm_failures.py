@@ -5,16 +5,7 @@ from dataclasses import replace
 
 import pytest
 from cached.errors import CachedError, NoSource, NoSpace
-from tests.replication.swarm_kit import Content, Net, job_for, make_content
-
-PIECE = 64 * 1024
-
-
-async def seeding(net: Net, root, content: Content, name: str = "source", **more):
-    swarm = await net.add(root, name, **more)
-    net.complete.add(name)
-    await swarm.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
-    return swarm
+from tests.replication.swarm_kit import PIECE, Net, job_for, make_content, seeding
 
 
 def test_without_a_holder_the_fetch_says_why_and_ends(tmp_path):

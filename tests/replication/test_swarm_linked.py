@@ -9,8 +9,7 @@ import shutil
 
 import pytest
 from cached.errors import IntegrityFailed
-from tests.replication.swarm_kit import Net, job_for, make_content, same
-from tests.replication.test_swarm import PIECE, seeding
+from tests.replication.swarm_kit import PIECE, Net, job_for, make_content, same, seeding
 
 FILES = {
     "big/new": 1_000_000,

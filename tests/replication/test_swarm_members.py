@@ -12,17 +12,13 @@ from cached.replication.layout import Layout
 from cached.replication.members import Members
 from cached.replication.torrent import Torrent
 from cached.replication.transfer import Holder
-from tests.replication.swarm_kit import Caller, Net, job_for, make_content, same
-
-PIECE = 64 * 1024
+from tests.replication.swarm_kit import PIECE, Caller, Net, job_for, make_content, same, seeding
 
 
 def test_a_member_that_cannot_reach_the_source_keeps_no_pieces_from_the_others(tmp_path):
     async def run() -> None:
         net, content = Net(), make_content(tmp_path / "src", {"a": 4_000_000})
-        source = await net.add(tmp_path, "source")
-        net.complete.add("source")
-        await source.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
+        await seeding(net, tmp_path, content)
         for name in ("one", "two"):
             await net.add(tmp_path, name, patience=10.0)
         jobs = {name: job_for(content, tmp_path / name, PIECE) for name in ("one", "two")}
@@ -75,9 +71,7 @@ def test_a_source_is_not_left_when_another_member_comes_from_its_address():
 def test_who_fetches_lets_less_of_each_member_wait_here_the_more_come_for_the_same(tmp_path):
     async def run() -> None:
         net, content = Net(), make_content(tmp_path / "src", {"a": 4_000_000})
-        source = await net.add(tmp_path, "source")
-        net.complete.add("source")
-        await source.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
+        await seeding(net, tmp_path, content)
         one = await net.add(tmp_path, "one", patience=30.0, round_trip=lambda _: 0.0001)
         there: list[Holder] = [dataclasses.replace(net.holders()[0], bittorrent_port=1)]
         job = job_for(content, tmp_path / "one", PIECE)
@@ -108,9 +102,7 @@ def test_a_claim_among_very_many_asks_for_the_distance_of_a_few(tmp_path):
             asked.append(node_id)
             return 0.05 if node_id == "far" else 0.0002
 
-        source = await net.add(tmp_path, "source", round_trip=round_trip)
-        net.complete.add("source")
-        await source.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
+        source = await seeding(net, tmp_path, content, round_trip=round_trip)
         claim = source.rpc_handlers()["swarm.claim"]
         body = {
             "content": content.id,
@@ -177,9 +169,7 @@ def test_a_member_that_answers_no_connection_for_a_while_is_dialled_until_it_doe
 def test_libtorrent_turns_often_only_while_something_is_fetched(tmp_path):
     async def run() -> None:
         net, content = Net(), make_content(tmp_path / "src", {"a": 4_000_000})
-        source = await net.add(tmp_path, "source")
-        net.complete.add("source")
-        await source.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
+        source = await seeding(net, tmp_path, content)
         one = await net.add(tmp_path, "one")
         session = one._session
         usual = session._settings["tick_interval"]
@@ -211,9 +201,7 @@ def test_who_is_connected_is_asked_when_members_come_or_go_and_seldom_besides(tm
 
     async def run() -> None:
         net, content = Net(), make_content(tmp_path / "src", {"a": 4_000_000})
-        source = await net.add(tmp_path, "source")
-        net.complete.add("source")
-        await source.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
+        await seeding(net, tmp_path, content)
         one = await net.add(tmp_path, "one")
         job = job_for(content, tmp_path / "x", PIECE)
         fetching = asyncio.create_task(one.fetch(job, net.holders, "source"))
