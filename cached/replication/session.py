@@ -46,7 +46,8 @@ def settings(*, listen: str, node_id: str, tls: bool) -> dict[str, Any]:
     """Return libtorrent's settings for a node; `listen` is `address:port`.
 
     Measured: without whole-piece picking and with short queues pieces leave the source about once; uTP is
-    slow on local networks; members that are idle for a moment must stay connected, and be dialled again soon.
+    slow on local networks; members that are idle for a moment must stay connected, and be dialled again soon; what
+    members show bounds the queues, not the rate of late: who waits would ask for less, and wait on (ADR 33).
     """
     return {
         "listen_interfaces": listen + ("s" if tls else ""),
