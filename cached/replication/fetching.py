@@ -19,7 +19,7 @@ from cached.replication.appetite import Appetite
 from cached.replication.members import NOBODY, Members
 from cached.replication.session import Session
 from cached.replication.stuck import Rare
-from cached.replication.torrent import Neighbourhood, Torrent
+from cached.replication.torrent import Neighbourhood, Pieces, Torrent
 from cached.replication.transfer import Call, FetchJob, Holders
 
 log = logging.getLogger(__name__)
@@ -187,26 +187,28 @@ class Fetch:
 
     async def _look(self) -> None:
         if self._torrent.stirred or self._loop.time() - self._met_at >= _MEET_EVERY:
-            availability = await self._meet()
+            pieces = await self._meet()
         else:
-            availability = await self._torrent.availability()
+            pieces = await self._torrent.pieces()
         now = self._loop.time()
         sources = int(self._source in self._members.connected)
         if sources or self._dropped:
             self._source_seen = now
-        if len(availability) != len(self._priorities):
+        if len(pieces.availability) != len(self._priorities):
             return  # libtorrent does not count any more: all is there
-        self._rare.see(availability, sources, now)
+        self._rare.see(pieces.availability, sources, now)
         wanted, self._alone = partition.priorities(
-            availability=availability,
+            availability=pieces.availability,
             sources=sources,
             have=self._torrent.have,
             pending=self._pending,
             gated=self._gated(now),
+            begun=pieces.begun,
+            members=len(self._members.connected),
         )
         self._prioritize(wanted)
 
-    async def _meet(self) -> list[int]:
+    async def _meet(self) -> Pieces:
         """Look who is connected; return which piece how many of them have."""
         seen = await self._torrent.look()
         self._met_at = self._loop.time()
@@ -218,7 +220,7 @@ class Fetch:
         self._measure(self._met_at)
         if any(one.nameless for one in seen.connections):
             self._torrent.stirred = True
-        return seen.availability
+        return seen.pieces
 
     def _account(self, seen: Neighbourhood, names: dict[str, str]) -> None:
         by_source, flows = self._job.progress.by_source, {}
@@ -362,7 +364,7 @@ class Fetch:
             self._return_to_source()
             wanted_now = list(self._priorities)
             for piece in partition.pieces_in(granted):
-                wanted_now[piece] = 7
+                wanted_now[piece] = partition.CLAIMED
             self._prioritize(wanted_now)
         elif stalled:
             self._return_to_source()

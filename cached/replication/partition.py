@@ -26,6 +26,9 @@ _RESCUED = 4
 _RESCUE_AGAIN = 3.0
 _RESCUES = 100
 _FEWEST_RESCUES = 8
+#: Wanted priorities, of 1 to 7: of what was claimed, and of what is begun and is to be finished.
+CLAIMED = 7
+FINISHED_FIRST = 6
 #: Pieces that a node which has waited too long gets, though another has had them: twice as many each time.
 _TAKEN_OVER = 2
 
@@ -188,16 +191,31 @@ def _lowest(bits: int, count: int) -> int:
 
 
 def priorities(
-    *, availability: list[int], sources: int, have: int, pending: int, gated: bool
+    *,
+    availability: list[int],
+    sources: int,
+    have: int,
+    pending: int,
+    gated: bool,
+    begun: int = 0,
+    members: int = 0,
 ) -> tuple[list[int], int]:
     """Return the wanted priority of each piece, and the set of pieces to be had from the source alone.
 
     Own claims come first; what another member has is free for all; the rest is not asked for while claims
     rule (`gated`). `availability` counts connected members per piece, `sources` of which are the source
     itself.
+
+    Of `begun` pieces some blocks are still to be asked for. The rarest come first, which just came up somewhere,
+    and those begun wait; where more than one and a half wait for each of the `members` who are connected,
+    libtorrent finishes these before all others, at every member and so at the source. Where there are more than
+    one for each, they come right after own claims, so that it never gets so far.
     """
     wanted = [1 if not gated or count > sources else 0 for count in availability]
     alone = bits_of(piece for piece, count in enumerate(availability) if count <= sources) & ~have
+    if begun.bit_count() > members:
+        for piece in pieces_in(begun):
+            wanted[piece] *= FINISHED_FIRST
     for piece in pieces_in(pending):
-        wanted[piece] = 7
+        wanted[piece] = CLAIMED
     return wanted, alone

@@ -36,24 +36,36 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
+class Pieces:
+    """Where pieces are at one moment."""
+
+    #: How many of the connected members have each.
+    availability: list[int]
+    #: Those of which some blocks are asked for, or there, and others are not: a set of bits.
+    begun: int
+
+
+@dataclass(frozen=True, slots=True)
 class Neighbourhood:
-    """Who is connected at one moment, and how many of them have each piece."""
+    """Who is connected at one moment, and which piece how many of them have."""
 
     connections: tuple[Connection, ...]
-    availability: list[int]
+    pieces: Pieces
 
 
-def _availability(handle: Any) -> list[int]:
-    return list(handle.piece_availability())
+def _pieces(handle: Any) -> Pieces:
+    under_way = handle.get_download_queue()
+    begun = (one["piece_index"] for one in under_way if not all(block["state"] for block in one["blocks"]))
+    return Pieces(list(handle.piece_availability()), bits_of(begun))
 
 
 def _look(handle: Any) -> Neighbourhood:
-    availability = _availability(handle)
+    pieces = _pieces(handle)
     connections = tuple(
         Connection(peer.pid.to_bytes().decode("latin-1"), tuple(peer.ip), peer.total_download)
         for peer in handle.get_peer_info()
     )
-    return Neighbourhood(connections, availability)
+    return Neighbourhood(connections, pieces)
 
 
 class Torrent:
@@ -129,9 +141,9 @@ class Torrent:
         self.stirred = False
         return await asyncio.to_thread(_look, self.handle)
 
-    async def availability(self) -> list[int]:
-        """Ask only which piece how many of the connected members have: a tenth of the work of a look."""
-        return await asyncio.to_thread(_availability, self.handle)
+    async def pieces(self) -> Pieces:
+        """Ask only where pieces are: a fraction of the work of a look."""
+        return await asyncio.to_thread(_pieces, self.handle)
 
     async def flush(self) -> None:
         """Wait until all that arrived is in the files."""

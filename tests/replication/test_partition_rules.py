@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from cached.replication import mesh
 from cached.replication.partition import (
+    CLAIMED,
+    FINISHED_FIRST,
     LEASE,
     ClaimTable,
     bits_of,
@@ -177,6 +179,24 @@ def test_gating_asks_for_own_claims_and_for_what_others_have(availability, sourc
         assert bool(alone >> piece & 1) == (count <= sources and not have >> piece & 1)
     free, _ = priorities(availability=availability, sources=sources, have=have, pending=0, gated=False)
     assert set(free) == {1}
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 40), st.booleans(), st.data())
+def test_where_more_pieces_are_begun_than_there_are_members_these_are_finished(
+    availability, members, gated, data
+):
+    everyone = (1 << len(availability)) - 1
+    begun, pending = data.draw(st.integers(0, everyone)), data.draw(st.integers(0, everyone))
+    asked = {"availability": availability, "sources": 1, "have": 0, "pending": pending, "gated": gated}
+    before, alone_before = priorities(**asked)
+    wanted, alone = priorities(**asked, begun=begun, members=members)
+    assert alone == alone_before
+    if begun.bit_count() <= members:
+        assert wanted == before
+    for piece, (level, level_before) in enumerate(zip(wanted, before, strict=True)):
+        raised = begun.bit_count() > members and begun >> piece & 1 and level_before == 1
+        assert level == (FINISHED_FIRST if raised else level_before)
+    assert 1 < FINISHED_FIRST < CLAIMED <= 7
 
 
 def fetchers(count: int) -> list[Holder]:

@@ -190,7 +190,7 @@ def test_libtorrent_turns_often_only_while_something_is_fetched(tmp_path):
 
 def test_who_is_connected_is_asked_when_members_come_or_go_and_seldom_besides(tmp_path, monkeypatch):
     looks: list[str] = []
-    for name in ("_look", "_availability"):
+    for name in ("_look", "_pieces"):
         original = getattr(torrents, name)
 
         def counted(handle: Any, name: str = name, original: Any = original) -> Any:
@@ -219,5 +219,30 @@ def test_who_is_connected_is_asked_when_members_come_or_go_and_seldom_besides(tm
         await net.close()
 
     asyncio.run(run())
-    alone = looks.count("_availability") - looks.count("_look")  # each look counts the pieces, too
+    alone = looks.count("_pieces") - looks.count("_look")  # each look counts the pieces, too
     assert looks.count("_look") * 2 < alone
+
+
+def test_a_piece_is_begun_while_some_of_its_blocks_are_asked_for_and_others_are_not(tmp_path):
+    async def run() -> None:
+        net, content = Net(), make_content(tmp_path / "src", {"a": 6_000_000})
+        source = await net.add(tmp_path, "source")
+        net.complete.add("source")
+        await source.seed(content.id, content.manifest, content.leaves, content.data, 1 << 20)
+        one = await net.add(tmp_path, "one")
+        job = job_for(content, tmp_path / "x", 1 << 20)
+        fetching = asyncio.create_task(one.fetch(job, net.holders, "source"))
+        while content.id not in one._session.torrents or one._session.torrents[content.id].handle is None:
+            await asyncio.sleep(0)
+        one.throttle.hold({content.id}, 500_000)
+        torrent = one._session.torrents[content.id]
+        while not (pieces := await torrent.pieces()).begun:
+            assert not fetching.done()
+            await asyncio.sleep(0.01)
+        assert not pieces.begun & torrent.have
+        one.throttle.hold(set(), 1_000_000)
+        await fetching
+        assert (await torrent.pieces()).begun == 0
+        await net.close()
+
+    asyncio.run(run())
