@@ -10,7 +10,10 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+from io import FileIO
+from itertools import accumulate
 from pathlib import Path
 
 from cached.errors import CachedError, IntegrityFailed, NoSpace
@@ -20,7 +23,7 @@ from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import LEAF, hash_leaves, root_from_leaves
 from cached.storage.files import write_all
 from cached.storage.publication import file_mode
-from cached.storage.small import write_new
+from cached.storage.small import shared_out, write_new
 from cached.storage.tree import Parents
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -114,28 +117,65 @@ def unpack(pack: Path, job: FetchJob) -> None:
     Raises `IntegrityFailed` when a file in the pack is not what the manifest says.
     """
     try:
-        with (
-            pack.open("rb", buffering=_CHUNK) as source,
-            opened(job.data) as top,
-            Parents(top, make=True) as parents,
-        ):
-            for entry in packed(job.manifest):
-                content = source.read(entry.size)
-                if entry.path in job.linked:
-                    continue
-                _check(entry, content)
-                mode, mtime_ns = file_mode(executable=entry.executable), job.times.get(entry.path)
-                write_new(parents, entry.path, content, mode, mtime_ns=mtime_ns, replace=True)
-                if mtime_ns is not None:
-                    job.made.add(entry.path)
+        with pack.open("rb", buffering=0) as source, opened(job.data) as top:
+            for batch in _batches(job.manifest):
+                data = memoryview(_read(source, sum(entry.size for entry in batch)))
+                ends = accumulate(entry.size for entry in batch)
+                parts = [(entry, data[end - entry.size : end]) for entry, end in zip(batch, ends, strict=True)]
+                shared_out(partial(_write_out, top, job), parts)
     except OSError as error:
         raise disk_error(error, "unpacking small files") from error
 
 
+def _write_out(top: int, job: FetchJob, parts: Sequence[tuple[Entry, memoryview]]) -> None:
+    made = []
+    with Parents(top, make=True) as parents:
+        for entry, content in parts:
+            if entry.path in job.linked:
+                continue
+            _check(entry, content)
+            mode, mtime_ns = file_mode(executable=entry.executable), job.times.get(entry.path)
+            write_new(parents, entry.path, content, mode, mtime_ns=mtime_ns, replace=True)
+            if mtime_ns is not None:
+                made.append(entry.path)
+    job.made.update(made)
+
+
+def _batches(manifest: Manifest) -> Iterator[list[Entry]]:
+    """Iterate over the packed files by neighbours, few enough to be held in memory together."""
+    batch: list[Entry] = []
+    held = 0
+    for entry in packed(manifest):
+        if batch and held + entry.size > _CHUNK:
+            yield batch
+            batch, held = [], 0
+        batch.append(entry)
+        held += entry.size
+    if batch:
+        yield batch
+
+
+def _read(source: FileIO, size: int) -> bytes:
+    """Read so many bytes, or all that are left."""
+    data = source.read(size)
+    while len(data) < size and (more := source.read(size - len(data))):
+        data += more
+    return data
+
+
 def _contents(data: Path, manifest: Manifest) -> Iterator[bytes]:
-    with opened(data) as top, Parents(top) as parents:
-        for entry in packed(manifest):
-            yield _content(parents, entry)
+    """Iterate over the contents of the packed files, many of them joined."""
+    with opened(data) as top:
+        for batch in _batches(manifest):
+            found: list[bytes] = [b""] * len(batch)
+            shared_out(partial(_read_in, top, found), list(enumerate(batch)))
+            yield b"".join(found)
+
+
+def _read_in(top: int, found: list[bytes], parts: Sequence[tuple[int, Entry]]) -> None:
+    with Parents(top) as parents:
+        for number, entry in parts:
+            found[number] = _content(parents, entry)
 
 
 def _content(parents: Parents, entry: Entry) -> bytes:
@@ -159,7 +199,7 @@ def opened(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _check(entry: Entry, content: bytes) -> None:
+def _check(entry: Entry, content: bytes | memoryview) -> None:
     if len(content) != entry.size or root_from_leaves(hash_leaves(content)) != entry.root:
         raise IntegrityFailed(
             f"{entry.path!r} does not match the manifest",
