@@ -159,7 +159,13 @@ class Direct:
 
         try:
             whole = await drain(
-                self._threads, stream, segments, wanted, partial(self._take, work, source), again
+                self._threads,
+                stream,
+                segments,
+                wanted,
+                partial(write_block, work.job, work.expected),
+                partial(self._count, work, source),
+                again,
             )
         except PeerUnreachable as error:
             raise _BrokenStreamError(error.message) from error
@@ -217,10 +223,13 @@ class Direct:
 
     def _take(self, work: _Work, source: str, block: Block) -> None:
         """Check and write a block, and count it; in a thread."""
+        write_block(work.job, work.expected, block, threads=2)
+        self._count(work, source, block)
+
+    def _count(self, work: _Work, source: str, block: Block) -> None:
         if not block:
             return
         job = work.job
-        write_block(job, work.expected, block)
         written = sum(len(data) for _, data in block)
         work.missing = after(work.missing, block[-1][0].end)
         job.progress.bytes_present += written

@@ -8,6 +8,7 @@ than they gain. Small files take the kernel long to make: the next block is read
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
@@ -21,6 +22,10 @@ from cached.storage.small import FEW
 BLOCK: Final = 1 << 20
 #: A block of at least so many files is written while the next one is read.
 MANY: Final = 2 * FEW
+
+#: Threads that write small files, and blocks that they are given ahead.
+_WRITERS: Final = 2
+_AHEAD: Final = 3
 
 #: Whole leaves, or spans, of files, in the order in which they came.
 Block = list[tuple[Segment, memoryview]]
@@ -59,16 +64,18 @@ async def drain(
     source: Source,
     cutter: Cutter,
     wanted: int,
-    take: Callable[[Block], object],
+    write: Callable[[Block], object],
+    written: Callable[[Block], object],
     enough: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Have a thread read `wanted` bytes and hand them to `take` in blocks; tell whether it ended as it should.
+    """Have a thread read `wanted` bytes and hand them to `write` in blocks; tell whether it ended as it should.
 
-    It should when all of them came, or with the block after which there was `enough`. Buffers are used again: blocks
-    are good until `take` returns, which is never called for two of them at a time. Raises what reading and `take`
-    raise. However it ends, also when the caller is cancelled, the threads have ended and the source is closed.
+    It should when all of them came, or with the block after which there was `enough`. Two blocks of many files may be
+    written at a time; `written` gets all of them in the order in which they came. Buffers are used again: blocks are
+    good until it returns. Raises what reading, `write` and `written` raise; nothing that came later counts. However it
+    ends, also when the caller is cancelled, the threads have ended and the source is closed.
     """
-    work = partial(_drain, source, cutter, wanted, take, enough)
+    work = partial(_drain, source, cutter, wanted, write, written, enough)
     reading = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(threads, work))
     try:
         return await asyncio.shield(reading)
@@ -84,13 +91,14 @@ def _drain(
     source: Source,
     cutter: Cutter,
     wanted: int,
-    take: Callable[[Block], object],
+    write: Callable[[Block], object],
+    written: Callable[[Block], object],
     enough: Callable[[], bool],
 ) -> bool:
     size = min(BLOCK, wanted)
-    buffer, other = memoryview(bytearray(size)), memoryview(b"")
+    buffer = memoryview(bytearray(size))
     held, left = 0, wanted
-    with _Taking(take) as taking:
+    with _Writing(write, written) as writing:
         while left:
             got = source.read_into(buffer[held : held + left])
             if not got:
@@ -98,13 +106,15 @@ def _drain(
             left -= got
             block, rest = cutter.cut(buffer[: held + got])
             held = len(rest)
-            taking.settle()
             if len(block) < MANY:
-                take(block)
+                writing.settle()
+                write(block)
+                written(block)
+                buffer[:held] = rest
             else:
-                taking.begin(block)
-                buffer, other = other or memoryview(bytearray(size)), buffer
-            buffer[:held] = rest
+                free = writing.begin(block, buffer)
+                free[:held] = rest
+                buffer = free
             if enough():
                 return True
     if held:
@@ -112,31 +122,42 @@ def _drain(
     return True
 
 
-class _Taking:
-    """Has blocks taken by another thread, one at a time; leaving it waits for the last, and raises what that raised."""
+class _Writing:
+    """Has blocks written by other threads, two at a time; leaving it waits for all, and raises the first error."""
 
-    def __init__(self, take: Callable[[Block], object]) -> None:
-        self._take = take
-        self._thread: ThreadPoolExecutor | None = None
-        self._now: Future[object] | None = None
+    def __init__(self, write: Callable[[Block], object], written: Callable[[Block], object]) -> None:
+        self._write = write
+        self._written = written
+        self._threads: ThreadPoolExecutor | None = None
+        #: What is under way, oldest first, and buffers that are free.
+        self._now: deque[tuple[Future[object], Block, memoryview]] = deque()
+        self._free: list[memoryview] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._thread is not None:
-            self._thread.shutdown()
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=kind is not None)
         if kind is None:
             self.settle()
 
-    def begin(self, block: Block) -> None:
-        """Have a block taken, now that none is."""
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="direct-taking")
-        self._now = self._thread.submit(self._take, block)
+    def begin(self, block: Block, buffer: memoryview) -> memoryview:
+        """Have a block written that lies in a buffer, once few others are; return a buffer that is free."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(_WRITERS, thread_name_prefix="direct-writing")
+        while len(self._now) >= _AHEAD:
+            self._settle_one()
+        self._now.append((self._threads.submit(self._write, block), block, buffer))
+        return self._free.pop() if self._free else memoryview(bytearray(len(buffer)))
 
     def settle(self) -> None:
-        """Wait until the block is taken; raises what taking it raised."""
-        now, self._now = self._now, None
-        if now is not None:
-            now.result()
+        """Wait until all blocks are written; raises what the first raised that was not."""
+        while self._now:
+            self._settle_one()
+
+    def _settle_one(self) -> None:
+        future, block, buffer = self._now.popleft()
+        future.result()
+        self._written(block)
+        self._free.append(buffer)

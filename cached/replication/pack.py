@@ -121,7 +121,9 @@ def unpack(pack: Path, job: FetchJob) -> None:
             for batch in _batches(job.manifest):
                 data = memoryview(_read(source, sum(entry.size for entry in batch)))
                 ends = accumulate(entry.size for entry in batch)
-                parts = [(entry, data[end - entry.size : end]) for entry, end in zip(batch, ends, strict=True)]
+                parts = [
+                    (entry, data[end - entry.size : end]) for entry, end in zip(batch, ends, strict=True)
+                ]
                 shared_out(partial(_write_out, top, job), parts)
     except OSError as error:
         raise disk_error(error, "unpacking small files") from error

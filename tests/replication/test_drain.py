@@ -1,4 +1,4 @@
-"""A stream read by one thread, and its blocks written by another where they are many small files."""
+"""A stream read by one thread, and its blocks written by two others where they are many small files."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class Bytes:
         self.closed = True
 
 
-def drained(source, cutter, wanted, take, enough=lambda: False):
+def drained(source, cutter, wanted, write=lambda _: None, written=lambda _: None, enough=lambda: False):
     async def run():
         with ThreadPoolExecutor(1) as threads:
-            return await drain(threads, source, cutter, wanted, take, enough)
+            return await drain(threads, source, cutter, wanted, write, written, enough)
 
     return asyncio.run(run())
 
@@ -64,23 +64,34 @@ def numbered(size, count):
 
 @pytest.mark.parametrize("size", [1000, 3001, BLOCK // MANY + 7, 300_000])
 @pytest.mark.parametrize("portion", [BLOCK, 700_001, 50_000])
-def test_all_bytes_are_taken_in_order_one_block_at_a_time(size, portion):
+def test_all_bytes_are_written_and_then_counted_in_order(size, portion):
     count = 5 * BLOCK // size + 3
-    data, came, inside = numbered(size, count), [], threading.Lock()
+    data, there, counted = numbered(size, count), {}, []
 
-    def take(block):
-        assert inside.acquire(blocking=False)
-        came.extend((segment.leaf, bytes(part)) for segment, part in block)
-        inside.release()
+    def write(block):
+        there.update((segment.leaf, bytes(part)) for segment, part in block)
 
-    assert drained(Bytes(data, portion), Lines(size), len(data), take)
-    assert [number for number, _ in came] == list(range(count))
-    assert b"".join(part for _, part in came) == data
+    def written(block):
+        assert all(there[segment.leaf] == part for segment, part in block)
+        counted.extend(segment.leaf for segment, _ in block)
+
+    assert drained(Bytes(data, portion), Lines(size), len(data), write, written)
+    assert counted == list(range(count))
+    assert b"".join(there[number] for number in range(count)) == data
 
 
-def test_the_next_block_of_many_files_is_read_while_one_is_taken():
-    data = numbered(1000, 3 * BLOCK // 1000)
-    source, reads = Bytes(data), threading.Semaphore(0)
+def test_a_few_large_files_are_written_one_block_at_a_time_by_who_reads():
+    data, writers = numbered(300_000, 20), set()
+    assert drained(
+        Bytes(data), Lines(300_000), len(data), lambda _: writers.add(threading.current_thread().name)
+    )
+    assert len(writers) == 1
+    assert not any(name.startswith("direct-writing") for name in writers)
+
+
+def test_two_blocks_of_many_files_are_written_at_a_time_and_the_next_is_read_meanwhile():
+    data = numbered(1000, 4 * BLOCK // 1000)
+    source, reads, together = Bytes(data), threading.Semaphore(0), threading.Barrier(2, timeout=60)
     read_into = source.read_into
 
     def counted(buffer):
@@ -91,38 +102,45 @@ def test_the_next_block_of_many_files_is_read_while_one_is_taken():
     source.read_into = counted
     waited = []
 
-    def take(_):
-        if not waited:
-            waited.append(reads.acquire(timeout=60) and reads.acquire(timeout=60))
+    def write(block):
+        if block[0][0].leaf < 2 * BLOCK // 1000 - 1:  # the first two
+            together.wait()
+        if not block[0][0].leaf:
+            waited.append(all(reads.acquire(timeout=60) for _ in range(3)))
 
-    assert drained(source, Lines(1000), len(data), take)
+    assert drained(source, Lines(1000), len(data), write)
     assert waited == [True]
 
 
 @pytest.mark.parametrize("at", [0, 2])
-def test_an_error_of_any_block_is_raised_and_nobody_works_any_more(at):
-    data, taken = numbered(1000, 3 * BLOCK // 1000), []
+def test_after_a_block_that_could_not_be_written_none_counts_and_nobody_works_any_more(at):
+    data, counted, numbers = numbered(1000, 4 * BLOCK // 1000), [], []
 
-    def take(block):
-        taken.append(block[0][0].leaf)
-        if len(taken) == at + 1:
+    def write(block):
+        number = round(block[0][0].leaf * 1000 / BLOCK)
+        numbers.append(number)
+        if number == at:
             raise IntegrityFailed("wrong")
+
+    def written(block):
+        counted.append(round(block[0][0].leaf * 1000 / BLOCK))
 
     source = Bytes(data)
     with pytest.raises(IntegrityFailed, match="wrong"):
-        drained(source, Lines(1000), len(data), take)
-    assert len(taken) == at + 1
+        drained(source, Lines(1000), len(data), write, written)
+    assert counted == list(range(at))
+    assert at in numbers
     assert source.closed
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("direct-taking")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("direct-writing")]
 
 
-def test_a_block_is_taken_before_a_stream_that_breaks_off_is_told_of():
-    data, taken = numbered(1000, BLOCK // 1000), []
-    assert not drained(Bytes(data), Lines(1000), 2 * len(data), taken.extend)
-    assert len(taken) == BLOCK // 1000
+def test_a_block_is_counted_before_a_stream_that_breaks_off_is_told_of():
+    data, counted = numbered(1000, BLOCK // 1000), []
+    assert not drained(Bytes(data), Lines(1000), 2 * len(data), written=counted.extend)
+    assert len(counted) == BLOCK // 1000
 
 
-def test_the_block_after_which_there_was_enough_is_taken():
-    data, taken = numbered(1000, 3 * BLOCK // 1000), []
-    assert drained(Bytes(data), Lines(1000), len(data), taken.extend, lambda: True)
-    assert len(taken) == BLOCK // 1000
+def test_the_block_after_which_there_was_enough_is_counted():
+    data, counted = numbered(1000, 3 * BLOCK // 1000), []
+    assert drained(Bytes(data), Lines(1000), len(data), written=counted.extend, enough=lambda: True)
+    assert len(counted) == BLOCK // 1000
