@@ -32,7 +32,8 @@ from cached.replication.membership import (
     is_piece_size,
     receivers_of,
 )
-from cached.replication.session import Session, check_port
+from cached.replication.port import check_port
+from cached.replication.session import Session
 from cached.replication.throttle import Throttle
 from cached.replication.torrent import Torrent
 from cached.replication.transfer import Allowed, Call, FetchJob, Holders, Peer, TlsMaterial, Traffic

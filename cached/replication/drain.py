@@ -2,7 +2,7 @@
 
 One thread does all of it where files are large: reading encrypted bytes and hashing leaves take and return the
 interpreter's lock some hundred thousand times for each GiB, and two threads that do so get in each other's way more
-than they gain. Small files take the kernel long to make: the next block is read meanwhile.
+than they gain. Small files take the kernel long to make: two other threads do so while the next block is read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from cached.storage.small import FEW
 BLOCK: Final = 1 << 20
 #: A block of at least so many files is written while the next one is read.
 MANY: Final = 2 * FEW
-
 #: Threads that write small files, and blocks that they are given ahead.
 _WRITERS: Final = 2
 _AHEAD: Final = 3

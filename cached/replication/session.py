@@ -16,7 +16,7 @@ from collections.abc import Collection
 from typing import Any, cast
 
 from cached.errors import CachedError, TimedOut
-from cached.replication import pace
+from cached.replication import pace, port
 from cached.replication.mesh import peer_id
 from cached.replication.queues import Queues
 from cached.replication.torrent import Torrent
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
 _OPEN_SECONDS = 30.0
+_CLOSE_SECONDS = 5.0
 #: A member may fail as often as that: whom to dial is not libtorrent's decision.
 _FAILURES = 1000
 #: Requests that a member may keep here before anything is known of its swarm.
@@ -109,18 +110,10 @@ def _limit(rate: int | None) -> int:
     return 0 if rate is None or rate >= 2**31 else rate
 
 
-def check_port(host: str, port: int) -> None:
-    """Raise `CachedError` when the port is taken: to be found out early, since libtorrent starts later."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise CachedError(
-                f"BitTorrent cannot listen on {host}:{port}: {error.strerror}",
-                hint="choose another port in [node] bittorrent",
-            ) from error
+def _destroy(holder: list[Any], number: int) -> None:
+    if not port.end_accepted(number, _CLOSE_SECONDS):
+        log.warning("connections to port %d do not end: libtorrent may fail now", number)
+    holder.clear()
 
 
 class Session:
@@ -193,9 +186,10 @@ class Session:
         self.torrents.clear()
         if session is not None:
             session.pause()
+            session.apply_settings({"listen_interfaces": ""})
             holder = [session]
             del session
-            await asyncio.to_thread(holder.clear)
+            await asyncio.to_thread(_destroy, holder, self.port)
 
     def _turn(self, tick: int) -> None:
         self._settings["tick_interval"] = tick

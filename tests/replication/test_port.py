@@ -1,0 +1,76 @@
+"""The port that libtorrent listens on, and what is left there when a session ends."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import socket
+import threading
+
+import pytest
+from cached.replication import port
+from tests.replication.swarm_kit import Net, make_content, seeding
+from tests.replication.tls_kit import Authority
+
+
+@pytest.fixture
+def listening():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def met(server):
+    """Return both ends of a connection."""
+    near = socket.create_connection(server.getsockname())
+    return near, server.accept()[0]
+
+
+def test_what_was_accepted_ends_once_nobody_listens_any_more(listening):
+    number = listening.getsockname()[1]
+    near, far = met(listening)
+
+    def libtorrent() -> None:
+        assert far.recv(1) == b""
+        far.close()
+
+    reader = threading.Thread(target=libtorrent)
+    reader.start()
+    assert not port.end_accepted(number, 0.0), "somebody listens"
+    listening.close()
+    assert port.end_accepted(number, 60.0)
+    reader.join()
+    assert near.recv(1) == b""
+    near.close()
+
+
+def test_other_connections_are_left_alone(listening):
+    near, far = met(listening)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        number = other.getsockname()[1]
+    assert port.end_accepted(number, 0.0)
+    near.sendall(b"x")
+    assert far.recv(1) == b"x"
+    near.close()
+    far.close()
+
+
+def _close_among_strangers(root, hello: bytes) -> None:
+    async def run() -> None:
+        net, content = Net(), make_content(root / "src", {"a": 200_000})
+        await seeding(net, root, content, tls=Authority().issue())
+        strangers = [socket.create_connection((net.hosts["source"], net.ports["source"])) for _ in range(8)]
+        for stranger in strangers:
+            stranger.sendall(hello)
+        await asyncio.sleep(0.2)
+        await net.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("hello", [b"", bytes.fromhex("16030100c8010000c40303") + bytes(40)])
+def test_a_session_ends_in_order_while_strangers_are_in_the_middle_of_their_handshake(tmp_path, hello):
+    context = multiprocessing.get_context("spawn")  # what went wrong here ended the whole process
+    process = context.Process(target=_close_among_strangers, args=(tmp_path, hello))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
