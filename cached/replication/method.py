@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-#: Sets up to this many bytes go direct, however many nodes want them.
+#: Sets up to this many bytes go direct, if few nodes want them.
 DIRECT_UP_TO: Final = 32 << 20
-#: A transfer under way has paid for most of its start: fewer bytes than this are not worth another one.
+#: So few that a source sends this many bytes in all: a second at 1 Gbit/s, which is what a swarm takes to begin.
+_IN_ALL: Final = 128 << 20
+#: Fewer bytes than this go direct, however many nodes want them; for a transfer under way, which has paid for most of
+#: its start, they are not worth another one.
 _WORTH: Final = 8 << 20
 
 
@@ -27,7 +30,8 @@ def choose(
     `receivers` counts the nodes that are to get the set at about the same time.
     """
     common = {method for method in set_methods if method in sender_methods and method in receiver_methods}
-    best = "direct" if total_bytes <= DIRECT_UP_TO or receivers <= 1 else "bittorrent"
+    few = total_bytes <= max(_WORTH, _IN_ALL // max(1, receivers))
+    best = "direct" if receivers <= 1 or (few and total_bytes <= DIRECT_UP_TO) else "bittorrent"
     if best in common:
         return best
     return next((method for method in ("bittorrent", "direct") if method in common), "")

@@ -34,24 +34,33 @@ def check_port(host: str, port: int) -> None:
             ) from error
 
 
-def end_accepted(port: int, seconds: float) -> bool:
-    """Shut down what was accepted, until nothing is left and nobody listens any more; tell whether it came to that.
+def silence(port: int, seconds: float) -> bool:
+    """Shut down who listens, and what was accepted, until all that was is closed; tell whether it came to that.
 
-    Waits for at most so many seconds; blocks. Whoever reads from such a connection finds its end, and closes it.
+    Waits for at most so many seconds; blocks. Whoever reads from a connection finds its end, and closes it.
     """
-    until = time.monotonic() + seconds
-    while sum(map(_shut_down, _sockets(port))):
+    until, listening = time.monotonic() + seconds, set[int]()
+    while _end_all(port, listening):
         if time.monotonic() > until:
             return False
         time.sleep(_LOOK)
     return True
 
 
-def _shut_down(connection: socket.socket) -> bool:
-    if not connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+def _end_all(port: int, listening: set[int]) -> int:
+    """Shut down what is bound to a port, and return how many connections are still to be closed by whom they belong to.
+
+    `listening` are the inodes of sockets that have listened, and stay open; new ones are added.
+    """
+    left = 0
+    for bound in _sockets(port):
+        inode = os.fstat(bound.fileno()).st_ino
+        if bound.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            listening.add(inode)
+        left += inode not in listening
         with contextlib.suppress(OSError):  # it has ended already
-            connection.shutdown(socket.SHUT_RDWR)
-    return True
+            bound.shutdown(socket.SHUT_RDWR)
+    return left
 
 
 def _sockets(port: int) -> Iterator[socket.socket]:
@@ -62,11 +71,11 @@ def _sockets(port: int) -> Iterator[socket.socket]:
         except OSError:
             continue  # closed meanwhile
         try:
-            connection = socket.socket(fileno=descriptor)
+            bound = socket.socket(fileno=descriptor)
         except OSError:
             os.close(descriptor)
             continue  # no socket
-        with connection, contextlib.suppress(OSError):
-            inet = connection.family in (socket.AF_INET, socket.AF_INET6)
-            if inet and connection.type == socket.SOCK_STREAM and connection.getsockname()[1] == port:
-                yield connection
+        with bound, contextlib.suppress(OSError):
+            inet = bound.family in (socket.AF_INET, socket.AF_INET6)
+            if inet and bound.type == socket.SOCK_STREAM and bound.getsockname()[1] == port:
+                yield bound

@@ -111,7 +111,7 @@ def _limit(rate: int | None) -> int:
 
 
 def _destroy(holder: list[Any], number: int) -> None:
-    if not port.end_accepted(number, _CLOSE_SECONDS):
+    if not port.silence(number, _CLOSE_SECONDS):
         log.warning("connections to port %d do not end: libtorrent may fail now", number)
     holder.clear()
 
@@ -186,7 +186,6 @@ class Session:
         self.torrents.clear()
         if session is not None:
             session.pause()
-            session.apply_settings({"listen_interfaces": ""})
             holder = [session]
             del session
             await asyncio.to_thread(_destroy, holder, self.port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from cached.replication import method
 from cached.replication.placement import Candidate, choose, driver, givers, missing, rendezvous
 from cached.sets.set import ALL, SetRecord
@@ -112,11 +113,21 @@ BOTH = ("bittorrent", "direct")
 BIG, SMALL = 1 << 30, 1 << 20
 
 
-def test_small_sets_and_single_receivers_go_direct_and_several_by_bittorrent():
-    assert method.choose(BOTH, BOTH, BOTH, SMALL, 8) == "direct"
-    assert method.choose(BOTH, BOTH, BOTH, BIG, 1) == "direct"
-    assert method.choose(BOTH, BOTH, BOTH, BIG, 2) == "bittorrent"
-    assert method.choose(BOTH, BOTH, BOTH, 32 << 20, 5) == "direct"
+@pytest.mark.parametrize(
+    ("size", "receivers", "best"),
+    [
+        (SMALL, 8, "direct"),
+        (8 << 20, 1000, "direct"),
+        (BIG, 1, "direct"),
+        (BIG, 2, "bittorrent"),
+        (32 << 20, 4, "direct"),
+        (32 << 20, 5, "bittorrent"),
+        (16_000_000, 8, "direct"),
+        (16 << 20, 9, "bittorrent"),
+    ],
+)
+def test_what_is_little_for_the_source_goes_direct_and_else_several_share_it(size, receivers, best):
+    assert method.choose(BOTH, BOTH, BOTH, size, receivers) == best
 
 
 @given(*[st.lists(st.sampled_from(BOTH), unique=True)] * 3, st.integers(0, 2**40), st.integers(0, 50))

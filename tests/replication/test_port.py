@@ -25,8 +25,7 @@ def met(server):
     return near, server.accept()[0]
 
 
-def test_what_was_accepted_ends_once_nobody_listens_any_more(listening):
-    number = listening.getsockname()[1]
+def test_nobody_listens_any_more_and_what_was_accepted_ends(listening):
     near, far = met(listening)
 
     def libtorrent() -> None:
@@ -35,11 +34,21 @@ def test_what_was_accepted_ends_once_nobody_listens_any_more(listening):
 
     reader = threading.Thread(target=libtorrent)
     reader.start()
-    assert not port.end_accepted(number, 0.0), "somebody listens"
-    listening.close()
-    assert port.end_accepted(number, 60.0)
+    assert port.silence(listening.getsockname()[1], 60.0)
     reader.join()
     assert near.recv(1) == b""
+    near.close()
+    with pytest.raises(OSError, match="Invalid argument"):
+        listening.accept()
+
+
+@pytest.mark.parametrize("has_left", [False, True])
+def test_a_connection_that_nobody_closes_is_not_waited_for_any_longer_than_wanted(listening, has_left):
+    near, far = met(listening)
+    if has_left:
+        near.close()
+    assert not port.silence(listening.getsockname()[1], 0.05)
+    far.close()
     near.close()
 
 
@@ -47,7 +56,7 @@ def test_other_connections_are_left_alone(listening):
     near, far = met(listening)
     with socket.create_server(("127.0.0.1", 0)) as other:
         number = other.getsockname()[1]
-    assert port.end_accepted(number, 0.0)
+    assert port.silence(number, 0.0)
     near.sendall(b"x")
     assert far.recv(1) == b"x"
     near.close()
@@ -67,7 +76,9 @@ def _close_among_strangers(root, hello: bytes) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("hello", [b"", bytes.fromhex("16030100c8010000c40303") + bytes(40)])
+@pytest.mark.parametrize(
+    "hello", [b"", bytes.fromhex("16030100c8010000c40303") + bytes(40)], ids=["silent", "half a hello"]
+)
 def test_a_session_ends_in_order_while_strangers_are_in_the_middle_of_their_handshake(tmp_path, hello):
     context = multiprocessing.get_context("spawn")  # what went wrong here ended the whole process
     process = context.Process(target=_close_among_strangers, args=(tmp_path, hello))
