@@ -8,6 +8,7 @@ than they gain. Small files take the kernel long to make: two other threads do s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -105,6 +106,7 @@ def _drain(
             left -= got
             block, rest = cutter.cut(buffer[: held + got])
             held = len(rest)
+            writing.settle_done()
             if len(block) < MANY:
                 writing.settle()
                 write(block)
@@ -137,8 +139,8 @@ class _Writing:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._threads is not None:
-            self._threads.shutdown(cancel_futures=kind is not None)
-        if kind is None:
+            self._threads.shutdown()
+        with contextlib.nullcontext() if kind is None else contextlib.suppress(Exception):
             self.settle()
 
     def begin(self, block: Block, buffer: memoryview) -> memoryview:
@@ -155,8 +157,17 @@ class _Writing:
         while self._now:
             self._settle_one()
 
+    def settle_done(self) -> None:
+        """Count those that are written by now; raises as `settle`."""
+        while self._now and self._now[0][0].done():
+            self._settle_one()
+
     def _settle_one(self) -> None:
         future, block, buffer = self._now.popleft()
-        future.result()
-        self._written(block)
+        try:
+            future.result()
+            self._written(block)
+        except BaseException:
+            self._now.clear()  # what came after it does not count
+            raise
         self._free.append(buffer)

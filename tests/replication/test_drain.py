@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from cached.errors import IntegrityFailed
+from cached.errors import IntegrityFailed, PeerUnreachable
 from cached.replication.drain import BLOCK, MANY, drain
 from cached.replication.segments import Segment
 
@@ -144,3 +144,19 @@ def test_the_block_after_which_there_was_enough_is_counted():
     data, counted = numbered(1000, 3 * BLOCK // 1000), []
     assert drained(Bytes(data), Lines(1000), len(data), written=counted.extend, enough=lambda: True)
     assert len(counted) == BLOCK // 1000
+
+
+def test_what_was_written_before_a_stream_broke_counts():
+    data, counted = numbered(1000, 3 * BLOCK // 1000), []
+    source = Bytes(data)
+    read_into = source.read_into
+
+    def breaking(buffer):
+        if got := read_into(buffer):
+            return got
+        raise PeerUnreachable("it broke")
+
+    source.read_into = breaking
+    with pytest.raises(PeerUnreachable):
+        drained(source, Lines(1000), 2 * len(data), written=counted.extend)
+    assert [segment.leaf for segment, _ in counted] == list(range(3 * BLOCK // 1000))
