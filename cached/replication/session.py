@@ -111,7 +111,7 @@ def _limit(rate: int | None) -> int:
 
 
 def _destroy(holder: list[Any], number: int) -> None:
-    if not port.silence(number, _CLOSE_SECONDS):
+    if number and not port.silence(number, _CLOSE_SECONDS):
         log.warning("connections to port %d do not end: libtorrent may fail now", number)
     holder.clear()
 

@@ -8,7 +8,9 @@ import socket
 import threading
 
 import pytest
+from cached.errors import CachedError
 from cached.replication import port
+from cached.replication.session import Session
 from tests.replication.swarm_kit import Net, make_content, seeding
 from tests.replication.tls_kit import Authority
 
@@ -85,3 +87,12 @@ def test_a_session_ends_in_order_while_strangers_are_in_the_middle_of_their_hand
     process.start()
     process.join(60)
     assert process.exitcode == 0
+
+
+def test_a_session_that_could_not_listen_has_no_port_to_clear(listening, monkeypatch):
+    cleared = []
+    monkeypatch.setattr(port, "silence", lambda number, _: cleared.append(number) or True)
+    session = Session(listen=f"127.0.0.1:{listening.getsockname()[1]}", node_id="one", tls=None)
+    with pytest.raises(CachedError, match="cannot listen"):
+        asyncio.run(session.open())
+    assert cleared == []
