@@ -20,7 +20,7 @@ from typing import Any
 from cached.errors import CachedError, IntegrityFailed, NoSource, PeerUnreachable
 from cached.replication.drain import Block, OpenBulk, drain
 from cached.replication.expected import Expected
-from cached.replication.files import scan, write_block
+from cached.replication.files import scan, write_alone, write_block
 from cached.replication.segments import LeafLine, Range, Segment, after
 from cached.replication.serving import FEW, MOST_RANGES, STREAM
 from cached.replication.transfer import FetchJob, Holder, Holders
@@ -163,7 +163,7 @@ class Direct:
                 stream,
                 segments,
                 wanted,
-                partial(write_block, work.job, work.expected),
+                partial(write_alone, work.job, work.expected),
                 partial(self._count, work, source),
                 again,
             )
@@ -223,12 +223,11 @@ class Direct:
 
     def _take(self, work: _Work, source: str, block: Block) -> None:
         """Check and write a block, and count it; in a thread."""
-        write_block(work.job, work.expected, block, threads=2)
-        self._count(work, source, block)
+        if block:
+            write_block(work.job, work.expected, block)
+            self._count(work, source, block)
 
     def _count(self, work: _Work, source: str, block: Block) -> None:
-        if not block:
-            return
         job = work.job
         written = sum(len(data) for _, data in block)
         work.missing = after(work.missing, block[-1][0].end)

@@ -8,7 +8,6 @@ than they gain. Small files take the kernel long to make: two other threads do s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -108,14 +107,10 @@ def _drain(
             held = len(rest)
             writing.settle_done()
             if len(block) < MANY:
-                writing.settle()
-                write(block)
-                written(block)
-                buffer[:held] = rest
+                writing.do(block)
             else:
-                free = writing.begin(block, buffer)
-                free[:held] = rest
-                buffer = free
+                buffer = writing.begin(block, buffer)
+            buffer[:held] = rest
             if enough():
                 return True
     if held:
@@ -140,8 +135,18 @@ class _Writing:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._threads is not None:
             self._threads.shutdown()
-        with contextlib.nullcontext() if kind is None else contextlib.suppress(Exception):
+        try:
             self.settle()
+        except Exception:
+            if kind is None:
+                raise
+
+    def do(self, block: Block) -> None:
+        """Write a block at once, after all others; raises as `settle`, and what writing it raises."""
+        self.settle()
+        if block:
+            self._write(block)
+            self._written(block)
 
     def begin(self, block: Block, buffer: memoryview) -> memoryview:
         """Have a block written that lies in a buffer, once few others are; return a buffer that is free."""

@@ -133,21 +133,19 @@ def _is_finished(facts: os.stat_result) -> bool:
     return facts.st_nlink > 1 or not facts.st_mode & stat.S_IWUSR
 
 
-def write_block(
-    job: FetchJob, expected: Expected, block: list[tuple[Segment, memoryview]], *, threads: int = 1
-) -> None:
+def write_block(job: FetchJob, expected: Expected, block: list[tuple[Segment, memoryview]]) -> None:
     """Check the bytes of each segment and write them; raise `IntegrityFailed` at a wrong file.
 
-    Many segments are written by two threads, where wanted: small files take longer to make than to fill.
+    Many segments are written by two threads: small files take longer to make than to fill.
     """
-    if not block:
-        return
     with opened(job.data) as top:
-        write = partial(_write_all, top, job, expected)
-        if threads > 1:
-            shared_out(write, block)
-        else:
-            write(block)
+        shared_out(partial(_write_all, top, job, expected), block)
+
+
+def write_alone(job: FetchJob, expected: Expected, block: list[tuple[Segment, memoryview]]) -> None:
+    """Do as `write_block`, but in this thread: other blocks are written by others meanwhile."""
+    with opened(job.data) as top:
+        _write_all(top, job, expected, block)
 
 
 def _write_all(

@@ -30,8 +30,8 @@ def choose(
     `receivers` counts the nodes that are to get the set at about the same time.
     """
     common = {method for method in set_methods if method in sender_methods and method in receiver_methods}
-    few = total_bytes <= max(_WORTH, _IN_ALL // max(1, receivers))
-    best = "direct" if receivers <= 1 or (few and total_bytes <= DIRECT_UP_TO) else "bittorrent"
+    little = total_bytes <= _WORTH or total_bytes * receivers <= _IN_ALL
+    best = "direct" if receivers <= 1 or (little and total_bytes <= DIRECT_UP_TO) else "bittorrent"
     if best in common:
         return best
     return next((method for method in ("bittorrent", "direct") if method in common), "")

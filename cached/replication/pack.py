@@ -12,8 +12,6 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
-from io import FileIO
-from itertools import accumulate
 from pathlib import Path
 
 from cached.errors import CachedError, IntegrityFailed, NoSpace
@@ -23,7 +21,7 @@ from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import LEAF, hash_leaves, root_from_leaves
 from cached.storage.files import write_all
 from cached.storage.publication import file_mode
-from cached.storage.small import shared_out, write_new
+from cached.storage.small import cut, shared_out, write_new
 from cached.storage.tree import Parents
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -117,14 +115,10 @@ def unpack(pack: Path, job: FetchJob) -> None:
     Raises `IntegrityFailed` when a file in the pack is not what the manifest says.
     """
     try:
-        with pack.open("rb", buffering=0) as source, opened(job.data) as top:
+        with pack.open("rb") as source, opened(job.data) as top:
             for batch in _batches(job.manifest):
-                data = memoryview(_read(source, sum(entry.size for entry in batch)))
-                ends = accumulate(entry.size for entry in batch)
-                parts = [
-                    (entry, data[end - entry.size : end]) for entry, end in zip(batch, ends, strict=True)
-                ]
-                shared_out(partial(_write_out, top, job), parts)
+                data = memoryview(source.read(sum(entry.size for entry in batch)))
+                shared_out(partial(_write_out, top, job), cut(data, batch))
     except OSError as error:
         raise disk_error(error, "unpacking small files") from error
 
@@ -155,14 +149,6 @@ def _batches(manifest: Manifest) -> Iterator[list[Entry]]:
         held += entry.size
     if batch:
         yield batch
-
-
-def _read(source: FileIO, size: int) -> bytes:
-    """Read so many bytes, or all that are left."""
-    data = source.read(size)
-    while len(data) < size and (more := source.read(size - len(data))):
-        data += more
-    return data
 
 
 def _contents(data: Path, manifest: Manifest) -> Iterator[bytes]:

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
-from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
@@ -30,7 +29,7 @@ from cached.sets.paths import check_link, check_path
 from cached.storage import copying, files, tree
 from cached.storage.disk import Store
 from cached.storage.publication import file_mode
-from cached.storage.small import shared_out, write_new
+from cached.storage.small import cut, shared_out, write_new
 
 INGEST_FILE = faults.declare("ingest.file")
 INGEST_SEALED = faults.declare("ingest.sealed")
@@ -125,9 +124,7 @@ class Ingest:
         for entry in small:
             check_path(entry.path)
         self._claim_all([(entry.path, entry.size) for entry in small])
-        ends = accumulate(entry.size for entry in small)
-        parts = [(entry, data[end - entry.size : end]) for entry, end in zip(small, ends, strict=True)]
-        shared_out(self._write_small, parts)
+        shared_out(self._write_small, cut(data, small))
 
     def open_file(self, path: str, size: int) -> int:
         """Make a file that somebody else fills, and return its descriptor, which the caller closes.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from itertools import accumulate
+from typing import Final, Protocol, TypeVar
 
 from cached.storage import files
 from cached.storage.tree import Parents
@@ -19,6 +20,17 @@ FEW: Final = 64
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Item = TypeVar("Item")
+
+
+class Sized(Protocol):
+    """Something that has so many bytes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+
+Part = TypeVar("Part", bound=Sized)
 
 
 def write_new(
@@ -54,6 +66,12 @@ def write_new(
             os.utime(fd, ns=(mtime_ns, mtime_ns))
     finally:
         os.close(fd)
+
+
+def cut(data: memoryview, items: Sequence[Part]) -> list[tuple[Part, memoryview]]:
+    """Return each item with its bytes, which lie in `data` one after the other, in this order."""
+    ends = accumulate(item.size for item in items)
+    return [(item, data[end - item.size : end]) for item, end in zip(items, ends, strict=True)]
 
 
 def shared_out(work: Callable[[Sequence[Item]], None], items: Sequence[Item]) -> None:

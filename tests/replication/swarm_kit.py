@@ -120,11 +120,13 @@ class Net:
                 await swarm.close()
 
 
-async def seeding(net: Net, root: Path, content: Content, name: str = "source", **more: Any) -> Swarm:
+async def seeding(
+    net: Net, root: Path, content: Content, name: str = "source", *, piece: int = PIECE, **more: Any
+) -> Swarm:
     """Add a node that has the content, and gives it."""
     swarm = await net.add(root, name, **more)
     net.complete.add(name)
-    await swarm.seed(content.id, content.manifest, content.leaves, content.data, PIECE)
+    await swarm.seed(content.id, content.manifest, content.leaves, content.data, piece)
     return swarm
 
 

@@ -12,7 +12,15 @@ from cached.replication.layout import Layout
 from cached.replication.members import Members
 from cached.replication.torrent import Torrent
 from cached.replication.transfer import Holder
-from tests.replication.swarm_kit import PIECE, Caller, Net, job_for, make_content, same, seeding
+from tests.replication.swarm_kit import PIECE, Caller, Content, Net, job_for, make_content, same, seeding
+
+
+async def added(swarm: Swarm, content: Content) -> Torrent:
+    """Wait until a content that is fetched is in libtorrent."""
+    there = swarm._session.torrents
+    while content.id not in there or there[content.id].handle is None:
+        await asyncio.sleep(0)
+    return there[content.id]
 
 
 def test_a_member_that_cannot_reach_the_source_keeps_no_pieces_from_the_others(tmp_path):
@@ -205,8 +213,7 @@ def test_who_is_connected_is_asked_when_members_come_or_go_and_seldom_besides(tm
         one = await net.add(tmp_path, "one")
         job = job_for(content, tmp_path / "x", PIECE)
         fetching = asyncio.create_task(one.fetch(job, net.holders, "source"))
-        while content.id not in one._session.torrents or one._session.torrents[content.id].handle is None:
-            await asyncio.sleep(0)
+        await added(one, content)
         one.throttle.hold({content.id}, 500_000)
         while not job.progress.by_source.get("source"):
             await asyncio.sleep(0.01)
@@ -226,16 +233,12 @@ def test_who_is_connected_is_asked_when_members_come_or_go_and_seldom_besides(tm
 def test_a_piece_is_begun_while_some_of_its_blocks_are_asked_for_and_others_are_not(tmp_path):
     async def run() -> None:
         net, content = Net(), make_content(tmp_path / "src", {"a": 6_000_000})
-        source = await net.add(tmp_path, "source")
-        net.complete.add("source")
-        await source.seed(content.id, content.manifest, content.leaves, content.data, 1 << 20)
+        await seeding(net, tmp_path, content, piece=1 << 20)
         one = await net.add(tmp_path, "one")
         job = job_for(content, tmp_path / "x", 1 << 20)
         fetching = asyncio.create_task(one.fetch(job, net.holders, "source"))
-        while content.id not in one._session.torrents or one._session.torrents[content.id].handle is None:
-            await asyncio.sleep(0)
+        torrent = await added(one, content)
         one.throttle.hold({content.id}, 500_000)
-        torrent = one._session.torrents[content.id]
         while not (pieces := await torrent.pieces()).begun:
             assert not fetching.done()
             await asyncio.sleep(0.01)
