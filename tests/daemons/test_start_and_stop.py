@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -52,7 +53,8 @@ def test_sockets_given_by_systemd_are_served_and_outlive_the_daemon(cluster):
     node.runtime = folder
 
     def start():
-        high = [os.dup2(listener.fileno(), 200 + index) for index, listener in enumerate(listeners)]
+        # numbers that nobody uses, above those that the daemon is to find them at
+        high = [fcntl.fcntl(listener, fcntl.F_DUPFD, 200) for listener in listeners]
         script = f'exec 3<&{high[0]} 4<&{high[1]} {high[0]}<&- {high[1]}<&-; export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=api.sock:data.sock; exec "$@"'
         command = node.command()
         node.command = lambda: ["bash", "-c", script, "bash", *command]
