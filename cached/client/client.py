@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 
 import msgspec
 
-from cached import wire
+from cached import shapes, wire
 from cached.addresses import is_address
 from cached.client import drawing, export, handover, walk
 from cached.client.channel import Channel, OpenRequest, Watcher
@@ -30,6 +30,11 @@ class Items(msgspec.Struct, Generic[Item]):
     """The JSON shape of lists."""
 
     items: list[Item]
+
+
+_SETS, _FILES = Items[wire.SetView], Items[wire.FileView]
+_NODES, _MATCHES = Items[wire.NodeView], Items[wire.MatchView]
+shapes.settle(_SETS, _FILES, _NODES, _MATCHES)
 
 
 class Client(Objects):
@@ -198,7 +203,7 @@ class Client(Objects):
 
     def list(self, local: bool = False) -> builtins.list[wire.SetView]:
         """Return the sets that this user may see; only those with a replica here when `local`."""
-        return self._rest.ask("GET", "sets", Items[wire.SetView], query={"local": str(int(local))}).items
+        return self._rest.ask("GET", "sets", _SETS, query={"local": str(int(local))}).items
 
     def show(self, ref: str) -> wire.SetView:
         """Return one set."""
@@ -206,11 +211,11 @@ class Client(Objects):
 
     def files(self, ref: str) -> builtins.list[wire.FileView]:
         """Return the entries of a set, in canonical order."""
-        return self._rest.ask("GET", f"sets/{quoted(ref)}/files", Items[wire.FileView]).items
+        return self._rest.ask("GET", f"sets/{quoted(ref)}/files", _FILES).items
 
     def nodes(self) -> builtins.list[wire.NodeView]:
         """Return the nodes of the cluster, as this one knows them."""
-        return self._rest.ask("GET", "nodes", Items[wire.NodeView]).items
+        return self._rest.ask("GET", "nodes", _NODES).items
 
     def status(self) -> dict[str, Any]:
         """Return how this node is."""
@@ -240,7 +245,7 @@ class Client(Objects):
 
     def match(self, ref: str) -> builtins.list[wire.MatchView]:
         """Return for every node whether it and the set agree, and if not, why."""
-        return self._rest.ask("GET", f"match/{quoted(ref)}", Items[wire.MatchView]).items
+        return self._rest.ask("GET", f"match/{quoted(ref)}", _MATCHES).items
 
     def locate(self, names: Sequence[str], job_ad: str | None = None) -> wire.LocateReply:
         """Rank nodes by how near the sets' bytes are to them, best first."""

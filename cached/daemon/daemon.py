@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable
 from functools import partial
 
-from cached import machine
+from cached import machine, shapes
 from cached.api.peer import PeerApi
 from cached.api.peer_objects import PeerObjects
 from cached.config import Config
@@ -38,6 +38,7 @@ class Daemon:
 
     async def start(self) -> None:
         """Bring everything up, from the disk to the sockets. Raises `BadConfig`, `Busy` or another `CachedError`."""
+        shapes.settle()
         config, undo = self.config, self._undo
         disk.lock_state(config, undo)
         matchmaker = Matchmaker()

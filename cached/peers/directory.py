@@ -94,9 +94,7 @@ class Directory:
         self._contested = 0
         self._callbacks: list[Callable[[frozenset[str]], None]] = []
         self._living: frozenset[str] = frozenset()
-        self._rumours = Rumours(
-            identity, link, self._gossip, lambda: self._some(self._pace.spread), self._pace.rumour
-        )
+        self._rumours = Rumours(self._gossip, lambda: self._some(self._pace.spread), self._pace.rumour)
         self._awake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         #: `host:port` that peers are told to dial.
@@ -149,17 +147,19 @@ class Directory:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._own is not None:
             self._own.beat(left=True)
-            news = self._gossip.news([], [self._identity.node_id], [])
+            farewell = self._gossip.news([], [self._identity.node_id], [])
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
-                    await self._rumours.tell(news)
+                    await self._rumours.tell(farewell)
 
     def publish(self, contents: NodeContents, within: float | None = None) -> None:
         """Say this of our node; costs next to nothing when it was said before. `within`: news may wait so long."""
         self._contents = contents
         if not self._own:
             return
-        said = self._own.publish(contents, self.address, reachable=self.reachable, now=_now())
+        said = self._own.publish(
+            contents, self.address, reachable=self.reachable, now=_now(), others=len(self._members)
+        )
         if said is Said.ALOUD:
             self._rumours.spread(nodes=[self._identity.node_id], within=within)
         if said is not Said.SAME:

@@ -2,7 +2,8 @@
 at once.
 
 A `swap` starts with digests (node id, incarnation, version, beat; sums over set records) and ends with both
-knowing the same. A `rumour` is news pushed unasked to a few nodes, which push it on if it was news to them.
+knowing the same. A `rumour` is news pushed unasked to a few nodes, which push it on if it was news to them. A node's
+own record goes whole; who passes it on names it, for most have heard it by then, and hands it to those who ask.
 Nothing is believed without the signature of the node that it is about, and batches are bounded; what does
 not fit comes with the next swap.
 """
@@ -11,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from cached.errors import CachedError, IntegrityFailed
+from cached.errors import CachedError, IntegrityFailed, TimedOut
 from cached.peers import setsync
 from cached.peers.identity import Identity
 from cached.peers.members import AgedBeat, Members, Row
@@ -41,6 +42,9 @@ MAX_MESSAGE = 12 << 20
 MAX_SETS = 500
 MAX_REJECTED = 10_000
 CALL_SECONDS = 5.0
+TELL_SECONDS = 3.0
+#: Who has asked for a record asks nobody else for so many seconds.
+ASK_AGAIN = 1.0
 #: So many signatures are checked on the event loop; more go to a thread.
 INLINE_CHECKS = 8
 
@@ -60,6 +64,8 @@ class News(msgspec.Struct, kw_only=True, omit_defaults=True):
     beats: list[AgedBeat] = []
     sets: list[SignedRecord] = []
     revocations: SignedRevocations | None = None
+    #: Records that are newer than before, and can be had.
+    rows: list[Row] = []
     want_nodes: list[str] = []
     want_beats: list[str] = []
     want_sets: list[str] = []
@@ -133,6 +139,8 @@ class Gossip:
         #: Called with the news, who brought it, and whether it is fresh enough to be passed on.
         self._learned = learned
         self._rejected: dict[str, None] = {}
+        #: When rows were asked for.
+        self._asked: dict[Row, float] = {}
         link.handle("peers.swap", self._on_swap)
         link.handle("peers.give", self._on_give)
         link.handle("peers.rumour", self._on_rumour)
@@ -153,6 +161,27 @@ class Gossip:
         if reply.nodes or reply.beats or reply.sets or reply.want_sets:
             more = await self._link.call(node_id, "peers.give", reply, CALL_SECONDS)
             await self.take(_read(more, News), node_id, fresh=False)
+
+    async def tell(self, node_id: str, news: News) -> None:
+        """Have a node know news, and the records that it asks for then; raises `CachedError` when that fails."""
+        try:
+            async with asyncio.timeout(TELL_SECONDS):
+                while True:
+                    answer = await self._link.call(node_id, "peers.rumour", news, TELL_SECONDS)
+                    wanted = _read(answer, News).want_nodes
+                    if not (wanted and news.rows):
+                        return
+                    news = self.news(wanted, wanted, [])
+        except TimeoutError:
+            raise TimedOut("it does not take news in time", node=node_id) from None
+
+    def rumour(self, nodes: Collection[str], sets: Collection[str], *, revocations: bool) -> News:
+        """Gather what is new, to be told to those who may know it."""
+        own = self._identity.node_id
+        news = self.news([own] if own in nodes else [], nodes, sorted(sets))
+        news.rows = self._members.rows(nodes)
+        news.revocations = self._identity.revocations if revocations else None
+        return news
 
     def news(self, nodes: Iterable[str], beats: Iterable[str], sets: list[str]) -> News:
         """Gather what is known about nodes and sets, up to the size of a message; our own node counts like
@@ -290,8 +319,22 @@ class Gossip:
         return News(sets=_fit(self._book.give(news.want_sets[:MAX_SETS])))
 
     async def _on_rumour(self, peer: Peer, body: dict[str, Any]) -> Any:
-        await self.take(msgspec.convert(body, News), peer.node_id, fresh=True)
-        return {}
+        news = msgspec.convert(body, News)
+        await self.take(news, peer.node_id, fresh=True)
+        return News(want_nodes=self._missing(news.rows))
+
+    def _missing(self, rows: list[Row]) -> list[str]:
+        """Return of whom a newer record can be had that has not been asked for just now."""
+        now = asyncio.get_running_loop().time()
+        self._asked = {row: at for row, at in self._asked.items() if now - at < ASK_AGAIN}
+        missing = [row for row in rows if self._members.outdated(row) and _record(row) not in self._asked]
+        self._asked |= {_record(row): now for row in missing}
+        return [row[0] for row in missing]
+
+
+def _record(row: Row) -> Row:
+    """Return a row without its beat."""
+    return (*row[:3], 0)
 
 
 def _fit(records: list[Signed]) -> list[Signed]:

@@ -73,6 +73,9 @@ class Members:
     def __contains__(self, node_id: object) -> bool:
         return node_id in self._members
 
+    def __len__(self) -> int:
+        return len(self._members)
+
     def __iter__(self) -> Iterator[Member]:
         return iter(self._members.values())
 
@@ -202,9 +205,16 @@ class Members:
         """Drop nodes (revoked ones); return those that were known."""
         return frozenset(node_id for node_id in node_ids if self._take_out(node_id))
 
-    def rows(self) -> list[Row]:
-        """Return the digest of everything known."""
-        return [member.row() for member in self._members.values()]
+    def rows(self, node_ids: Iterable[str] | None = None) -> list[Row]:
+        """Return the digest of what is known of these nodes, or of everything."""
+        if node_ids is None:
+            return [member.row() for member in self._members.values()]
+        return [self._members[node_id].row() for node_id in node_ids if node_id in self._members]
+
+    def outdated(self, row: Row) -> bool:
+        """Tell whether a row is of a newer record than the one known."""
+        known = self._members.get(row[0])
+        return row[0] != self._own_id and _version(row) > _version(known.row() if known else None)
 
     def compare(self, own: Row, rows: Sequence[Row]) -> Comparison:
         """Compare another node's digest with ours, in which `own` is our own row."""

@@ -18,9 +18,11 @@ log = logging.getLogger(__name__)
 
 #: Two lease times that differ by less than this many seconds are the same lease, seen a little later.
 SAME_LEASE = 2.0
-#: How far replicas on their way are is told again after so many seconds: each telling goes to every node, which on slow
-#: links took a twentieth of what the bytes themselves did. Whoever watches asks, see `cached.node.watching`.
+#: How far replicas on their way are is told again after so many seconds, or so many for each node that hears it: then
+#: what all nodes tell costs a node a kilobyte a second, however many they are. On slow links it took a twentieth of
+#: what the bytes themselves did. Whoever watches asks, see `cached.node.watching`.
 PROGRESS = 10.0
+PROGRESS_EACH = 3.0
 
 
 class Said(enum.Enum):
@@ -52,13 +54,15 @@ class OwnRecord:
         self._beat: Beat | None = None
         self._left = False
 
-    def publish(self, contents: NodeContents, address: str, *, reachable: bool, now: float) -> Said:
-        """Take up what is to be said: it makes a new version unless it is the same."""
+    def publish(
+        self, contents: NodeContents, address: str, *, reachable: bool, now: float, others: int = 0
+    ) -> Said:
+        """Take up what is to be said to so many `others`: it makes a new version unless it is the same."""
         contents = msgspec.structs.replace(contents, ad=contents.ad | {"Reachable": reachable})
         said = Said.ALOUD
         if self._version and self._says(address, reachable=reachable) and self._same(contents, now):
             said = Said.QUIETLY
-            if not self._due(contents, now):
+            if not self._due(contents, now, max(PROGRESS, PROGRESS_EACH * others)):
                 return Said.SAME
         self._contents = contents
         self._state(address, reachable=reachable, quiet=said is Said.QUIETLY, now=now)
@@ -141,11 +145,11 @@ class OwnRecord:
             for new, old in zip(contents.replicas, self._contents.replicas, strict=True)
         )
 
-    def _due(self, contents: NodeContents, now: float) -> bool:
-        """Tell whether replicas have got on, and that has not been told for long."""
+    def _due(self, contents: NodeContents, now: float, after: float) -> bool:
+        """Tell whether replicas have got on, and that has not been told for so many seconds."""
         then, far = self._contents.replicas, contents.replicas
         moved = any(new.bytes_present != old.bytes_present for new, old in zip(far, then, strict=True))
-        return moved and now - self._signed_at >= PROGRESS
+        return moved and now - self._signed_at >= after
 
     def _state(self, address: str, *, reachable: bool, quiet: bool, now: float) -> None:
         self._version += 1

@@ -9,22 +9,14 @@ from collections.abc import Callable, Iterable
 
 from cached.errors import CachedError
 from cached.peers.gossip import Gossip, News
-from cached.peers.identity import Identity
-from cached.peers.link import Link
 
 log = logging.getLogger(__name__)
-
-TELL_SECONDS = 3.0
 
 
 class Rumours:
     """What this node has learned and not yet passed on; `listeners` chooses the nodes that are told."""
 
-    def __init__(
-        self, identity: Identity, link: Link, gossip: Gossip, listeners: Callable[[], list[str]], wait: float
-    ) -> None:
-        self._identity = identity
-        self._link = link
+    def __init__(self, gossip: Gossip, listeners: Callable[[], list[str]], wait: float) -> None:
         self._gossip = gossip
         self._listeners = listeners
         self._wait = wait
@@ -79,14 +71,11 @@ class Rumours:
     def _take(self) -> News:
         nodes, self._nodes = self._nodes, set()
         sets, self._sets = self._sets, set()
-        news = self._gossip.news(nodes, nodes, sorted(sets))
-        if self._revocations:
-            self._revocations = False
-            news.revocations = self._identity.revocations
-        return news
+        revocations, self._revocations = self._revocations, False
+        return self._gossip.rumour(nodes, sets, revocations=revocations)
 
     async def _tell(self, node_id: str, news: News) -> None:
         try:
-            await self._link.call(node_id, "peers.rumour", news, TELL_SECONDS)
+            await self._gossip.tell(node_id, news)
         except CachedError as error:
             log.debug("news for node %s: %s", node_id[:8], error)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 
 import msgspec
 import pytest
 from cached.errors import CachedError
-from cached.peers import own
+from cached.peers import gossip, own
 from cached.peers.authority import admit, init_cluster, revoke
 from cached.peers.directory import Directory
+from cached.peers.gossip import Gossip
 from cached.peers.identity import Identity
 from cached.peers.keyfile import write_private
 from cached.peers.records import Holding, NodeContents
@@ -76,6 +78,7 @@ def test_how_far_a_replica_on_its_way_is_is_told_seldom_and_without_a_rumour(pla
             at(present)
         assert (len(changes), len(spread)) == (1, 1)
         monkeypatch.setattr(own, "PROGRESS", 0.05)
+        monkeypatch.setattr(own, "PROGRESS_EACH", 0.05)
         await until(lambda: len(list(b.directory.holders("ab" * 16))) == 1)
         passed_on: set[str] = set()
         monkeypatch.setattr(b.directory._rumours, "spread", lambda **news: passed_on.update(news["nodes"]))
@@ -87,6 +90,40 @@ def test_how_far_a_replica_on_its_way_is_is_told_seldom_and_without_a_rumour(pla
         at(21, reason="no holder is reachable")
         assert (len(changes), len(spread)) == (3, 2)
         await until(lambda: a.id in passed_on)
+
+    play(scene)
+
+
+def test_who_passes_on_a_record_names_it_and_hands_it_to_those_who_ask_for_it(play, monkeypatch):
+    async def scene(cluster):
+        a, b, c = [await cluster.add(name) for name in "abc"]
+        await until(lambda: len(a.alive()) == len(b.alive()) == len(c.alive()) == 3)
+
+        async def no_swap(gossip, node_id):
+            pass
+
+        monkeypatch.setattr(Gossip, "swap", no_swap)
+        monkeypatch.setattr(a.directory._rumours, "_listeners", lambda: [b.id])
+        a.directory.publish(NodeContents(free_bytes=7))
+        await until(lambda: c.directory.node(a.id).record.free_bytes == 7)
+        told = b.directory._gossip.rumour([a.id, b.id], [], revocations=False)
+        assert [json.loads(signed.payload)["id"] for signed in told.nodes] == [b.id]
+        assert a.id in [row[0] for row in told.rows]
+
+    play(scene)
+
+
+def test_a_record_that_several_pass_on_is_asked_for_once(play, monkeypatch):
+    async def scene(cluster):
+        a, b = [await cluster.add(name) for name in "ab"]
+        await until(lambda: len(a.alive()) == len(b.alive()) == 2)
+        [(one, incarnation, version, beat)] = b.directory._gossip.rumour([a.id], [], revocations=False).rows
+        missing = b.directory._gossip._missing
+        assert missing([(one, incarnation, version, beat + 1)]) == []
+        assert missing([(one, incarnation, version + 1, beat)]) == [a.id]
+        assert missing([(one, incarnation, version + 1, beat + 1)]) == []
+        monkeypatch.setattr(gossip, "ASK_AGAIN", 0.0)
+        assert missing([(one, incarnation, version + 1, beat)]) == [a.id]
 
     play(scene)
 

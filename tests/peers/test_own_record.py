@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cached.peers.own import OwnRecord, Said
-from cached.peers.records import Beat, NodeContents, SignedNode
+from cached.peers.records import Beat, Holding, NodeContents, SignedNode
 from msgspec.structs import replace
 
 
@@ -53,3 +53,14 @@ def test_a_farewell_is_told_with_a_beat_of_its_own():
     _, (beat, _) = own.news(2.0)
     assert beat.left
     assert identity.signed == ["record", "beat", "beat"]
+
+
+def test_how_far_a_replica_is_is_told_the_less_often_the_more_nodes_hear_it():
+    own = OwnRecord(Identity(), "a", 0.0)
+    coming = Holding(set_id="s", revision=1, content="c", state="TRANSFERRING")
+
+    def told(present: int, now: float) -> Said:
+        contents = NodeContents(replicas=(replace(coming, bytes_present=present),))
+        return own.publish(contents, "host:1", reachable=True, now=now, others=20)
+
+    assert [told(0, 0.0), told(1, 59.0), told(2, 61.0)] == [Said.ALOUD, Said.SAME, Said.QUIETLY]

@@ -18,11 +18,12 @@ class Told:
     def __init__(self) -> None:
         self.went: list[tuple[frozenset[str], float]] = []
         gossip = SimpleNamespace(
-            news=lambda nodes, beats, sets: News(want_nodes=sorted(nodes), want_sets=sets)
+            rumour=lambda nodes, sets, revocations: News(want_nodes=sorted(nodes), want_sets=sorted(sets)),
+            tell=self._tell,
         )
-        self.rumours = Rumours(None, SimpleNamespace(call=self._call), gossip, lambda: ["b"], SOON)
+        self.rumours = Rumours(gossip, lambda: ["b"], SOON)
 
-    async def _call(self, node_id, method, news, timeout):
+    async def _tell(self, node_id, news):
         self.went.append(
             (frozenset(news.want_nodes + news.want_sets), asyncio.get_running_loop().time() - self.began)
         )
