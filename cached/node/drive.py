@@ -20,7 +20,7 @@ import msgspec
 from cached import faults
 from cached.errors import Busy, CachedError
 from cached.matching.ads import Ad
-from cached.node import consent, offer, seeding
+from cached.node import consent, handed_on, offer, seeding
 from cached.node.node import Node
 from cached.node.rejections import LASTS
 from cached.node.shelf import Known
@@ -162,7 +162,7 @@ async def look_after(node: Node, known: Known, only: frozenset[str] | None = Non
         node.fly(f"seed {known.record.content}", partial(seeding.ready, node, known, len(chosen)))
     if chosen:
         proposed = await offer.make(node, known, receivers=len(chosen))
-        await asyncio.gather(*(_propose(node, known, by_id[node_id], proposed) for node_id in chosen))
+        await _propose_to_all(node, known, [by_id[node_id] for node_id in chosen], proposed)
 
 
 def _has_enough(node: Node, known: Known) -> bool:
@@ -242,6 +242,24 @@ def _candidate(
 async def offer_to(node: Node, known: Known, entry: NodeEntry, *, requested: bool = False) -> offer.Answer:
     """Offer a set to one node and remember what it says. Never raises for what the other side does."""
     return await _propose(node, known, entry, await offer.make(node, known, requested=requested))
+
+
+async def _propose_to_all(node: Node, known: Known, entries: list[NodeEntry], proposed: offer.Offer) -> None:
+    """Offer a set to nodes at once, or to a few first, who then hand its metadata on to the others."""
+    first = handed_on.first(len(proposed.metadata), len(entries))
+    async with asyncio.TaskGroup() as group:
+        asked = [group.create_task(_propose(node, known, entry, proposed)) for entry in entries[:first]]
+        if entries[first:]:
+            answered, _ = await asyncio.wait(asked, timeout=handed_on.ANSWER)
+            described = tuple(
+                entry.record.id
+                for entry, answer in zip(entries, asked, strict=False)
+                if answer in answered and answer.result().answer == "OK"
+            )
+            if described:
+                proposed = msgspec.structs.replace(proposed, metadata=b"", described=described)
+        for entry in entries[first:]:
+            group.create_task(_propose(node, known, entry, proposed))
 
 
 async def _propose(node: Node, known: Known, entry: NodeEntry, proposed: offer.Offer) -> offer.Answer:

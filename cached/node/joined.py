@@ -35,6 +35,8 @@ class Enclosed(NamedTuple):
     when: float = 0.0
     #: All bytes of a very small set; empty where they are asked for.
     content: bytes = b""
+    #: Nodes that have the metadata, too.
+    described: tuple[str, ...] = ()
 
     def given(self) -> tuple[str, bytes] | None:
         """Return who sent all bytes, and the bytes, where they came."""

@@ -136,7 +136,7 @@ async def obtain(node: Node, known: Known, progress: Progress, *, coarse: bool =
             await asyncio.sleep(PAUSE)
         for peer in _holders(node, known):
             try:
-                return await _from(node, peer, known, coarse=coarse)
+                return await ask(node, peer, known, coarse=coarse)
             except CachedError as error:
                 failure = error
                 entry = node.directory.node(peer)
@@ -155,8 +155,11 @@ def _holders(node: Node, known: Known) -> list[str]:
     return list(dict.fromkeys(([source] if source and source != node.id else []) + peers))
 
 
-async def _from(node: Node, peer: str, known: Known, *, coarse: bool = False) -> Metadata:
-    """Take what one peer sends, as long as it keeps coming, and no more than the record allows for."""
+async def ask(node: Node, peer: str, known: Known, *, coarse: bool = False) -> Metadata:
+    """Take what one peer sends, as long as it keeps coming, and no more than the record allows for.
+
+    Raises what the peer says, `NoSource` when it breaks off, and `IntegrityFailed` for what is not right.
+    """
     node.counters.add(f"metadata.asked_{'coarse' if coarse else 'leaves'}")
     query = {"content": known.record.content, "set": known.record.id, "places": True, "coarse": coarse}
     loop = asyncio.get_running_loop()

@@ -18,7 +18,18 @@ from cached.catalog.tx import Tx
 from cached.critical import to_the_end
 from cached.errors import Busy, CachedError, NotFound, RequirementsRefused
 from cached.leases import capacity, policy
-from cached.node import announce, book, consent, damage, enclosing, metadata, receive, seeding, sources
+from cached.node import (
+    announce,
+    book,
+    consent,
+    damage,
+    enclosing,
+    handed_on,
+    metadata,
+    receive,
+    seeding,
+    sources,
+)
 from cached.node.joined import CONTENT, Enclosed, Joined
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
@@ -48,6 +59,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     joined: Joined | None = None
     #: The set's metadata, where that is little (`cached.node.metadata`).
     metadata: bytes = b""
+    #: Nodes that have got the metadata and hand it on, where it does not come with the offer.
+    described: tuple[str, ...] = ()
     #: All bytes of its files in canonical order, where they are very few (`cached.node.joined`).
     content: bytes = b""
 
@@ -139,6 +152,7 @@ async def _promise_and_start(node: Node, peer: Peer, known: Known, grant: policy
             node_id=peer.node_id,
             joined=offer.joined,
             metadata=offer.metadata if len(offer.metadata) <= enclosing.ENCLOSED + metadata.HEAD else b"",
+            described=offer.described[: handed_on.MOST],
             content=offer.content if len(offer.content) <= CONTENT else b"",
             when=asyncio.get_running_loop().time(),
         ),

@@ -20,7 +20,7 @@ from cached.catalog.tx import Tx
 from cached.critical import to_the_end
 from cached.errors import CachedError, IntegrityFailed, NoSource, NoSpace
 from cached.leases import capacity
-from cached.node import announce, beside, prepare, seeding, sharing, sources, ways
+from cached.node import announce, beside, handed_on, prepare, seeding, sharing, sources, ways
 from cached.node.enclosing import enclosed_in
 from cached.node.flight import Flight
 from cached.node.joined import Enclosed
@@ -187,7 +187,7 @@ async def _receive(node: Node, flight: Flight) -> None:
         async with sources.introduced(
             node, flight.set_id, flight.enclosed
         ) as holders:  # while the metadata comes
-            metadata = await _metadata(node, flight, row)
+            metadata = await _metadata(node, flight, row, holders)
             faults.point(RECEIVE_METADATA)
             manifest = metadata.manifest
             await prepare.fit(node, flight, metadata)
@@ -210,13 +210,15 @@ async def _receive(node: Node, flight: Flight) -> None:
     node.stirred.set(flight.set_id)
 
 
-async def _metadata(node: Node, flight: Flight, row: ReplicaRow) -> Metadata:
+async def _metadata(node: Node, flight: Flight, row: ReplicaRow, holders: sources.Introduced) -> Metadata:
     known = node.shelf.known[flight.set_id]
     found = await enclosed_in(flight.enclosed, known)
     if found is not None:
         node.counters.add("metadata.enclosed")
     else:
         found = await staged(node.stores[row.tier], flight.txid, flight.content)
+    if found is None:
+        found = await handed_on.take(node, known, holders)
     if found is None:
         receivers = max(flight.receivers, sources.receivers(node, flight.set_id))
         coarse = flight.set_id not in node.unproven and seeding.takes_coarse(node, known, receivers)

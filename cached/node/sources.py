@@ -43,6 +43,8 @@ class Introduced:
     met: asyncio.Event = field(default_factory=asyncio.Event)
     #: What nodes told of the set at the last look; see `Directory.mark`.
     mark: object = None
+    #: Nodes that are getting the set, too, but need not have told yet.
+    fellows: tuple[str, ...] = ()
 
     def swarm(self) -> Sequence[Holder]:
         """Return all members of the swarm, whole or not, that are alive and speak as this node does.
@@ -91,7 +93,7 @@ class Introduced:
         await asyncio.gather(*(self._introduce(entry, now) for entry in wanted))
 
     def _candidates(self) -> list[tuple[NodeEntry, str]]:
-        """Return the nodes that tell of a replica, and the one that offered the set, which need not have told yet."""
+        """Return the nodes that tell of a replica, the one that offered the set, and those that it named."""
         found = {
             entry.node.record.id: (entry.node, entry.holding.state)
             for entry in self.node.holders(self.set_id)
@@ -100,6 +102,8 @@ class Introduced:
         offering = self.node.directory.node(source) if source else None
         if offering is not None:
             found.setdefault(offering.record.id, (offering, "COMMITTED"))
+        for fellow in filter(None, map(self.node.directory.node, self.fellows)):
+            found.setdefault(fellow.record.id, (fellow, "TRANSFERRING"))
         return list(found.values())
 
     def _is_due(self, entry: NodeEntry, state: str, now: float) -> bool:
@@ -131,6 +135,7 @@ class Introduced:
 
     def meet(self, enclosed: Enclosed) -> None:
         """Count whoever made an offer among those that agreed: it has, before it offered."""
+        self.fellows = enclosed.described
         entry = self.node.directory.node(enclosed.node_id)
         if enclosed.joined is not None and entry is not None:
             self._met(entry, enclosed.joined, enclosed.when)

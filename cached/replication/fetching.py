@@ -30,9 +30,9 @@ _DIAL_AT_FIRST = 0.1
 #: Between two looks at who is there, and the same in the first second.
 _REFRESH_EVERY = 0.25
 _REFRESH_AT_FIRST = 0.05
-_RENEW_EVERY = 1.0
+_RENEW_EVERY = 2.0
 #: Who wants nothing of the source says so now and then, lest what it has counts as lost.
-_STAY_KNOWN = 2.0
+_STAY_KNOWN = 3.0
 _MEASURE_EVERY = 0.25
 #: Seconds between two looks at who is connected, and at what has come from whom, while nobody comes or goes.
 _MEET_EVERY = 0.5
@@ -326,7 +326,7 @@ class Fetch:
                 self._claiming, self._claimed_at = True, now
                 self._spawn(self._claim(0, stalled=False))
             return
-        low = self._pending.bit_count() * 4 <= self._window * 3
+        low = self._pending.bit_count() * 2 <= self._window
         due = now - self._claimed_at >= (_RENEW_EVERY if self._dropped or not low else _CLAIM_EVERY)
         ready = self._dropped or self._source in self._members.connected or bool(self._pending)
         if due and ready and not self._claiming and not self._others_first(now):

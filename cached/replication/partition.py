@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 #: Seconds that a claim holds without a call from its owner.
-LEASE = 3.0
+LEASE = 5.0
 #: Seconds without a byte after which a node counts as stalled.
 STALL = 2.0
 #: Once everything has left the source, a piece that gets on nowhere is handed out again, so many to a node at a time,

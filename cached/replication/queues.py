@@ -75,10 +75,10 @@ def window(queue: int, piece_size: int, rate: float) -> int:
     """Return how many pieces a node claims ahead, when `rate` bytes per second come from the source.
 
     Four times the `queue` of requests it keeps there, for when they run out the rest of its queue asks the
-    source for pieces that are to be had elsewhere; and half of a second more, so that it never waits for
+    source for pieces that are to be had elsewhere; and what comes in a second more, so that it never waits for
     an answer.
     """
-    work = 4 * queue * _BLOCK + rate / 2
+    work = 4 * queue * _BLOCK + rate
     return max(_WINDOW, -(-int(work) // piece_size))
 
 

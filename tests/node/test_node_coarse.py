@@ -305,15 +305,15 @@ def test_whoever_is_receiving_gives_others_the_coarse_digests_and_not_the_leaves
             await begun.wait()
             b.consents.give(c.id, view.content)
             known = c.shelf.known[view.id]
-            found = await metadata._from(c, b.id, known, coarse=True)
+            found = await metadata.ask(c, b.id, known, coarse=True)
             assert isinstance(found.digests, Coarse)
             with pytest.raises(Exception, match="does not have its leaves yet"):
-                await metadata._from(c, b.id, known, coarse=False)
+                await metadata.ask(c, b.id, known, coarse=False)
             go_on.set()
             await until(lambda: view.id not in b.transfers)
-            whole = await metadata._from(c, b.id, known, coarse=False)
+            whole = await metadata.ask(c, b.id, known, coarse=False)
             assert whole.leaves == leaves(a, view)
-            assert (await metadata._from(c, b.id, known, coarse=True)).digests == found.digests
+            assert (await metadata.ask(c, b.id, known, coarse=True)).digests == found.digests
 
     asyncio.run(story())
 

@@ -63,7 +63,7 @@ def test_a_peer_that_claims_or_sends_more_than_the_record_allows_for_is_left_at_
             a, b, known = await held(w)
             a.link.streams[metadata.STREAM] = serve = sends(*chunks)
             with pytest.raises(IntegrityFailed):
-                await metadata._from(b, a.id, known)
+                await metadata.ask(b, a.id, known)
             assert len(serve.sent) <= most + 10  # what was on its way when the reader left
             assert b.metadata_coming == 0
 
@@ -77,7 +77,7 @@ def test_a_record_that_justifies_anything_is_held_to_the_memory_of_the_machine(t
             huge = msgspec.structs.replace(known.record, bytes=2**60, files=2**40)
             a.link.streams[metadata.STREAM] = sends(head(100, 2**50), b"x" * 65536)
             with pytest.raises(NoSpace):
-                await metadata._from(b, a.id, dataclasses.replace(known, record=huge))
+                await metadata.ask(b, a.id, dataclasses.replace(known, record=huge))
             assert b.metadata_coming == 0
 
     asyncio.run(story())
@@ -91,10 +91,10 @@ def test_what_many_peers_send_at_once_is_held_to_the_memory_together(tmp_path):
             huge = msgspec.structs.replace(known.record, bytes=2**60)
             large = dataclasses.replace(known, record=huge)
             a.link.streams[metadata.STREAM] = sends(head(100, half), b"x", every=0.05)
-            first = asyncio.create_task(metadata._from(b, a.id, large))
+            first = asyncio.create_task(metadata.ask(b, a.id, large))
             await until(lambda: b.metadata_coming)
             with pytest.raises(Busy):
-                await metadata._from(b, a.id, large)
+                await metadata.ask(b, a.id, large)
             first.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await first
@@ -112,7 +112,7 @@ def test_a_peer_that_drips_is_left_for_the_next_holder(tmp_path, monkeypatch):
             c.link.streams[metadata.STREAM] = drip = sends(head(200, 32), b"x", every=0.01)
             monkeypatch.setattr(metadata, "GRACE", 0.5)
             with pytest.raises(NoSource, match="slowly"):
-                await metadata._from(b, c.id, known)
+                await metadata.ask(b, c.id, known)
             assert len(drip.sent) < 200
             monkeypatch.setattr(metadata, "_holders", lambda *_: [c.id, a.id])
             a.consents.give(b.id, known.record.content)
@@ -131,7 +131,7 @@ def test_the_metadata_of_a_set_of_many_small_files_directories_and_links_arrives
             view = await create_set(a, ALICE, "many", files)
             await w.gossip()
             a.consents.give(b.id, view.content)
-            found = await metadata._from(b, a.id, b.shelf.known[view.id])
+            found = await metadata.ask(b, a.id, b.shelf.known[view.id])
             assert found.manifest.file_count == 200
 
     asyncio.run(story())

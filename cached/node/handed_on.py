@@ -1,0 +1,53 @@
+"""Metadata that is handed on: of many receivers a few get it with their offers, and the others from these (ADR 38)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from typing import Final
+
+from cached.errors import CachedError
+from cached.node import metadata
+from cached.node.metadata import Metadata
+from cached.node.node import Node
+from cached.node.shelf import Known
+from cached.node.sources import Introduced
+from cached.replication import placement
+
+#: So many bytes in all go to everybody: a tenth of a second at 10 Mbit/s, and to ask takes time, too.
+_LITTLE: Final = 128 << 10
+#: At least so many nodes get it with their offers.
+_FEWEST: Final = 4
+#: No more than so many are named to one that is to ask them.
+MOST: Final = 64
+#: Seconds for those to accept before the others are made their offers, for them to have it ready, and between two
+#: attempts to get it from them.
+ANSWER: Final = 2.0
+_READY: Final = 2.0
+_AGAIN: Final = 0.05
+
+
+def first(size: int, receivers: int) -> int:
+    """Return how many of so many receivers get metadata of `size` bytes with their offers."""
+    if size * receivers <= _LITTLE:
+        return receivers
+    return min(receivers, max(_FEWEST, math.isqrt(receivers)))
+
+
+async def take(node: Node, known: Known, holders: Introduced) -> Metadata | None:
+    """Return a set's metadata from one of those who were named in the offer; None where none of them has it in time."""
+    if not holders.fellows:
+        return None
+    await holders.met.wait()
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _READY
+    while loop.time() < until:
+        for peer in placement.givers(node.id, known.record.originator, holders.fellows):
+            if peer in holders.agreed:
+                with contextlib.suppress(CachedError):
+                    found = await metadata.ask(node, peer, known, coarse=True)
+                    node.counters.add("metadata.handed_on")
+                    return found
+        await asyncio.sleep(_AGAIN)
+    return None
