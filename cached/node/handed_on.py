@@ -13,7 +13,6 @@ from cached.node.metadata import Metadata
 from cached.node.node import Node
 from cached.node.shelf import Known
 from cached.node.sources import Introduced
-from cached.replication import placement
 
 #: So many bytes in all go to everybody: a tenth of a second at 10 Mbit/s, and to ask takes time, too.
 _LITTLE: Final = 128 << 10
@@ -43,7 +42,7 @@ async def take(node: Node, known: Known, holders: Introduced) -> Metadata | None
     loop = asyncio.get_running_loop()
     until = loop.time() + _READY
     while loop.time() < until:
-        for peer in placement.givers(node.id, known.record.originator, holders.fellows):
+        for peer in holders.fellows:
             if peer in holders.agreed:
                 with contextlib.suppress(CachedError):
                     found = await metadata.ask(node, peer, known, coarse=True)

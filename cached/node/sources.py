@@ -17,6 +17,7 @@ from cached.node.joined import Enclosed, Joined
 from cached.node.node import Node
 from cached.node.shelf import Known
 from cached.peers.records import NodeEntry, Peer
+from cached.replication import mesh, placement
 from cached.replication.transfer import Holder
 
 #: Seconds between two looks at the directory while it says the same, between two glances whether it does, and after
@@ -26,6 +27,9 @@ GLANCE = 0.05
 RENEW = 300.0
 #: Seconds to wait before a holder that refused, or was not reached, is asked again.
 RETRY = 5.0
+#: Of those that an offer names so many are asked for the metadata, each node others.
+_FELLOWS = 3
+_FETCHING = ("TRANSFERRING", "REQUESTED")
 
 
 @dataclass(kw_only=True)
@@ -43,17 +47,19 @@ class Introduced:
     met: asyncio.Event = field(default_factory=asyncio.Event)
     #: What nodes told of the set at the last look; see `Directory.mark`.
     mark: object = None
-    #: Nodes that are getting the set, too, but need not have told yet.
+    #: Nodes that are getting the set, too, but need not have told yet: those to be asked for its metadata, in order.
     fellows: tuple[str, ...] = ()
 
     def swarm(self) -> Sequence[Holder]:
-        """Return all members of the swarm, whole or not, that are alive and speak as this node does.
+        """Return the members of the swarm that are alive and speak as this node does: whole ones, and neighbours.
 
         Between a node that encrypts and one that does not, the stricter side wins: they use `direct`, always encrypted.
         """
-        mine = _encryption(self.node)
+        mine, near = _encryption(self.node), self._near()
         return [
-            holder for holder in self._giving("bittorrent") if self.answers[holder.node_id].encryption == mine
+            holder
+            for holder in self._giving("bittorrent")
+            if self.answers[holder.node_id].encryption == mine and (holder.complete or holder.node_id in near)
         ]
 
     def direct(self) -> Sequence[Holder]:
@@ -86,11 +92,22 @@ class Introduced:
             left = left - GLANCE if self.node.directory.mark(self.set_id) == self.mark else 0.0
 
     async def look(self) -> None:
-        """Introduce this node to every holder that it has not met."""
+        """Introduce this node to every holder that it has not met; of many that fetch, too, to its neighbours."""
         self.mark = self.node.directory.mark(self.set_id)
         now = asyncio.get_running_loop().time()
-        wanted = [entry for entry, state in self._candidates() if self._is_due(entry, state, now)]
+        near = self._near() | set(self.fellows)
+        wanted = [
+            entry
+            for entry, state in self._candidates()
+            if self._is_due(entry, state, now) and (state not in _FETCHING or entry.record.id in near)
+        ]
         await asyncio.gather(*(self._introduce(entry, now) for entry in wanted))
+
+    def _near(self) -> set[str]:
+        """Return those of the nodes that fetch, too, which are this node's neighbours in the swarm."""
+        found = self._candidates()
+        fetching = (entry.record.id for entry, state in found if state in _FETCHING and entry.alive)
+        return mesh.fellows(self.node.id, fetching)
 
     def _candidates(self) -> list[tuple[NodeEntry, str]]:
         """Return the nodes that tell of a replica, the one that offered the set, and those that it named."""
@@ -110,7 +127,7 @@ class Introduced:
         node_id = entry.record.id
         if node_id == self.node.id or not entry.alive:
             return False
-        if state not in ("COMMITTED", "EXPIRED", "TRANSFERRING", "REQUESTED"):
+        if state not in ("COMMITTED", "EXPIRED", *_FETCHING):
             return False
         if now - self.refused.get(node_id, -RETRY) < RETRY:
             return False
@@ -135,7 +152,7 @@ class Introduced:
 
     def meet(self, enclosed: Enclosed) -> None:
         """Count whoever made an offer among those that agreed: it has, before it offered."""
-        self.fellows = enclosed.described
+        self.fellows = tuple(placement.rendezvous(self.node.id, enclosed.described)[:_FELLOWS])
         entry = self.node.directory.node(enclosed.node_id)
         if enclosed.joined is not None and entry is not None:
             self._met(entry, enclosed.joined, enclosed.when)
@@ -189,7 +206,7 @@ async def introduced(node: Node, set_id: str, enclosed: Enclosed | None = None) 
 def receivers(node: Node, set_id: str) -> int:
     """Return how many nodes are receiving a set just now, this one included."""
     states = [entry.holding.state for entry in node.holders(set_id) if entry.node.alive]
-    return max(1, sum(state in ("TRANSFERRING", "REQUESTED") for state in states))
+    return max(1, sum(state in _FETCHING for state in states))
 
 
 async def join(node: Node, peer: Peer, set_id: str, ad: dict[str, object]) -> Joined:

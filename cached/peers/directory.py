@@ -94,7 +94,7 @@ class Directory:
         self._contested = 0
         self._callbacks: list[Callable[[frozenset[str]], None]] = []
         self._living: frozenset[str] = frozenset()
-        self._rumours = Rumours(self._gossip, lambda: self._some(self._pace.spread), self._pace.rumour)
+        self._rumours = Rumours(self._gossip, lambda: self._listeners(self._pace.spread), self._pace.rumour)
         self._awake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         #: `host:port` that peers are told to dial.
@@ -157,9 +157,8 @@ class Directory:
         self._contents = contents
         if not self._own:
             return
-        said = self._own.publish(
-            contents, self.address, reachable=self.reachable, now=_now(), others=len(self._members)
-        )
+        where, others = self.address, len(self._members)
+        said = self._own.publish(contents, where, reachable=self.reachable, now=_now(), others=others)
         if said is Said.ALOUD:
             self._rumours.spread(nodes=[self._identity.node_id], within=within)
         if said is not Said.SAME:
@@ -271,7 +270,7 @@ class Directory:
         self._settle_name()
         self.address = await asyncio.to_thread(self._find_address)
         self._restate()
-        await self._reach.step(self.address, [one for one in self._living if self._dialable(one)])
+        await self._reach.step(self.address, [one for one in self._living if self._members.host_of(one)])
 
     async def _look_around(self, number: int) -> None:
         lonely = not self._living
@@ -316,9 +315,10 @@ class Directory:
         able = [one for one in self._members.living(_now()) if self._link.can_call(one)]
         return random.sample(able, min(count, len(able)))
 
-    def _dialable(self, node_id: str) -> bool:
-        member = self._members.get(node_id)
-        return member is not None and member.record.reachable
+    def _listeners(self, count: int) -> list[str]:
+        """Choose whom to tell news: among those who are connected, if they are enough to choose from."""
+        near = [one for one in self._members.living(_now()) if self._link.at_hand(one)]
+        return random.sample(near, count) if len(near) >= 2 * count else self._some(count)
 
     def _find_address(self) -> str:
         return addresses.address_of(self._advertise, self._listen, self._link.port, self._seeds)

@@ -20,7 +20,7 @@ import msgspec
 from cached.budget import Budget, Writer, goes_first
 from cached.errors import BadConfig, PeerUnreachable
 from cached.peers.bulk_source import Asking, BulkSource, Kept, Turns
-from cached.peers.client import CONNECT_SECONDS, Client, NotConnected
+from cached.peers.client import CONNECT_SECONDS, KEEP_SECONDS, Client, NotConnected
 from cached.peers.handlers import CallHandler, Handlers, StreamHandler
 from cached.peers.identity import Identity
 from cached.peers.poll import Mailboxes, Poller
@@ -98,7 +98,9 @@ class Link:
         try:
             with self._dialling(node_id):
                 answer = await self._client.call(node_id, f"/v1/call/{method}", body, timeout)
-                self._routes[node_id].alive(asyncio.get_running_loop().time())
+                route, now = self._routes[node_id], asyncio.get_running_loop().time()
+                route.alive(now)
+                route.answered = now
                 return answer
         except NotConnected:
             if not self._mailboxes.polled_by(node_id):
@@ -204,6 +206,12 @@ class Link:
             return True
         now = asyncio.get_running_loop().time()
         return route is not None and bool(route.address) and route.reachable and not route.wait(now)
+
+    def at_hand(self, node_id: str) -> bool:
+        """Tell whether a connection to a node is likely to be open: a call needs no handshake."""
+        route = self._routes.get(node_id)
+        now = asyncio.get_running_loop().time()
+        return route is not None and now - route.answered < KEEP_SECONDS - CONNECT_SECONDS
 
     async def who_listens(self, address: str) -> str:
         """Return the id of the member that listens at `host:port`, and remember nothing."""

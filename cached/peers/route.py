@@ -21,6 +21,8 @@ class Route:
     retry_at: float = 0.0
     #: When the last sign of life came.
     heard: float = float("-inf")
+    #: When it answered a call last.
+    answered: float = float("-inf")
 
     def failed(self, now: float) -> None:
         """Note a failed dial at `now` (seconds of any steady clock): each doubles the wait."""

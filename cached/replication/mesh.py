@@ -28,14 +28,19 @@ def neighbours(node_id: str, holders: Iterable[Holder]) -> list[Holder]:
         (holder for holder in others.values() if holder.complete),
         key=lambda holder: hashlib.sha256(f"{node_id} {holder.node_id}".encode()).digest(),
     )[:FULL_MESH]
-    fetchers = sorted(key for key, holder in others.items() if not holder.complete)
-    if len(fetchers) < FULL_MESH:
-        return complete + [others[key] for key in fetchers]
-    ring = sorted([*fetchers, node_id])
+    near = fellows(node_id, (key for key, holder in others.items() if not holder.complete))
+    return complete + [others[key] for key in sorted(near)]
+
+
+def fellows(node_id: str, fetchers: Iterable[str]) -> set[str]:
+    """Choose of those that fetch, too, whom `node_id` keeps connections with; see `neighbours`."""
+    others = set(fetchers) - {node_id}
+    if len(others) < FULL_MESH:
+        return others
+    ring = sorted({*others, node_id})
     at, size = ring.index(node_id), len(ring)
     steps = {1, 2, *(max(3, round(size * share)) for share in (0.13, 0.29, 0.43))}
-    chosen = {ring[(at + way * step) % size] for step in steps for way in (1, -1)} - {node_id}
-    return complete + [others[key] for key in sorted(chosen)]
+    return {ring[(at + way * step) % size] for step in steps for way in (1, -1)} - {node_id}
 
 
 def to_dial(

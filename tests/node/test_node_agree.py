@@ -10,8 +10,9 @@ import pytest
 from cached import wire
 from cached.errors import Busy, Forbidden, NoSource, NotFound
 from cached.node import drive, fetch, offer, read, receive, replicate, revise, seeding, sources, verify
+from cached.node.joined import Joined
 from cached.peers.records import Peer
-from cached.replication import layout, method
+from cached.replication import layout, mesh, method
 from cached.sets.names import parse_ref
 from tests.node.fakes import (
     NOTHING,
@@ -148,6 +149,36 @@ def test_a_holder_restricted_to_one_method_is_asked_for_no_other(tmp_path):
             await meeting.look()
             assert meeting.direct() == []
             assert [one.node_id for one in meeting.swarm()] == [a.id]
+
+    asyncio.run(story())
+
+
+def test_of_many_that_fetch_a_set_a_node_introduces_itself_to_its_neighbours_alone(tmp_path, monkeypatch):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, view = await two(w)
+            others = [await w.node(name) for name in "cdef"]
+            await w.gossip()
+            near = {others[0].id, others[2].id}
+            monkeypatch.setattr(mesh, "fellows", lambda _node, fetchers: near & set(fetchers))
+            meeting, asked, call = sources.Introduced(node=b, set_id=view.id), [], b.link.call
+            fetching = [(b.directory.node(one.id), "TRANSFERRING") for one in others]
+            monkeypatch.setattr(
+                meeting, "_candidates", lambda: [(b.directory.node(a.id), "COMMITTED"), *fetching]
+            )
+
+            async def calling(peer, method, body, timeout=10.0):
+                asked.append(peer)
+                if peer != a.id:
+                    return msgspec.to_builtins(Joined(complete=False, bittorrent_port=7))
+                return await call(peer, method, body, timeout)
+
+            b.link.call = calling
+            await meeting.look()
+            assert set(asked) == {a.id} | near
+            assert {one.node_id for one in meeting.swarm()} == {a.id} | near
+            near.discard(others[2].id)
+            assert {one.node_id for one in meeting.swarm()} == {a.id, others[0].id}
 
     asyncio.run(story())
 

@@ -113,6 +113,26 @@ def test_who_passes_on_a_record_names_it_and_hands_it_to_those_who_ask_for_it(pl
     play(scene)
 
 
+def test_news_goes_to_those_who_are_connected_if_there_is_a_choice(play, monkeypatch):
+    async def scene(cluster):
+        a, b = [await cluster.add(name) for name in "ab"]
+        await until(lambda: len(a.alive()) == len(b.alive()) == 2)
+        await a.link.call(b.id, "echo", {})
+        assert a.link.at_hand(b.id)
+        assert not a.link.at_hand("c")
+        directory, near = a.directory, set("abcdefgh")
+        monkeypatch.setattr(directory._members, "living", lambda _: frozenset("abcdefghijkl"))
+        monkeypatch.setattr(directory._link, "can_call", lambda _: True)
+        monkeypatch.setattr(directory._link, "at_hand", lambda one: one in near)
+        drawn = {one for _ in range(200) for one in directory._listeners(4)}
+        assert drawn == near
+        near.discard("h")
+        drawn = {one for _ in range(200) for one in directory._listeners(4)}
+        assert drawn == set("abcdefghijkl")
+
+    play(scene)
+
+
 def test_a_record_that_several_pass_on_is_asked_for_once(play, monkeypatch):
     async def scene(cluster):
         a, b = [await cluster.add(name) for name in "ab"]
