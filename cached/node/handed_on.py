@@ -39,14 +39,14 @@ async def take(node: Node, known: Known, holders: Introduced) -> Metadata | None
     if not holders.fellows:
         return None
     await holders.met.wait()
+    agreed = [peer for peer in holders.fellows if peer in holders.agreed]
     loop = asyncio.get_running_loop()
     until = loop.time() + _READY
-    while loop.time() < until:
-        for peer in holders.fellows:
-            if peer in holders.agreed:
-                with contextlib.suppress(CachedError):
-                    found = await metadata.ask(node, peer, known, coarse=True)
-                    node.counters.add("metadata.handed_on")
-                    return found
+    while agreed and loop.time() < until:
+        for peer in agreed:
+            with contextlib.suppress(CachedError):
+                found = await metadata.ask(node, peer, known, coarse=True)
+                node.counters.add("metadata.handed_on")
+                return found
         await asyncio.sleep(_AGAIN)
     return None

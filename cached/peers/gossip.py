@@ -43,8 +43,9 @@ MAX_SETS = 500
 MAX_REJECTED = 10_000
 CALL_SECONDS = 5.0
 TELL_SECONDS = 3.0
-#: Who has asked for a record asks nobody else for so many seconds.
+#: Who has asked for a record asks nobody else for so many seconds; nobody is asked for more records than this.
 ASK_AGAIN = 1.0
+MAX_WANTED = 10_000
 #: So many signatures are checked on the event loop; more go to a thread.
 INLINE_CHECKS = 8
 
@@ -328,6 +329,7 @@ class Gossip:
         now = asyncio.get_running_loop().time()
         self._asked = {row: at for row, at in self._asked.items() if now - at < ASK_AGAIN}
         missing = [row for row in rows if self._members.outdated(row) and _record(row) not in self._asked]
+        missing = missing[:MAX_WANTED]
         self._asked |= {_record(row): now for row in missing}
         return [row[0] for row in missing]
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 
 import pytest
+from cached.errors import NotFound
 from cached.node import drive, handed_on, metadata
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,6 +88,25 @@ def test_whoever_gets_nothing_from_those_who_were_named_asks_the_source(tmp_path
                 node.consents.allowed = lambda *_: False
             await driven(a, others, view)
             assert {peer for _, peer in asked} >= {a.id}
+
+    asyncio.run(story())
+
+
+def test_nobody_waits_for_those_who_refuse_to_meet(tmp_path, monkeypatch):
+    monkeypatch.setattr(handed_on, "_READY", 3600.0)
+
+    async def story():
+        async with world(tmp_path) as w:
+            a, *others, view = await nodes(w)
+            asked = asked_for_metadata(others)
+
+            async def refuses(*_):
+                raise NotFound("not from me")
+
+            for node in others:
+                node.link.handle("source.join", refuses)
+            await driven(a, others, view)
+            assert {peer for _, peer in asked} == {a.id}
 
     asyncio.run(story())
 

@@ -142,6 +142,10 @@ def test_a_record_that_several_pass_on_is_asked_for_once(play, monkeypatch):
         assert missing([(one, incarnation, version, beat + 1)]) == []
         assert missing([(one, incarnation, version + 1, beat)]) == [a.id]
         assert missing([(one, incarnation, version + 1, beat + 1)]) == []
+        monkeypatch.setattr(gossip, "MAX_WANTED", 3)
+        assert missing([(f"stranger {number}", 1, 1, 1) for number in range(9)]) == [
+            f"stranger {number}" for number in range(3)
+        ]
         monkeypatch.setattr(gossip, "ASK_AGAIN", 0.0)
         assert missing([(one, incarnation, version + 1, beat)]) == [a.id]
 
