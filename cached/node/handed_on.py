@@ -18,8 +18,6 @@ from cached.node.sources import Introduced
 _LITTLE: Final = 128 << 10
 #: At least so many nodes get it with their offers.
 _FEWEST: Final = 4
-#: No more than so many are named to one that is to ask them.
-MOST: Final = 64
 #: Seconds for those to accept before the others are made their offers, for them to have it ready, and between two
 #: attempts to get it from them.
 ANSWER: Final = 2.0

@@ -8,6 +8,8 @@ import msgspec
 
 #: Most bytes of a set's files that travel with an offer.
 CONTENT = 16 << 10
+#: Most nodes that an offer may name as those who have the metadata, too.
+DESCRIBED = 64
 
 
 class Joined(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,19 +18,8 @@ from cached.catalog.tx import Tx
 from cached.critical import to_the_end
 from cached.errors import Busy, CachedError, NotFound, RequirementsRefused
 from cached.leases import capacity, policy
-from cached.node import (
-    announce,
-    book,
-    consent,
-    damage,
-    enclosing,
-    handed_on,
-    metadata,
-    receive,
-    seeding,
-    sources,
-)
-from cached.node.joined import CONTENT, Enclosed, Joined
+from cached.node import announce, book, consent, damage, enclosing, metadata, receive, seeding, sources
+from cached.node.joined import CONTENT, DESCRIBED, Enclosed, Joined
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
 from cached.peers.records import Peer
@@ -152,7 +141,7 @@ async def _promise_and_start(node: Node, peer: Peer, known: Known, grant: policy
             node_id=peer.node_id,
             joined=offer.joined,
             metadata=offer.metadata if len(offer.metadata) <= enclosing.ENCLOSED + metadata.HEAD else b"",
-            described=offer.described[: handed_on.MOST],
+            described=offer.described[:DESCRIBED],
             content=offer.content if len(offer.content) <= CONTENT else b"",
             when=asyncio.get_running_loop().time(),
         ),

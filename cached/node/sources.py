@@ -55,7 +55,7 @@ class Introduced:
 
         Between a node that encrypts and one that does not, the stricter side wins: they use `direct`, always encrypted.
         """
-        mine, near = _encryption(self.node), self._near()
+        mine, near = _encryption(self.node), self._near(self._candidates())
         return [
             holder
             for holder in self._giving("bittorrent")
@@ -95,18 +95,18 @@ class Introduced:
         """Introduce this node to every holder that it has not met; of many that fetch, too, to its neighbours."""
         self.mark = self.node.directory.mark(self.set_id)
         now = asyncio.get_running_loop().time()
-        near = self._near() | set(self.fellows)
+        candidates = self._candidates()
+        near = self._near(candidates) | set(self.fellows)
         wanted = [
             entry
-            for entry, state in self._candidates()
+            for entry, state in candidates
             if self._is_due(entry, state, now) and (state not in _FETCHING or entry.record.id in near)
         ]
         await asyncio.gather(*(self._introduce(entry, now) for entry in wanted))
 
-    def _near(self) -> set[str]:
+    def _near(self, candidates: list[tuple[NodeEntry, str]]) -> set[str]:
         """Return those of the nodes that fetch, too, which are this node's neighbours in the swarm."""
-        found = self._candidates()
-        fetching = (entry.record.id for entry, state in found if state in _FETCHING and entry.alive)
+        fetching = (entry.record.id for entry, state in candidates if state in _FETCHING and entry.alive)
         return mesh.fellows(self.node.id, fetching)
 
     def _candidates(self) -> list[tuple[NodeEntry, str]]:

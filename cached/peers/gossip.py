@@ -167,12 +167,12 @@ class Gossip:
         """Have a node know news, and the records that it asks for then; raises `CachedError` when that fails."""
         try:
             async with asyncio.timeout(TELL_SECONDS):
-                while True:
-                    answer = await self._link.call(node_id, "peers.rumour", news, TELL_SECONDS)
-                    wanted = _read(answer, News).want_nodes
-                    if not (wanted and news.rows):
-                        return
-                    news = self.news(wanted, wanted, [])
+                answer = await self._link.call(node_id, "peers.rumour", news, TELL_SECONDS)
+                wanted = _read(answer, News).want_nodes
+                if wanted and news.rows:
+                    await self._link.call(
+                        node_id, "peers.rumour", self.news(wanted, wanted, []), TELL_SECONDS
+                    )
         except TimeoutError:
             raise TimedOut("it does not take news in time", node=node_id) from None
 

@@ -56,59 +56,50 @@ def asked_for_metadata(receivers) -> list[tuple[str, str]]:
     return asked
 
 
-async def driven(a, receivers, view) -> None:
-    await drive.look_after(a, a.shelf.known[view.id])
-    for node in receivers:
-        await until(lambda node=node: view.id not in node.transfers)
-        assert node.shelf.replicas[view.id].state == "COMMITTED"
+def asked_while_driven(tmp_path, prepare=lambda _node: None) -> tuple[str, set[str], list[tuple[str, str]]]:
+    """Return the source, the receivers, and who asked whom for metadata until all of them had the set."""
 
-
-def test_those_who_come_later_ask_those_who_have_it(tmp_path):
     async def story():
         async with world(tmp_path) as w:
             a, *others, view = await nodes(w)
             asked = asked_for_metadata(others)
-            await driven(a, others, view)
-            askers, givers = {one for one, _ in asked}, {peer for _, peer in asked}
-            [first] = {node.id for node in others} - askers
-            assert len(askers) == 2
-            assert givers == {first}
+            for node in others:
+                prepare(node)
+            await drive.look_after(a, a.shelf.known[view.id])
+            for node in others:
+                await until(lambda node=node: view.id not in node.transfers)
+                assert node.shelf.replicas[view.id].state == "COMMITTED"
+            return a.id, {node.id for node in others}, asked
 
-    asyncio.run(story())
+    return asyncio.run(story())
+
+
+def test_those_who_come_later_ask_those_who_have_it(tmp_path):
+    _, receivers, asked = asked_while_driven(tmp_path)
+    askers, givers = {one for one, _ in asked}, {peer for _, peer in asked}
+    [first] = receivers - askers
+    assert len(askers) == 2
+    assert givers == {first}
 
 
 def test_whoever_gets_nothing_from_those_who_were_named_asks_the_source(tmp_path, monkeypatch):
     monkeypatch.setattr(handed_on, "_READY", 0.2)
 
-    async def story():
-        async with world(tmp_path) as w:
-            a, *others, view = await nodes(w)
-            asked = asked_for_metadata(others)
-            for node in others:
-                node.consents.allowed = lambda *_: False
-            await driven(a, others, view)
-            assert {peer for _, peer in asked} >= {a.id}
+    def gives_nothing(node) -> None:
+        node.consents.allowed = lambda *_: False
 
-    asyncio.run(story())
+    source, _, asked = asked_while_driven(tmp_path, gives_nothing)
+    assert {peer for _, peer in asked} >= {source}
 
 
 def test_nobody_waits_for_those_who_refuse_to_meet(tmp_path, monkeypatch):
     monkeypatch.setattr(handed_on, "_READY", 3600.0)
 
-    async def story():
-        async with world(tmp_path) as w:
-            a, *others, view = await nodes(w)
-            asked = asked_for_metadata(others)
+    async def refuses(*_):
+        raise NotFound("not from me")
 
-            async def refuses(*_):
-                raise NotFound("not from me")
-
-            for node in others:
-                node.link.handle("source.join", refuses)
-            await driven(a, others, view)
-            assert {peer for _, peer in asked} == {a.id}
-
-    asyncio.run(story())
+    source, _, asked = asked_while_driven(tmp_path, lambda node: node.link.handle("source.join", refuses))
+    assert {peer for _, peer in asked} == {source}
 
 
 def test_nobody_waits_for_one_who_does_not_answer(tmp_path, monkeypatch):
