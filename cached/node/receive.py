@@ -95,15 +95,20 @@ async def refetch(node: Node, row: ReplicaRow) -> None:
     )
     coming = ContentRow(content=row.content, tier=row.tier, bytes=row.bytes, physical=size, state="COMING")
     transfer = TransferRow(txid=txid, set_id=row.set_id, content=row.content, tier=row.tier, source="")
-    await node.shelf.keep(
-        Changes(
-            contents=(coming,),
-            edits=(
-                (row.set_id, lambda stored: structs.replace(stored, state="TRANSFERRING", reason=row.reason)),
-            ),
-            also=lambda tx: tx.put_transfer(transfer),
-        )
+
+    def waiting(stored: ReplicaRow) -> ReplicaRow:
+        return structs.replace(stored, state="TRANSFERRING", reason=row.reason)
+
+    changes = Changes(
+        contents=(coming,),
+        edits=((row.set_id, waiting),),
+        also=lambda tx: tx.put_transfer(transfer),
     )
+    try:
+        await node.shelf.keep(changes)
+    except BaseException:
+        await to_the_end(node.space.abandon(txid))
+        raise
     node.accepted[row.set_id] = txid
     node.owed.add(row.set_id)
     start(node, row.set_id)

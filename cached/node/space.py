@@ -121,7 +121,7 @@ class Space:
         try:
             await to_the_end(self._reserve(row, fairly=fairly, write=write))
         except asyncio.CancelledError:
-            await to_the_end(self.release(row.txid))
+            await to_the_end(self.abandon(row.txid))
             raise
 
     async def _reserve(self, row: ReservationRow, *, fairly: bool, write: bool) -> None:
@@ -141,7 +141,7 @@ class Space:
         try:
             self._keep(row.txid, await asyncio.to_thread(self._hold, row))
         except BaseException:
-            await self.release(row.txid)
+            await self.abandon(row.txid)
             raise
 
     async def grow(self, txid: str, size: int) -> None:
@@ -204,6 +204,17 @@ class Space:
         row = self._reserved.get(txid)
         if self.settle(txid) and row is not None and _lasts(row):
             await self._catalog.write(lambda tx: tx.delete_reservation(txid))
+
+    async def abandon(self, txid: str) -> None:
+        """End a reservation that is not to be used: its staging area goes too. Nothing happens when there is none."""
+        row = self._reserved.get(txid)
+        if row is None:
+            return
+        store = self._stores[row.tier]
+        trashed = await asyncio.to_thread(store.discard, txid)
+        await self.release(txid)
+        if trashed is not None:
+            await asyncio.to_thread(store.empty, trashed)
 
     def settle(self, txid: str) -> bool:
         """Forget a reservation whose row has just been deleted in the transaction that committed its bytes."""

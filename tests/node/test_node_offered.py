@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from cached.errors import NoSpace
 from cached.node import book, drive
-from tests.node.fakes import caller, create_set, until, world
+from tests.node.fakes import NOTHING, caller, create_set, left_behind, until, world
 
 ALICE = caller("alice")
 
@@ -70,5 +70,18 @@ def test_of_a_set_that_is_refused_the_newest_record_is_kept(tmp_path, monkeypatc
             rows = {row.id: row for row in b.catalog.read_now(lambda tx: tx.sets())}
             assert rows[view.id].revision == b.shelf.known[view.id].record.revision == 1 + heard
             assert view.id not in b.shelf.replicas
+
+    asyncio.run(story())
+
+
+def test_a_promise_that_cannot_be_written_down_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b = await w.node("a"), await w.node("b")
+            view = await create_set(a, ALICE, "nr", {"f": b"x"})
+            monkeypatch.setattr(b.shelf, "keep", _none)
+            answer = await drive.offer_to(a, a.shelf.known[view.id], a.directory.node("b"))
+            assert answer.answer == "REJECTED"
+            assert left_behind(b) == NOTHING
 
     asyncio.run(story())

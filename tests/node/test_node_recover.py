@@ -10,7 +10,7 @@ import time
 import msgspec
 import pytest
 from cached.catalog.rows import ContentRow, ReservationRow
-from cached.errors import NotFound
+from cached.errors import NoSpace, NotFound
 from cached.node import damage, fetch, read, receive, recover, revise, verify
 from cached.sets.names import parse_ref
 from tests.node.fakes import NOTHING, caller, create_set, hand_over, left_behind, until, world
@@ -325,5 +325,23 @@ def test_a_try_begun_the_moment_another_ended_is_made(tmp_path, monkeypatch):
             again = receive.start(b, view.id)
             assert again is not flight
             await until(again.ended.is_set, 30)
+
+    asyncio.run(story())
+
+
+def test_another_try_that_cannot_be_written_down_sets_no_space_aside(tmp_path, monkeypatch):
+    async def story():
+        async with world(tmp_path) as w:
+            node = await w.node("a")
+            view = await create_set(node, ALICE, "nr", FILES)
+            before = left_behind(node)
+
+            async def full(_changes):
+                raise NoSpace("the database's disk is full")
+
+            monkeypatch.setattr(node.shelf, "keep", full)
+            with pytest.raises(NoSpace):
+                await receive.refetch(node, node.shelf.replicas[view.id])
+            assert left_behind(node) == before
 
     asyncio.run(story())
