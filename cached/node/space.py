@@ -1,8 +1,8 @@
 """Space: reserved before a byte is written, so that no tier is ever over-committed and no disk is ever filled.
 
-A reservation is a row in the catalog, an amount in memory, and (on disk) ballast: blocks taken at once, so that
-other daemons and programs on the partition see it too. It ends with `release`, or inside the transaction that
-commits what was written (`settle`).
+A reservation is a row in the catalog, an amount in memory, and (on disk, unless it is for few bytes) ballast: blocks
+taken at once, so that other daemons and programs on the partition see it too. It ends with `release`, or inside the
+transaction that commits what was written (`settle`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from cached.storage.tree import physical_bytes
 #: Least bytes that stay free on a partition, and the share of it where that is less.
 FLOOR_BYTES = 1 << 30
 FLOOR_SHARE = 0.02
+
+#: Of so few bytes nothing is set aside on the partition: they are written a moment after they were promised.
+SOON_WRITTEN = 2 << 20
 
 #: What of one user is kept from taking the others' space, in words.
 _CALLED = {"create": "creations", "replica": "replicas", "memory": "copies in memory", "spool": "uploads"}
@@ -69,6 +72,8 @@ class Space:
         """Take over the reservations of transfers that go on after a restart."""
         for row in self._catalog.read_now(lambda tx: tx.reservations()):
             self._reserved[row.txid] = row
+            if not _is_held(row):
+                continue
             with contextlib.suppress(CachedError):  # others filled the partition: the promise stands on paper
                 self._keep(row.txid, self._hold(row))
 
@@ -138,6 +143,8 @@ class Space:
             if write:
                 await self._write_down(row)
             self._reserved[row.txid] = row
+        if not _is_held(row):
+            return
         try:
             self._keep(row.txid, await asyncio.to_thread(self._hold, row))
         except BaseException:
@@ -253,10 +260,8 @@ class Space:
                 bytes_free=free,
             )
 
-    def _hold(self, row: ReservationRow) -> tuple[Ballast | None, int]:
+    def _hold(self, row: ReservationRow) -> tuple[Ballast, int]:
         """Take blocks for what is not written yet; return them, and what of the reservation is on the partition now."""
-        if row.tier != "disk" or not _lasts(row):
-            return None, 0
         with self._stores["disk"].stage(row.txid) as staging:
             place = staging.path / "ballast"
             place.unlink(missing_ok=True)
@@ -264,10 +269,8 @@ class Space:
             ballast = Ballast(place, row.bytes - there)
         return ballast, there + ballast.held
 
-    def _keep(self, txid: str, held: tuple[Ballast | None, int]) -> None:
-        ballast, self._covered[txid] = held
-        if ballast is not None:
-            self._ballast[txid] = ballast
+    def _keep(self, txid: str, held: tuple[Ballast, int]) -> None:
+        self._ballast[txid], self._covered[txid] = held
 
     def ledger(self, tier: Tier) -> Ledger:
         """Return what a tier has and is used for, as of now."""
@@ -291,6 +294,11 @@ class Space:
 def _lasts(row: ReservationRow) -> bool:
     """Whether what it is for outlives the daemon: a file without a name does not."""
     return row.purpose != "spool"
+
+
+def _is_held(row: ReservationRow) -> bool:
+    """Whether blocks are set aside for it."""
+    return row.tier == "disk" and _lasts(row) and row.bytes > SOON_WRITTEN
 
 
 async def _nothing(_tier: Tier, _wanted: int) -> int:

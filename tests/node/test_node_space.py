@@ -59,7 +59,7 @@ def test_a_cancelled_reservation_is_none(tmp_path):
         async with world(tmp_path) as w:
             node = await w.node("a", capacity=10 * MIB)
             for turns in range(6):
-                task = asyncio.create_task(node.space.reserve(reservation(f"t{turns}", MIB)))
+                task = asyncio.create_task(node.space.reserve(reservation(f"t{turns}", 3 * MIB)))
                 for _ in range(turns):
                     await asyncio.sleep(0.001 * turns)
                 task.cancel()
@@ -85,8 +85,22 @@ def test_a_reservation_without_blocks_leaves_nothing(tmp_path, monkeypatch):
 
                 monkeypatch.setattr(space_module, "Ballast", fail)
                 with pytest.raises(type(error)):
-                    await node.space.reserve(reservation("a", MIB))
+                    await node.space.reserve(reservation("a", 4 * MIB))
                 assert left_behind(node) == NOTHING
+
+    asyncio.run(story())
+
+
+def test_few_bytes_are_promised_on_paper_and_more_with_their_blocks(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            node = await w.node("a", capacity=10 * MIB)
+            await node.space.reserve(reservation("few", space_module.SOON_WRITTEN))
+            assert node.space.ballast("few") is None
+            assert left_behind(node)["incoming"] == []
+            await node.space.reserve(reservation("more", space_module.SOON_WRITTEN + 1))
+            assert node.space.ballast("more") is not None
+            assert node.space.free("disk") == 10 * MIB - 2 * space_module.SOON_WRITTEN - 1
 
     asyncio.run(story())
 
