@@ -158,8 +158,7 @@ async def look_after(node: Node, known: Known, only: frozenset[str] | None = Non
         node, known, [entry for entry in by_id.values() if only is None or entry.record.id in only]
     )
     chosen = placement.choose(known.record, candidates)
-    if seeding.is_shared(node, known, len(chosen)):  # ready when the first of them asks, not only then
-        node.fly(f"seed {known.record.content}", partial(seeding.ready, node, known, len(chosen)))
+    _be_ready(node, known, len(chosen))
     if chosen:
         proposed = await offer.make(node, known, receivers=len(chosen))
         await _propose_to_all(node, known, [by_id[node_id] for node_id in chosen], proposed)
@@ -239,8 +238,15 @@ def _candidate(
     )
 
 
+def _be_ready(node: Node, known: Known, receivers: int) -> None:
+    """Have a set that goes to so many nodes by a swarm in there when the first of them asks, not only then."""
+    if seeding.is_shared(node, known, receivers):
+        node.fly(f"seed {known.record.content}", partial(seeding.ready, node, known, receivers))
+
+
 async def offer_to(node: Node, known: Known, entry: NodeEntry, *, requested: bool = False) -> offer.Answer:
     """Offer a set to one node and remember what it says. Never raises for what the other side does."""
+    _be_ready(node, known, 1)
     return await _propose(node, known, entry, await offer.make(node, known, requested=requested))
 
 

@@ -327,13 +327,14 @@ def encoded(node: Node, content: str, *, coarse: bool) -> list[bytes | None]:
     """
     store = local(node, content)
     if store is not None:
-        data = store.manifest_bytes(content)
         return [
-            data,
+            store.manifest_bytes(content),
             None if coarse else store.leaves(content),
             store.mtimes(content),
             origins.places_of(node, content),
-            digests.coarse_of(store, content, manifests.decode(data)).digests if coarse else None,
+            digests.coarse_of(store, content, node.manifests.read(store, content)).digests
+            if coarse
+            else None,
         ]
     coming = coming_here(node, content)
     if coming is None:

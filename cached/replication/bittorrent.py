@@ -18,7 +18,7 @@ from typing import Any
 
 from cached.errors import Busy, NoSource, NotFound, UsageError
 from cached.replication import layout as layouts
-from cached.replication import linked, queues
+from cached.replication import linked, queues, unpacking
 from cached.replication import pack as packs
 from cached.replication.claims import ClaimDesk
 from cached.replication.fetching import Fetch
@@ -298,22 +298,23 @@ class Swarm:
             )
             linked.check(torrent, job)
             progress.state = "transferring"
-            await Fetch(
-                session=self._session,
-                torrent=torrent,
-                job=job,
-                holders=holders,
-                source=source,
-                node_id=self._node_id,
-                reachable=self._reachable(),
-                call=self._call,
-                patience=self._patience,
-                joined=joined,
-                round_trip=self._round_trip,
-            ).run()
+            async with unpacking.beside(torrent, self._pack(job.content), job) as left:
+                await Fetch(
+                    session=self._session,
+                    torrent=torrent,
+                    job=job,
+                    holders=holders,
+                    source=source,
+                    node_id=self._node_id,
+                    reachable=self._reachable(),
+                    call=self._call,
+                    patience=self._patience,
+                    joined=joined,
+                    round_trip=self._round_trip,
+                ).run()
             progress.state = "verifying"
             await torrent.flush()
-            await asyncio.to_thread(packs.complete, self._pack(job.content), job)
+            await asyncio.to_thread(packs.complete, self._pack(job.content), job, left)
             progress.bytes_present = progress.bytes_wanted
             torrent.on_damage = self._damage_reporter(job.content)
         progress.state = "done"

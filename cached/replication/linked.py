@@ -17,7 +17,8 @@ from cached.replication.transfer import FetchJob
 
 def prepare(job: FetchJob, pack: Path) -> None:
     """Make what is there already fit for libtorrent's check; linked files that travel packed are put into the pack."""
-    cut_long_files(job)
+    if not job.fresh or job.linked:
+        cut_long_files(job)
     try:
         packs.put_in(job.linked, pack, job.data, job.manifest)
     except IntegrityFailed as error:

@@ -10,12 +10,13 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from cached.errors import CachedError, IntegrityFailed, NoSpace
-from cached.replication.layout import Pack, describe_pack, pack_bytes, packed, twins
+from cached.replication.layout import Pack, describe_pack, packed, twins
 from cached.replication.transfer import FetchJob
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import LEAF, hash_leaves, root_from_leaves
@@ -28,6 +29,16 @@ _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _SUFFIX = ".pack"
 _CHUNK = 4 * 1024 * 1024
 assert _CHUNK % LEAF == 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Batch:
+    """Neighbours in a pack, few enough to be held in memory together."""
+
+    #: The first byte in the pack, and how many they are.
+    at: int
+    size: int
+    entries: tuple[Entry, ...]
 
 
 def path_of(scratch: Path, content: str) -> Path:
@@ -71,15 +82,15 @@ def make(data: Path, manifest: Manifest, target: Path, piece: int) -> Pack:
     return describe_pack(bytes(leaves), size=size, piece=piece)
 
 
-def complete(pack: Path, job: FetchJob) -> None:
-    """Make the files of a job that did not travel by themselves: those in the pack, and the twins of others.
+def complete(pack: Path, job: FetchJob, left: Sequence[Batch]) -> None:
+    """Make the files of a job that did not travel by themselves: these batches of the pack, and the twins of others.
 
     Those that are linked are there, and stay as they are. Raises `IntegrityFailed` when a file in the pack is not what
     the manifest says.
     """
     data = job.data
-    if pack_bytes(job.manifest):
-        unpack(pack, job)
+    if left:
+        unpack(pack, job, left)
     for entry, twin in twins(job.manifest):
         if twin.path in job.linked:
             continue
@@ -109,16 +120,16 @@ def put_in(paths: Collection[str], pack: Path, data: Path, manifest: Manifest) -
         raise disk_error(error, "packing small files") from error
 
 
-def unpack(pack: Path, job: FetchJob) -> None:
-    """Write the files of the pack, but for those that are linked, each one checked against its root first.
+def unpack(pack: Path, job: FetchJob, wanted: Iterable[Batch]) -> None:
+    """Write the files of these batches, but for those that are linked, each one checked against its root first.
 
     Raises `IntegrityFailed` when a file in the pack is not what the manifest says.
     """
     try:
-        with pack.open("rb") as source, opened(job.data) as top:
-            for batch in _batches(job.manifest):
-                data = memoryview(source.read(sum(entry.size for entry in batch)))
-                shared_out(partial(_write_out, top, job), cut(data, batch))
+        with pack.open("rb", buffering=0) as source, opened(job.data) as top:
+            for batch in wanted:
+                data = memoryview(os.pread(source.fileno(), batch.size, batch.at))
+                shared_out(partial(_write_out, top, job), cut(data, batch.entries))
     except OSError as error:
         raise disk_error(error, "unpacking small files") from error
 
@@ -137,26 +148,26 @@ def _write_out(top: int, job: FetchJob, parts: Sequence[tuple[Entry, memoryview]
     job.made.update(made)
 
 
-def _batches(manifest: Manifest) -> Iterator[list[Entry]]:
-    """Iterate over the packed files by neighbours, few enough to be held in memory together."""
-    batch: list[Entry] = []
-    held = 0
+def batches(manifest: Manifest) -> Iterator[Batch]:
+    """Iterate over all that is packed, by neighbours."""
+    held: list[Entry] = []
+    at = size = 0
     for entry in packed(manifest):
-        if batch and held + entry.size > _CHUNK:
-            yield batch
-            batch, held = [], 0
-        batch.append(entry)
-        held += entry.size
-    if batch:
-        yield batch
+        if held and size + entry.size > _CHUNK:
+            yield Batch(at=at, size=size, entries=tuple(held))
+            held, at, size = [], at + size, 0
+        held.append(entry)
+        size += entry.size
+    if held:
+        yield Batch(at=at, size=size, entries=tuple(held))
 
 
 def _contents(data: Path, manifest: Manifest) -> Iterator[bytes]:
     """Iterate over the contents of the packed files, many of them joined."""
     with opened(data) as top:
-        for batch in _batches(manifest):
-            found: list[bytes] = [b""] * len(batch)
-            shared_out(partial(_read_in, top, found), list(enumerate(batch)))
+        for batch in batches(manifest):
+            found: list[bytes] = [b""] * len(batch.entries)
+            shared_out(partial(_read_in, top, found), list(enumerate(batch.entries)))
             yield b"".join(found)
 
 

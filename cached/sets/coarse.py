@@ -70,7 +70,8 @@ def check(manifest: Manifest, found: Coarse) -> None:
 
 def coarse(manifest: Manifest, leaves: bytes) -> Coarse:
     """Return the coarse digests of a content from its leaves."""
-    return Coarse(b"".join(piece_layer(part, SPAN) for _, part in split_leaves(manifest, leaves)))
+    parts = (part for entry, part in split_leaves(manifest, leaves) if entry.size > SPAN)
+    return Coarse(b"".join(piece_layer(part, SPAN) for part in parts))
 
 
 def _length(entry: Entry) -> int:

@@ -85,7 +85,7 @@ def test_many_tiny_files_are_few_pieces_and_come_out_of_the_pack_unchanged(tmp_p
     assert len(made.piece_sizes) == -(-layout.pack_bytes(content.manifest) // PIECE)
     times = {f"d{i % 9}/f{i}": 1_500_000_000_000_000_000 + i for i in range(1, 999)}
     job = dataclasses.replace(job_for(content, tmp_path / "dst", PIECE), times=times)
-    pack.unpack(tmp_path / "pack", job)
+    pack.unpack(tmp_path / "pack", job, pack.batches(job.manifest))
     assert same(content, job.data)
     assert job.made == set(times)
     assert {path: (job.data / path).stat().st_mtime_ns for path in times} == times
@@ -97,8 +97,9 @@ def test_a_pack_with_wrong_bytes_is_refused(tmp_path):
     data = bytearray((tmp_path / "pack").read_bytes())
     data[1500] ^= 1
     (tmp_path / "pack").write_bytes(data)
+    job = job_for(content, tmp_path / "dst", PIECE)
     with pytest.raises(IntegrityFailed, match="'b'"):
-        pack.unpack(tmp_path / "pack", job_for(content, tmp_path / "dst", PIECE))
+        pack.unpack(tmp_path / "pack", job, pack.batches(job.manifest))
 
 
 def test_a_pack_is_not_made_of_files_that_have_changed(tmp_path):
