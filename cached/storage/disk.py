@@ -34,7 +34,7 @@ from cached.errors import BadConfig, Busy, NoSpace, NotFound
 from cached.sets.coarse import Coarse
 from cached.sets.manifest import Manifest
 from cached.sets.set import SignedRecord, Tier
-from cached.storage import files, publication, records, trash, tree
+from cached.storage import durability, files, publication, records, trash, tree
 from cached.storage.staging import Staging, reopen
 
 #: Bytes that stay free on the partition whatever is asked of the store: for manifests, records, the catalog.
@@ -163,8 +163,7 @@ class Store:
                 if (trashed := self.discard(txid)) is not None:
                     self.empty(trashed)
                 return False
-            files.sync(home.parent)
-            files.sync(staged.parent)
+            durability.sync_directories(home.parent, staged.parent)
         faults.point(STORE_PUBLISHED)
         return True
 

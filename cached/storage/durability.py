@@ -1,23 +1,20 @@
-"""Durability of a staged tree: fsync file by file while there are few, one `syncfs` when there are many."""
+"""Durability of a staged tree: each file and directory synced while there are few, one `syncfs` when there are many."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from cached.sets.manifest import Manifest
-from cached.storage import files, tree
+from cached.storage import tree
 from cached.storage.beneath import start_writing, sync_filesystem
+from cached.storage.together import MOST, sync_all
 
 #: Up to this many entries are synced one by one; beyond, `syncfs` also writes what others left unsynced.
 FEW = 128
-_THREADS = 4
-#: Up to this many files are synced by the thread that asks: to start others takes longer.
-ALONE = 8
 
 
 def is_many(manifest: Manifest) -> bool:
@@ -26,26 +23,29 @@ def is_many(manifest: Manifest) -> bool:
 
 
 def sync_staged(home: Path, data_fd: int, manifest: Manifest) -> None:
-    """Bring a tree and the files beside it to the device: files first, then directories."""
+    """Bring a tree and the files beside it to the device; what is there counts only once it is renamed."""
     if is_many(manifest):
         sync_filesystem(data_fd)
         return
     beside = [path for folder in (home, home / "sets") for path in _files_in(folder)]
+    folders = [entry.path for entry in manifest.entries if entry.kind == "dir"]
     opening: list[Callable[[], int]] = [
-        partial(tree.open_file, data_fd, entry.path) for entry in manifest.files()
+        *(partial(tree.open_file, data_fd, entry.path) for entry in manifest.files()),
+        *(partial(_open, path) for path in beside),
+        *(partial(tree.open_directory, data_fd, path) for path in folders),
+        *(partial(_open, path) for path in (home / "data", home / "sets", home)),
     ]
-    opening += [partial(os.open, path, os.O_RDONLY | os.O_CLOEXEC) for path in beside]
-    if len(opening) <= ALONE:
-        _sync_together(opening)
-    else:
-        with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="fsync") as pool:
-            for done in [pool.submit(_sync_opened, one) for one in opening]:
-                done.result()
-    for entry in reversed(manifest.entries):
-        if entry.kind == "dir":
-            _sync_fd(tree.open_directory(data_fd, entry.path))
-    for path in (home / "data", home / "sets", home):
-        files.sync(path)
+    for first in range(0, len(opening), MOST):
+        _sync_together(opening[first : first + MOST])
+
+
+def sync_directories(*paths: Path) -> None:
+    """Bring directories to the device: what was renamed into them, or out of them."""
+    _sync_together([partial(_open, path) for path in paths])
+
+
+def _open(path: str | Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _files_in(folder: Path) -> list[str]:
@@ -54,18 +54,17 @@ def _files_in(folder: Path) -> list[str]:
 
 
 def _sync_together(opening: list[Callable[[], int]]) -> None:
-    """Have the kernel begin to write all files, then sync each: the first sync does most of what the others need."""
-    fds: list[int] = []
+    """Have the kernel begin to write all of them, then sync them."""
+    descriptors: list[int] = []
     try:
         for one in opening:
-            fds.append(one())
-            with contextlib.suppress(OSError):  # where it cannot, the sync does it all
-                start_writing(fds[-1])
-        for fd in fds:
-            os.fsync(fd)
+            descriptors.append(one())
+            with contextlib.suppress(OSError):  # directories, and where it cannot: the sync does it all
+                start_writing(descriptors[-1])
+        sync_all(descriptors)
     finally:
-        for fd in fds:
-            os.close(fd)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def write_ahead(data_fd: int, manifest: Manifest) -> None:
@@ -79,14 +78,3 @@ def write_ahead(data_fd: int, manifest: Manifest) -> None:
                 start_writing(fd)
             finally:
                 os.close(fd)
-
-
-def _sync_opened(opening: Callable[[], int]) -> None:
-    _sync_fd(opening())
-
-
-def _sync_fd(fd: int) -> None:
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -165,5 +165,6 @@ def reopen(path: Path, tier: Tier) -> Staging:
         for part in (str(path), f"{path}/sets", f"{path}/data"):
             with suppress(FileExistsError):
                 os.mkdir(part, 0o700)
-            os.chmod(part, 0o700)
+            if os.stat(part).st_mode & 0o7777 != 0o700:  # to set what is set writes to the journal as well
+                os.chmod(part, 0o700)
         return Staging(path, tier)

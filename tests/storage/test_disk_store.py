@@ -16,6 +16,7 @@ from cached.sets.merkle import hash_leaves, root_from_leaves
 from cached.sets.set import SetRecord, SignedRecord
 from cached.storage import beneath, durability, trash
 from cached.storage.disk import Store
+from cached.storage.together import sync_all
 
 TREE = {
     "a.txt": b"alpha",
@@ -72,23 +73,25 @@ def test_a_published_content_has_closed_modes_and_the_times_of_its_source(store,
     assert store.usage()["contents"] >= 40_000
 
 
-@pytest.mark.parametrize("alone", [0, 1000])
-def test_all_that_is_published_was_synced(store, ingested, monkeypatch, alone):
-    monkeypatch.setattr(durability, "ALONE", alone)
+@pytest.mark.parametrize("most", [2, 1000])
+def test_all_that_is_published_was_synced(store, ingested, monkeypatch, most):
+    monkeypatch.setattr(durability, "MOST", most)
     content = ingested(store, TREE, publish=False)
     with store.stage("tx0") as staging:
         staging.put_record(record())
-    fsync, synced = os.fsync, set()
+    synced = set()
 
-    def note(fd: int) -> None:
-        synced.add(os.fstat(fd).st_ino)
-        fsync(fd)
+    def note(descriptors) -> None:
+        assert len(descriptors) <= most
+        synced.update(os.fstat(fd).st_ino for fd in descriptors)
+        sync_all(descriptors)
 
-    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(durability, "sync_all", note)
     assert store.publish("tx0", content)
     home = store.data(content).parent
     everything = {path.lstat().st_ino for path in home.rglob("*") if not path.is_symlink()}
-    assert everything | {home.stat().st_ino, home.parent.stat().st_ino} <= synced
+    folders = (home, home.parent, store.root / "incoming")
+    assert everything | {folder.stat().st_ino for folder in folders} <= synced
     assert store.get_records(content) == [record()]
 
 
@@ -364,6 +367,7 @@ from cached import faults
 from cached.sets.manifest import Entry
 from cached.storage import repair, scrub
 from cached.storage.disk import Store
+from cached.storage.together import sync_all
 from cached.storage.ingest import Ingest
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 os.umask(0o077)
