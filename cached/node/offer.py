@@ -173,7 +173,7 @@ async def _promise(node: Node, peer: Peer, known: Known, grant: policy.Grant) ->
             known, news = book.newest(node, known)
             await node.shelf.keep(_promised(node, known, grant, reservation, peer.node_id, news=news))
     except BaseException:
-        await to_the_end(node.space.abandon(txid))
+        await to_the_end(node.space.undo(txid))
         raise
     node.accepted[record.id] = txid
     node.sources[record.id] = peer.node_id

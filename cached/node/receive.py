@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from dataclasses import replace
+from functools import partial
 
 from msgspec import structs
 
@@ -80,6 +81,10 @@ def start(
 
 async def refetch(node: Node, row: ReplicaRow) -> None:
     """Get the bytes of a committed replica again: they are gone or damaged. Its grant stays. Raises `NoSpace`."""
+    await to_the_end(_refetch(node, row))
+
+
+async def _refetch(node: Node, row: ReplicaRow) -> None:
     record, txid = node.shelf.known[row.set_id].record, node.new_id()
     size = capacity.estimate(record.bytes, record.files)
     await node.space.reserve(
@@ -96,18 +101,14 @@ async def refetch(node: Node, row: ReplicaRow) -> None:
     coming = ContentRow(content=row.content, tier=row.tier, bytes=row.bytes, physical=size, state="COMING")
     transfer = TransferRow(txid=txid, set_id=row.set_id, content=row.content, tier=row.tier, source="")
 
-    def waiting(stored: ReplicaRow) -> ReplicaRow:
-        return structs.replace(stored, state="TRANSFERRING", reason=row.reason)
-
+    waiting = partial(structs.replace, state="TRANSFERRING", reason=row.reason)
     changes = Changes(
-        contents=(coming,),
-        edits=((row.set_id, waiting),),
-        also=lambda tx: tx.put_transfer(transfer),
+        contents=(coming,), edits=((row.set_id, waiting),), also=lambda tx: tx.put_transfer(transfer)
     )
     try:
         await node.shelf.keep(changes)
     except BaseException:
-        await to_the_end(node.space.abandon(txid))
+        await node.space.undo(txid)
         raise
     node.accepted[row.set_id] = txid
     node.owed.add(row.set_id)

@@ -104,7 +104,9 @@ async def ready(node: Node, known: Known, receivers: int) -> None:
     """Put a set's content into its swarm for so many receivers that are about to ask for it; never raises."""
     content = known.record.content
     if node.swarm.parameters(content) is None:
-        await _seed(node, content, layout.piece_size(known.record.bytes, receivers))
+        # Who is offered it alone may not stay so: pieces for one would be too large for those who come meanwhile.
+        expected = receivers if receivers > 1 else USUAL_RECEIVERS
+        await _seed(node, content, layout.piece_size(known.record.bytes, expected))
 
 
 async def refresh(node: Node, content: str) -> None:

@@ -29,8 +29,10 @@ from cached.storage.tree import physical_bytes
 FLOOR_BYTES = 1 << 30
 FLOOR_SHARE = 0.02
 
-#: Of so few bytes nothing is set aside on the partition: they are written a moment after they were promised.
-SOON_WRITTEN = 2 << 20
+#: Of so few bytes nothing is set aside on the partition: mostly they are written a moment after they were promised.
+#: All such promises together are at most this share of what stays free.
+FEW = 2 << 20
+ON_PAPER = 1 / 4
 
 #: What of one user is kept from taking the others' space, in words.
 _CALLED = {"create": "creations", "replica": "replicas", "memory": "copies in memory", "spool": "uploads"}
@@ -72,7 +74,7 @@ class Space:
         """Take over the reservations of transfers that go on after a restart."""
         for row in self._catalog.read_now(lambda tx: tx.reservations()):
             self._reserved[row.txid] = row
-            if not _is_held(row):
+            if self._on_paper(row):
                 continue
             with contextlib.suppress(CachedError):  # others filled the partition: the promise stands on paper
                 self._keep(row.txid, self._hold(row))
@@ -126,7 +128,7 @@ class Space:
         try:
             await to_the_end(self._reserve(row, fairly=fairly, write=write))
         except asyncio.CancelledError:
-            await to_the_end(self.abandon(row.txid))
+            await to_the_end(self.undo(row.txid))
             raise
 
     async def _reserve(self, row: ReservationRow, *, fairly: bool, write: bool) -> None:
@@ -143,12 +145,12 @@ class Space:
             if write:
                 await self._write_down(row)
             self._reserved[row.txid] = row
-        if not _is_held(row):
+        if self._on_paper(row):
             return
         try:
             self._keep(row.txid, await asyncio.to_thread(self._hold, row))
         except BaseException:
-            await self.abandon(row.txid)
+            await self.undo(row.txid)
             raise
 
     async def grow(self, txid: str, size: int) -> None:
@@ -212,16 +214,18 @@ class Space:
         if self.settle(txid) and row is not None and _lasts(row):
             await self._catalog.write(lambda tx: tx.delete_reservation(txid))
 
-    async def abandon(self, txid: str) -> None:
-        """End a reservation that is not to be used: its staging area goes too. Nothing happens when there is none."""
+    async def undo(self, txid: str) -> None:
+        """End a reservation that is not to be used; the staging area that held its blocks goes to the trash.
+
+        Nothing happens when there is none.
+        """
         row = self._reserved.get(txid)
         if row is None:
             return
-        store = self._stores[row.tier]
-        trashed = await asyncio.to_thread(store.discard, txid)
-        await self.release(txid)
-        if trashed is not None:
-            await asyncio.to_thread(store.empty, trashed)
+        try:
+            await asyncio.to_thread(self._stores[row.tier].discard, txid)
+        finally:
+            await self.release(txid)
 
     def settle(self, txid: str) -> bool:
         """Forget a reservation whose row has just been deleted in the transaction that committed its bytes."""
@@ -260,6 +264,19 @@ class Space:
                 bytes_free=free,
             )
 
+    def _on_paper(self, row: ReservationRow) -> bool:
+        """Whether a reservation, which counts already, is to have no blocks."""
+        if row.tier != "disk" or not _lasts(row):
+            return True
+        if row.bytes > FEW:
+            return False
+        few = (one for one in self._reserved.values() if one.tier == "disk" and one.bytes <= FEW)
+        promised = sum(one.bytes for one in few if one.txid not in self._ballast)
+        return promised <= self._floor("disk") * ON_PAPER
+
+    def _floor(self, tier: Tier) -> int:
+        return min(FLOOR_BYTES, int(self._stores[tier].partition_size() * FLOOR_SHARE))
+
     def _hold(self, row: ReservationRow) -> tuple[Ballast, int]:
         """Take blocks for what is not written yet; return them, and what of the reservation is on the partition now."""
         with self._stores["disk"].stage(row.txid) as staging:
@@ -279,10 +296,9 @@ class Space:
         mine = [row for row in self._reserved.values() if row.tier == tier]
         uncovered = sum(max(0, row.bytes - self._covered.get(row.txid, 0)) for row in mine)
         reserved = sum(row.bytes for row in mine)
-        size = store.partition_size()
         return Ledger(
             capacity=self._limits[tier],
-            floor=min(FLOOR_BYTES, int(size * FLOOR_SHARE)),
+            floor=self._floor(tier),
             partition_free=store.partition_free() - uncovered,
             reserved=reserved,
             committed=sum(row.physical for row in contents if row.state == "STABLE")
@@ -294,11 +310,6 @@ class Space:
 def _lasts(row: ReservationRow) -> bool:
     """Whether what it is for outlives the daemon: a file without a name does not."""
     return row.purpose != "spool"
-
-
-def _is_held(row: ReservationRow) -> bool:
-    """Whether blocks are set aside for it."""
-    return row.tier == "disk" and _lasts(row) and row.bytes > SOON_WRITTEN
 
 
 async def _nothing(_tier: Tier, _wanted: int) -> int:

@@ -153,7 +153,7 @@ async def _heal(node: Node, store: Store, content: str, damages: list[Damage], f
             if any(one.kind == "leaves" for one in left):
                 await asyncio.to_thread(mend, store, content, [one for one in left if one.kind == "leaves"])
     finally:
-        await to_the_end(node.space.abandon(txid))
+        await to_the_end(_clean_up(node, store, txid))
     await node.swarm.unseed(content)
 
 
@@ -305,6 +305,13 @@ async def _refetch_as(node: Node, store: Store, known: Known, paths: set[str], t
         await holders.met.wait()
         await node.direct.fetch(job, holders.direct)
     await asyncio.to_thread(put_back)
+
+
+async def _clean_up(node: Node, store: Store, txid: str) -> None:
+    trashed = await asyncio.to_thread(store.discard, txid)
+    await node.space.release(txid)
+    if trashed is not None:
+        await asyncio.to_thread(store.empty, trashed)
 
 
 def _words(one: Damage) -> str:

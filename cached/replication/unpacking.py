@@ -17,7 +17,7 @@ from typing import Final
 from cached.critical import end, to_the_end
 from cached.errors import CachedError, IntegrityFailed
 from cached.replication import pack as packs
-from cached.replication.layout import Layout, pack_bytes
+from cached.replication.layout import Layout
 from cached.replication.pack import Batch
 from cached.replication.torrent import Torrent
 from cached.replication.transfer import FetchJob
@@ -32,27 +32,33 @@ _AT_ONCE: Final = 4
 @contextlib.asynccontextmanager
 async def beside(torrent: Torrent, pack: Path, job: FetchJob) -> AsyncIterator[list[Batch]]:
     """Make files of what has come of the pack while the block runs; give the batches that are left for afterwards."""
+    if torrent.layout.pack is None:
+        yield []
+        return
     left = await asyncio.to_thread(lambda: list(packs.batches(job.manifest)))
     following = asyncio.ensure_future(_follow(torrent, pack, job, left))
     try:
         yield left
     finally:
-        await end(following)
+        await to_the_end(end(following))  # nothing is written any more, whoever else is in a hurry
 
 
 async def _follow(torrent: Torrent, pack: Path, job: FetchJob, left: list[Batch]) -> None:
-    waiting, seen = list(left), 0
+    waiting, seen, size = list(left), 0, left[-1].at + left[-1].size
     while waiting:
         await asyncio.sleep(LOOK)
         if torrent.have == seen:
             continue
         seen = torrent.have
-        come = _come(torrent.layout, seen, pack_bytes(job.manifest), waiting)
+        come = _come(torrent.layout, seen, size, waiting)
         for at in range(0, len(come), _AT_ONCE):
             try:
                 await to_the_end(asyncio.to_thread(_make, pack, job, come[at : at + _AT_ONCE], left))
             except CachedError as error:
                 log.debug("%s is unpacked once all of it is there: %s", job.content, error.message)
+                return
+            except Exception:
+                log.exception("%s is unpacked once all of it is there", job.content)
                 return
         tried = set(come)
         waiting = [batch for batch in waiting if batch not in tried]

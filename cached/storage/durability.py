@@ -1,4 +1,4 @@
-"""Durability of a staged tree: each file and directory synced while there are few, one `syncfs` when there are many."""
+"""Durability of a staged tree: its files and directories synced while they are few, one `syncfs` when they are many."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cached.storage import tree
 from cached.storage.beneath import start_writing, sync_filesystem
 from cached.storage.together import MOST, sync_all
 
-#: Up to this many entries are synced one by one; beyond, `syncfs` also writes what others left unsynced.
+#: Up to this many entries are synced themselves; beyond, `syncfs` also writes what others left unsynced.
 FEW = 128
 
 
 def is_many(manifest: Manifest) -> bool:
-    """Tell whether a tree has so many entries that they are synced together."""
+    """Tell whether a tree has so many entries that the file system is synced as a whole."""
     return len(manifest.entries) > FEW
 
 
@@ -70,7 +70,7 @@ def _sync_together(opening: list[Callable[[], int]]) -> None:
 def write_ahead(data_fd: int, manifest: Manifest) -> None:
     """Begin to write to the device what a tree has so far, so that `sync_staged` will find little left to do."""
     if is_many(manifest):
-        return  # they are synced together: `writeback` does that early
+        return  # the file system is synced as a whole: `writeback` does that early
     for entry in manifest.files():
         with contextlib.suppress(FileNotFoundError):
             fd = tree.open_file(data_fd, entry.path)

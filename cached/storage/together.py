@@ -13,6 +13,7 @@ import ctypes
 import errno
 import os
 import platform
+import sys
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
@@ -21,6 +22,8 @@ from typing import Final
 _CALLS: Final = {"x86_64": (206, 209, 208), "aarch64": (0, 2, 4)}
 #: linux/aio_abi.h
 _FSYNC: Final = 2
+#: What is refused with these will be refused again.
+_NEVER: Final = frozenset({errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL})
 #: Requests that are under way in one queue, at most.
 MOST: Final = 64
 
@@ -74,10 +77,12 @@ class _Queue:
     """A context of the kernel for asynchronous I/O; one thread at a time uses it."""
 
     def __init__(self) -> None:
-        """Raises `OSError` where there is none to be had."""
-        self._setup, self._submit, self._events = _CALLS[platform.machine()]
+        """Raises `OSError` where there is none to be had, or nothing would be heard of it."""
+        setup, self._submit, self._events = _CALLS[platform.machine()]
         self._context = ctypes.c_ulong(0)
-        _call(self._setup, ctypes.c_uint(MOST), ctypes.byref(self._context))
+        _call(setup, ctypes.c_uint(MOST), ctypes.byref(self._context))
+        at_once = (ctypes.c_long * 2)()
+        _call(self._events, self._context, ctypes.c_long(0), ctypes.c_long(1), (_Event * 1)(), at_once)
 
     def sync(self, descriptors: Sequence[int]) -> tuple[int, int]:
         """Sync some of these, from the first on; return how many, and the number of the first error of them, or 0."""
@@ -112,7 +117,7 @@ class _Queues:
     """Queues that nobody uses: as many as threads have synced at the same time."""
 
     _free: Final[deque[_Queue]] = deque()
-    _refused = platform.machine() not in _CALLS
+    _refused = platform.machine() not in _CALLS or sys.maxsize < 1 << 32  # that says what the kernel is
 
     @classmethod
     def take(cls) -> _Queue | None:
@@ -126,7 +131,7 @@ class _Queues:
         try:
             return _Queue()
         except OSError as error:
-            cls._refused = error.errno != errno.EAGAIN  # others have all there are, just now
+            cls._refused = error.errno in _NEVER  # else others have all there are, just now
             return None
 
     @classmethod

@@ -333,6 +333,22 @@ def test_a_set_for_several_nodes_is_in_its_swarm_before_they_ask_for_it(tmp_path
     asyncio.run(story())
 
 
+def test_a_set_that_goes_to_one_node_by_a_swarm_alone_is_there_in_pieces_for_several(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b = await w.node("a"), await w.node("b")
+            view = await create_set(a, ALICE, "nr", {"f": bytes(64 << 20)}, methods=("bittorrent",))
+            await w.gossip()
+            await drive.offer_to(a, a.shelf.known[view.id], a.directory.node("b"))
+            await until(lambda: f"seed {view.content}" not in a.flights)
+            one, several = (layout.piece_size(view.bytes, n) for n in (1, seeding.USUAL_RECEIVERS))
+            assert a.swarm.put[:1] == [(view.content, several)]
+            assert several < one
+            assert b.shelf.replicas
+
+    asyncio.run(story())
+
+
 def test_who_asks_alone_takes_pieces_for_several_and_tells_the_swarm_how_many_came_meanwhile(
     tmp_path, monkeypatch
 ):

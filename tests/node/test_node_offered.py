@@ -80,6 +80,7 @@ def test_a_promise_that_cannot_be_written_down_is_refused_and_leaves_nothing(tmp
             a, b = await w.node("a"), await w.node("b")
             view = await create_set(a, ALICE, "nr", {"f": b"x"})
             monkeypatch.setattr(b.shelf, "keep", _none)
+            monkeypatch.setattr("cached.node.space.FEW", 0)  # there is a staging area by now
             answer = await drive.offer_to(a, a.shelf.known[view.id], a.directory.node("b"))
             assert answer.answer == "REJECTED"
             assert left_behind(b) == NOTHING

@@ -335,6 +335,7 @@ def test_another_try_that_cannot_be_written_down_sets_no_space_aside(tmp_path, m
             node = await w.node("a")
             view = await create_set(node, ALICE, "nr", FILES)
             before = left_behind(node)
+            monkeypatch.setattr("cached.node.space.FEW", 0)  # there is a staging area by then
 
             async def full(_changes):
                 raise NoSpace("the database's disk is full")
@@ -343,5 +344,31 @@ def test_another_try_that_cannot_be_written_down_sets_no_space_aside(tmp_path, m
             with pytest.raises(NoSpace):
                 await receive.refetch(node, node.shelf.replicas[view.id])
             assert left_behind(node) == before
+
+    asyncio.run(story())
+
+
+def test_another_try_that_is_cancelled_while_it_is_written_down_is_whole(tmp_path, monkeypatch):
+    async def story():
+        async with world(tmp_path) as w:
+            node = await w.node("a")
+            view = await create_set(node, ALICE, "nr", FILES)
+            keep, begun = node.shelf.keep, asyncio.Event()
+
+            async def slow(changes):
+                begun.set()
+                await asyncio.sleep(0.05)
+                await keep(changes)
+
+            monkeypatch.setattr(node.shelf, "keep", slow)
+            work = asyncio.ensure_future(receive.refetch(node, node.shelf.replicas[view.id]))
+            await begun.wait()
+            work.cancel()
+            await asyncio.wait({work})
+            assert work.cancelled()
+            (transfer,) = node.catalog.read_now(lambda tx: tx.transfers())
+            (reservation,) = node.catalog.read_now(lambda tx: tx.reservations())
+            assert transfer.txid == reservation.txid == node.accepted[view.id]
+            assert view.id in node.transfers
 
     asyncio.run(story())

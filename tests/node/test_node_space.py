@@ -91,16 +91,51 @@ def test_a_reservation_without_blocks_leaves_nothing(tmp_path, monkeypatch):
     asyncio.run(story())
 
 
+def test_few_bytes_are_promised_on_paper_until_they_are_many_together(tmp_path, monkeypatch):
+    async def story():
+        async with world(tmp_path) as w:
+            node = await w.node("a", capacity=100 * MIB)
+            monkeypatch.setattr(space_module, "FLOOR_BYTES", 16 * MIB)
+            for number in range(4):
+                await node.space.reserve(reservation(f"t{number}", MIB))
+            assert not node.space._ballast
+            await node.space.reserve(reservation("t4", MIB))
+            assert node.space.ballast("t4") is not None
+            await node.space.release("t0")
+            await node.space.reserve(reservation("t5", MIB))
+            assert node.space.ballast("t5") is None
+
+    asyncio.run(story())
+
+
+def test_a_reservation_ends_though_its_staging_area_cannot_be_removed(tmp_path, monkeypatch):
+    async def story():
+        async with world(tmp_path) as w:
+            node = await w.node("a")
+            await node.space.reserve(reservation("t", 4 * MIB))
+
+            def fail(_txid):
+                raise CachedError("the device fails")
+
+            monkeypatch.setattr(node.stores["disk"], "discard", fail)
+            with pytest.raises(CachedError, match="the device fails"):
+                await node.space.undo("t")
+            assert node.space.reserved("disk") == 0
+            assert node.catalog.read_now(lambda tx: tx.reservations()) == []
+
+    asyncio.run(story())
+
+
 def test_few_bytes_are_promised_on_paper_and_more_with_their_blocks(tmp_path):
     async def story():
         async with world(tmp_path) as w:
             node = await w.node("a", capacity=10 * MIB)
-            await node.space.reserve(reservation("few", space_module.SOON_WRITTEN))
+            await node.space.reserve(reservation("few", space_module.FEW))
             assert node.space.ballast("few") is None
             assert left_behind(node)["incoming"] == []
-            await node.space.reserve(reservation("more", space_module.SOON_WRITTEN + 1))
+            await node.space.reserve(reservation("more", space_module.FEW + 1))
             assert node.space.ballast("more") is not None
-            assert node.space.free("disk") == 10 * MIB - 2 * space_module.SOON_WRITTEN - 1
+            assert node.space.free("disk") == 10 * MIB - 2 * space_module.FEW - 1
 
     asyncio.run(story())
 

@@ -132,9 +132,10 @@ def test_what_counts_as_there_but_is_not_in_the_file_yet_is_left_for_the_end(com
 
 
 def test_a_disk_that_is_full_is_met_when_all_is_there(coming, monkeypatch):
-    unpack = pack.unpack
+    unpack, tried = pack.unpack, []
 
     def full(*_):
+        tried.append(1)
         raise NoSpace("full")
 
     async def story():
@@ -142,7 +143,10 @@ def test_a_disk_that_is_full_is_met_when_all_is_there(coming, monkeypatch):
         async with unpacking.beside(coming.torrent, coming.pack, coming.job) as left:
             coming.write(*range(coming.count))
             coming.say(*range(coming.count))
+            while not tried:
+                await asyncio.sleep(0.005)
             await asyncio.sleep(0.05)
+        assert len(tried) == 1
         assert [batch.at for batch in left] == [batch.at for batch in coming.batches]
         with pytest.raises(NoSpace):
             pack.complete(coming.pack, coming.job, left)

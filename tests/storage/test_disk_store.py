@@ -367,7 +367,6 @@ from cached import faults
 from cached.sets.manifest import Entry
 from cached.storage import repair, scrub
 from cached.storage.disk import Store
-from cached.storage.together import sync_all
 from cached.storage.ingest import Ingest
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 os.umask(0o077)
