@@ -137,6 +137,7 @@ class Gathering(create.Creation):
         except asyncio.CancelledError:
             ingest.cancel()
             await asyncio.wait({work})
+            work.exception()  # looked at, or asyncio logs what the cancellation has made of it
             raise
 
     def _note(self, path: str, count: int) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from pathlib import Path
 
 from cached import wire
 
-from cached_cli.output import left
+from cached_cli import progress
+from cached_cli.output import left, talk
 from cached_cli.progress import PATIENCE, Meter, patiently, reasons
 from cached_cli.session import Session, instance_dirs
 
@@ -71,12 +72,12 @@ def test_a_lease_just_granted_reads_as_granted():
     ]
 
 
-def test_what_takes_long_without_reports_is_explained_too(capsys):
-    said, deadline = "", time.monotonic() + 60
+def test_what_takes_long_without_reports_is_explained_too(capsys, monkeypatch):
+    said = threading.Event()
+    monkeypatch.setattr(progress, "talk", lambda words: (talk(words), said.set()))
     with patiently("no answer yet", Session(), after=0.001):
-        while not said and time.monotonic() < deadline:
-            said = capsys.readouterr().err
-    assert said == "no answer yet\n"
+        assert said.wait(60)
+    assert capsys.readouterr().err == "no answer yet\n"
     for session, after in ((Session(json=True), 0.0), (Session(), 3600.0)):
         with patiently("no answer yet", session, after=after):
             pass

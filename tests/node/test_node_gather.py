@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import threading
 
@@ -283,3 +284,31 @@ def test_a_file_that_is_just_opened_for_who_goes_away_is_closed(tmp_path, monkey
             assert opened[0] not in inodes_open()
 
     run(story())
+
+
+def test_hashing_that_a_cancellation_ends_is_no_overlooked_error(tmp_path, monkeypatch, caplog):
+    begun, go = threading.Event(), threading.Event()
+    real = Ingest.take_file
+
+    def take_file(ingest, *args):
+        begun.set()
+        assert go.wait(60)
+        real(ingest, *args)
+
+    monkeypatch.setattr(Ingest, "take_file", take_file)
+
+    async def story():
+        async with world(tmp_path) as w:
+            node = await node_with(w, filled({"a": b"some bytes"}))
+            work = asyncio.create_task(made(node, ADA, "nr", source="gs://data/in"))
+            assert await asyncio.to_thread(begun.wait, 60)
+            asyncio.get_running_loop().call_later(0.05, go.set)
+            work.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await work
+            assert left_behind(node) == NOTHING
+            del work
+            gc.collect()
+
+    run(story())
+    assert "never retrieved" not in caplog.text
