@@ -30,7 +30,6 @@ from cached.node.metadata import Metadata, staged
 from cached.node.node import Node
 from cached.node.shelf import Changes
 from cached.origin.places import Places
-from cached.replication import layout
 from cached.replication.serving import FEW
 from cached.replication.transfer import FetchJob
 from cached.sets.coarse import Coarse
@@ -246,8 +245,6 @@ async def _bring(node: Node, flight: Flight, metadata: Metadata, holders: source
 async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sources.Introduced) -> None:
     places: Places | None = None
     few = len(metadata.manifest.entries) <= FEW
-    # Who was asked alone may not stay so: pieces for one would be too large for those who come meanwhile.
-    expected = flight.receivers if flight.receivers > 1 else seeding.USUAL_RECEIVERS
     job = FetchJob(
         content=flight.content,
         manifest=metadata.manifest,
@@ -255,7 +252,7 @@ async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sou
         arrived=flight.maker.note if flight.maker is not None else None,
         proved=flight.maker.put if flight.maker is not None else None,
         data=node.stores[node.shelf.replicas[flight.set_id].tier].root / "incoming" / flight.txid / "data",
-        piece_size=flight.piece_size or layout.piece_size(metadata.manifest.total_bytes, expected),
+        piece_size=flight.piece_size or seeding.pieces_for(metadata.manifest.total_bytes, flight.receivers),
         receivers=flight.receivers,
         progress=flight.progress,
         first=lambda: node.jobs.want(flight.set_id),

@@ -100,13 +100,19 @@ def is_shared(node: Node, known: Known, receivers: int) -> bool:
     return method.choose(record.methods, ours, ours, record.bytes, receivers) == "bittorrent"
 
 
+def pieces_for(total_bytes: int, receivers: int) -> int:
+    """Return the piece size in bytes of a content for so many nodes that are about to get it.
+
+    Who is alone may not stay so: pieces for one would be too large for those who come meanwhile.
+    """
+    return layout.piece_size(total_bytes, receivers if receivers > 1 else USUAL_RECEIVERS)
+
+
 async def ready(node: Node, known: Known, receivers: int) -> None:
     """Put a set's content into its swarm for so many receivers that are about to ask for it; never raises."""
     content = known.record.content
     if node.swarm.parameters(content) is None:
-        # Who is offered it alone may not stay so: pieces for one would be too large for those who come meanwhile.
-        expected = receivers if receivers > 1 else USUAL_RECEIVERS
-        await _seed(node, content, layout.piece_size(known.record.bytes, expected))
+        await _seed(node, content, pieces_for(known.record.bytes, receivers))
 
 
 async def refresh(node: Node, content: str) -> None:
