@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from cached.addresses import Address, Prefix
+from cached.critical import to_the_end
 from cached.errors import Busy, OriginUnavailable
 from cached.origin import waiting
 from cached.origin.accounts import Accounts
@@ -139,12 +140,7 @@ class Lanes:
 
     async def work(self, call: Callable[[], T]) -> T:
         """Run other blocking work in a thread of its own; when cancelled, wait until it has ended all the same."""
-        future = asyncio.ensure_future(self._thread(call))
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            raise
+        return await to_the_end(self._thread(call))
 
     async def close(self) -> None:
         """End the threads once they are done with what they do, at most for the time limit of a request."""
