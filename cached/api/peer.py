@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from cached.errors import Forbidden, NotFound, UsageError
-from cached.node import book, metadata, offer, pooltable, replicate, revise, sources, watching
+from cached.node import book, meeting, metadata, offer, pooltable, replicate, revise, sources, watching
+from cached.node.joined import Joined
 from cached.node.node import Node
 from cached.node.trust import trusted_with
 from cached.peers.link import Writer
@@ -29,6 +30,12 @@ class WantedSet(msgspec.Struct, frozen=True, kw_only=True):
 
     set: str
     ad: dict[str, Any]
+
+
+class Introduction(WantedSet, frozen=True, kw_only=True):
+    """A node that wants a set, and how it gives the set itself where it fetches it."""
+
+    giving: Joined | None = None
 
 
 class Push(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,8 +110,11 @@ class PeerApi:
         return {}
 
     async def _join(self, peer: Peer, body: dict[str, Any]) -> Any:
-        wanted = _read(body, WantedSet)
-        return msgspec.to_builtins(await sources.join(self._node, peer, wanted.set, wanted.ad))
+        wanted = _read(body, Introduction)
+        answer = await sources.join(self._node, peer, wanted.set, wanted.ad)
+        if wanted.giving is not None:
+            meeting.introduced(self._node, peer, wanted.set, wanted.giving)
+        return msgspec.to_builtins(answer)
 
     async def _doubt(self, peer: Peer, body: dict[str, Any]) -> Any:
         doubt = _read(body, Doubt)

@@ -20,13 +20,13 @@ import msgspec
 from cached import faults
 from cached.errors import Busy, CachedError
 from cached.matching.ads import Ad
-from cached.node import consent, handed_on, offer, seeding
+from cached.node import consent, handed_on, offer, seeding, sources
 from cached.node.node import Node
 from cached.node.rejections import LASTS
 from cached.node.shelf import Known
 from cached.node.trust import trusted_with
 from cached.peers.records import Holding, NodeEntry
-from cached.replication import placement
+from cached.replication import mesh, placement
 from cached.sets.set import ALL
 
 DRIVE_OFFERED = faults.declare("drive.offered")
@@ -253,8 +253,14 @@ async def offer_to(node: Node, known: Known, entry: NodeEntry, *, requested: boo
 async def _propose_to_all(node: Node, known: Known, entries: list[NodeEntry], proposed: offer.Offer) -> None:
     """Offer a set to nodes at once, or to a few first, who then hand its metadata on to the others."""
     first = handed_on.first(len(proposed.metadata), len(entries))
+    near = _neighbours(node, known, entries)
+
+    async def propose(entry: NodeEntry) -> offer.Answer:
+        neighbours = tuple(sorted(near.get(entry.record.id, ())))
+        return await _propose(node, known, entry, msgspec.structs.replace(proposed, neighbours=neighbours))
+
     async with asyncio.TaskGroup() as group:
-        asked = [group.create_task(_propose(node, known, entry, proposed)) for entry in entries[:first]]
+        asked = [group.create_task(propose(entry)) for entry in entries[:first]]
         if entries[first:]:
             answered, _ = await asyncio.wait(asked, timeout=handed_on.ANSWER)
             described = tuple(
@@ -265,7 +271,20 @@ async def _propose_to_all(node: Node, known: Known, entries: list[NodeEntry], pr
             if described:
                 proposed = msgspec.structs.replace(proposed, metadata=b"", described=described)
         for entry in entries[first:]:
-            group.create_task(_propose(node, known, entry, proposed))
+            group.create_task(propose(entry))
+
+
+def _neighbours(node: Node, known: Known, entries: list[NodeEntry]) -> dict[str, set[str]]:
+    """Return by node id which of those that get a set now are to share it with which, where it is shared at all."""
+    coming = {
+        entry.node.record.id
+        for entry in node.holders(known.record.id)
+        if entry.node.alive and entry.holding.state in sources.FETCHING
+    }
+    asked = {entry.record.id for entry in entries}
+    if not seeding.is_shared(node, known, len(coming | asked)):
+        return {}
+    return mesh.all_fellows(coming | asked)
 
 
 async def _propose(node: Node, known: Known, entry: NodeEntry, proposed: offer.Offer) -> offer.Answer:

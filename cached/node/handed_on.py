@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 from cached.errors import CachedError
 from cached.node import metadata
+from cached.node.meeting import Meeting
 from cached.node.metadata import Metadata
 from cached.node.node import Node
 from cached.node.shelf import Known
-from cached.node.sources import Introduced
+from cached.replication import placement
 
 #: So many bytes in all go to everybody: a tenth of a second at 10 Mbit/s, and to ask takes time, too.
 _LITTLE: Final = 128 << 10
@@ -23,6 +26,8 @@ _FEWEST: Final = 4
 ANSWER: Final = 2.0
 _READY: Final = 2.0
 _AGAIN: Final = 0.05
+#: So many of those who have it are asked, should the first not give it.
+_ASKED: Final = 3
 
 
 def first(size: int, receivers: int) -> int:
@@ -32,19 +37,22 @@ def first(size: int, receivers: int) -> int:
     return min(receivers, max(_FEWEST, math.isqrt(receivers)))
 
 
-async def take(node: Node, known: Known, holders: Introduced) -> Metadata | None:
-    """Return a set's metadata from one of those who were named in the offer; None where none of them has it in time."""
-    if not holders.fellows:
-        return None
-    await holders.met.wait()
-    agreed = [peer for peer in holders.fellows if peer in holders.agreed]
+async def take(node: Node, known: Known, meeting: Meeting, described: Sequence[str]) -> Metadata | None:
+    """Return a set's metadata from one of those who were named in the offer; None where none of them has it in time.
+
+    Of these each node asks others first, and nobody that it need not.
+    """
+    left = deque(placement.rendezvous(node.id, described)[:_ASKED])
     loop = asyncio.get_running_loop()
     until = loop.time() + _READY
-    while agreed and loop.time() < until:
-        for peer in agreed:
-            with contextlib.suppress(CachedError):
-                found = await metadata.ask(node, peer, known, coarse=True)
-                node.counters.add("metadata.handed_on")
-                return found
+    while left and (patience := until - loop.time()) > 0:
+        if not await meeting.meet(left[0], min(patience, ANSWER)):
+            left.popleft()
+            continue
+        with contextlib.suppress(CachedError):
+            found = await metadata.ask(node, left[0], known, coarse=True)
+            node.counters.add("metadata.handed_on")
+            return found
+        left.rotate(-1)
         await asyncio.sleep(_AGAIN)
     return None

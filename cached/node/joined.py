@@ -8,8 +8,9 @@ import msgspec
 
 #: Most bytes of a set's files that travel with an offer.
 CONTENT = 16 << 10
-#: Most nodes that an offer may name as those who have the metadata, too.
+#: Most nodes that an offer may name as those who have the metadata, too, and as neighbours.
 DESCRIBED = 64
+NEIGHBOURS = 64
 
 
 class Joined(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +40,8 @@ class Enclosed(NamedTuple):
     content: bytes = b""
     #: Nodes that have the metadata, too.
     described: tuple[str, ...] = ()
+    #: The receiver's neighbours among those that get the set at the same time.
+    neighbours: tuple[str, ...] = ()
 
     def given(self) -> tuple[str, bytes] | None:
         """Return who sent all bytes, and the bytes, where they came."""

@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 
 from cached.errors import Busy, CachedError, Forbidden, IntegrityFailed, NoSource, NoSpace, NotFound
-from cached.node import digests, origins, sources
+from cached.node import digests, origins
+from cached.node.meeting import Meeting
 from cached.node.node import Node
 from cached.node.shelf import Known
 from cached.origin import places
@@ -130,9 +131,9 @@ async def obtain(node: Node, known: Known, progress: Progress, *, coarse: bool =
     `coarse`: its leaves are not needed.
     """
     failure: CachedError = NoSource("no live node holds the set", hint="cached show lists its replicas")
-    meeting = sources.Introduced(node=node, set_id=known.record.id)
+    holders = Meeting(node=node, set_id=known.record.id)
     for attempt in range(ROUNDS):
-        if attempt and not (isinstance(failure, Forbidden) and meeting.agreed):
+        if attempt and not (isinstance(failure, Forbidden) and holders.agreed):
             await asyncio.sleep(PAUSE)
         for peer in _holders(node, known):
             try:
@@ -142,8 +143,8 @@ async def obtain(node: Node, known: Known, progress: Progress, *, coarse: bool =
                 entry = node.directory.node(peer)
                 progress.reason = f"{entry.record.name if entry else peer[:8]}: {error.message}"
         if isinstance(failure, Forbidden):  # we have not met since one of us started
-            await meeting.look()
-            progress.reason = "; ".join(meeting.reasons.values()) or progress.reason
+            await holders.look()
+            progress.reason = "; ".join(holders.reasons.values()) or progress.reason
     raise failure
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -50,6 +50,9 @@ from cached.replication.serving import DirectServer
 from cached.sets.set import Tier
 from cached.storage.disk import Store
 from cached.storage.fileindex import FileIndex
+
+if TYPE_CHECKING:
+    from cached.node.meeting import Meeting
 
 
 class Abortable(Protocol):
@@ -134,6 +137,8 @@ class Node:
     creations: set[Abortable] = field(default_factory=set)
     #: Transfers under way, by set id.
     transfers: dict[str, Flight] = field(default_factory=dict)
+    #: By set id: the holders that a transfer has met, while it runs.
+    meetings: dict[str, Meeting] = field(default_factory=dict)
     #: Accepted transfers: set id -> transaction id.
     accepted: dict[str, str] = field(default_factory=dict)
     #: The node whose offer was accepted, by set id.

@@ -19,7 +19,7 @@ from cached.critical import to_the_end
 from cached.errors import Busy, CachedError, NotFound, RequirementsRefused
 from cached.leases import capacity, policy
 from cached.node import announce, book, consent, damage, enclosing, metadata, receive, seeding, sources
-from cached.node.joined import CONTENT, DESCRIBED, Enclosed, Joined
+from cached.node.joined import CONTENT, DESCRIBED, NEIGHBOURS, Enclosed, Joined
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
 from cached.peers.records import Peer
@@ -50,6 +50,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     metadata: bytes = b""
     #: Nodes that have got the metadata and hand it on, where it does not come with the offer.
     described: tuple[str, ...] = ()
+    #: Of those that get it at the same time, the ones with which the receiver is to share it.
+    neighbours: tuple[str, ...] = ()
     #: All bytes of its files in canonical order, where they are very few (`cached.node.joined`).
     content: bytes = b""
 
@@ -142,6 +144,7 @@ async def _promise_and_start(node: Node, peer: Peer, known: Known, grant: policy
             joined=offer.joined,
             metadata=offer.metadata if len(offer.metadata) <= enclosing.ENCLOSED + metadata.HEAD else b"",
             described=offer.described[:DESCRIBED],
+            neighbours=offer.neighbours[:NEIGHBOURS],
             content=offer.content if len(offer.content) <= CONTENT else b"",
             when=asyncio.get_running_loop().time(),
         ),

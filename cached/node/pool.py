@@ -26,10 +26,10 @@ from cached.errors import (
     OriginUnavailable,
 )
 from cached.node import announce, ledger, origins, pooltable
+from cached.node.meeting import Meeting
 from cached.node.node import Node
 from cached.node.parallel import each
 from cached.node.shelf import Known
-from cached.node.sources import Introduced
 from cached.node.trust import trusted_with
 from cached.origin.places import Places
 from cached.origin.values import NODE_ACCOUNT
@@ -68,7 +68,7 @@ READS = 3
 PARTS = 8
 
 
-async def draw(node: Node, known: Known, job: FetchJob, places: Places, holders: Introduced) -> None:
+async def draw(node: Node, known: Known, job: FetchJob, places: Places, holders: Meeting) -> None:
     """Bring a content into `job.data` from the origin and from those who read it too, verified.
 
     What is there already stays. Raises what keeps everybody from reading it: `OriginUnavailable`, `OriginChanged`,
@@ -91,7 +91,7 @@ async def draw(node: Node, known: Known, job: FetchJob, places: Places, holders:
 class _Member:
     """This node's part in one pool."""
 
-    def __init__(self, node: Node, known: Known, job: FetchJob, places: Places, holders: Introduced) -> None:
+    def __init__(self, node: Node, known: Known, job: FetchJob, places: Places, holders: Meeting) -> None:
         """Look at what is there; blocks."""
         self._node = node
         self._known = known

@@ -21,7 +21,7 @@ from cached.catalog.tx import Tx
 from cached.critical import to_the_end
 from cached.errors import CachedError, IntegrityFailed, NoSource, NoSpace
 from cached.leases import capacity
-from cached.node import announce, beside, handed_on, prepare, seeding, sharing, sources, ways
+from cached.node import announce, beside, handed_on, meeting, prepare, seeding, sharing, sources, ways
 from cached.node.enclosing import enclosed_in
 from cached.node.flight import Flight
 from cached.node.joined import Enclosed
@@ -189,9 +189,7 @@ async def _receive(node: Node, flight: Flight) -> None:
     row, manifest = node.shelf.replicas[flight.set_id], None
     here = node.stores[row.tier].has(flight.content)
     if not (here and ways.believed(node, flight.set_id)):
-        async with sources.introduced(
-            node, flight.set_id, flight.enclosed
-        ) as holders:  # while the metadata comes
+        async with meeting.held(node, flight.set_id, flight.enclosed) as holders:  # while the metadata comes
             metadata = await _metadata(node, flight, row, holders)
             faults.point(RECEIVE_METADATA)
             manifest = metadata.manifest
@@ -215,7 +213,7 @@ async def _receive(node: Node, flight: Flight) -> None:
     node.stirred.set(flight.set_id)
 
 
-async def _metadata(node: Node, flight: Flight, row: ReplicaRow, holders: sources.Introduced) -> Metadata:
+async def _metadata(node: Node, flight: Flight, row: ReplicaRow, holders: meeting.Meeting) -> Metadata:
     known = node.shelf.known[flight.set_id]
     found = await enclosed_in(flight.enclosed, known)
     if found is not None:
@@ -223,7 +221,8 @@ async def _metadata(node: Node, flight: Flight, row: ReplicaRow, holders: source
     else:
         found = await staged(node.stores[row.tier], flight.txid, flight.content)
     if found is None:
-        found = await handed_on.take(node, known, holders)
+        described = flight.enclosed.described if flight.enclosed is not None else ()
+        found = await handed_on.take(node, known, holders, described)
     if found is None:
         receivers = max(flight.receivers, sources.receivers(node, flight.set_id))
         coarse = flight.set_id not in node.unproven and seeding.takes_coarse(node, known, receivers)
@@ -231,7 +230,7 @@ async def _metadata(node: Node, flight: Flight, row: ReplicaRow, holders: source
     return found
 
 
-async def _bring(node: Node, flight: Flight, metadata: Metadata, holders: sources.Introduced) -> None:
+async def _bring(node: Node, flight: Flight, metadata: Metadata, holders: meeting.Meeting) -> None:
     """Bring what is not here already; all of it, should what is here turn out to be damaged."""
     try:
         await _transfer(node, flight, metadata, holders)
@@ -242,7 +241,7 @@ async def _bring(node: Node, flight: Flight, metadata: Metadata, holders: source
         await _transfer(node, flight, metadata, holders)
 
 
-async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: sources.Introduced) -> None:
+async def _transfer(node: Node, flight: Flight, metadata: Metadata, holders: meeting.Meeting) -> None:
     places: Places | None = None
     few = len(metadata.manifest.entries) <= FEW
     job = FetchJob(

@@ -20,7 +20,7 @@ from cached.errors import (
     PeerUnreachable,
 )
 from cached.leases import capacity
-from cached.node import damage, origins, sharing, sources
+from cached.node import damage, meeting, origins, sharing
 from cached.node.access import check_manage, may_read, resolve
 from cached.node.caller import Caller
 from cached.node.kept import obtain
@@ -301,7 +301,7 @@ async def _refetch_as(node: Node, store: Store, known: Known, paths: set[str], t
         only=frozenset(paths),
         proven=True,
     )
-    async with sources.introduced(node, known.record.id) as holders:
+    async with meeting.held(node, known.record.id) as holders:
         await holders.met.wait()
         await node.direct.fetch(job, holders.direct)
     await asyncio.to_thread(put_back)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from cached.errors import CachedError
 from cached.node import kept, origins, pool, sources
 from cached.node.flight import Flight
+from cached.node.meeting import Meeting
 from cached.node.metadata import Metadata
 from cached.node.node import Node
 from cached.origin.places import Places
@@ -20,7 +21,7 @@ ORIGIN = "origin"
 LOOK = 0.25
 
 
-def ordered(node: Node, flight: Flight, holders: sources.Introduced, places: Places | None) -> list[str]:
+def ordered(node: Node, flight: Flight, holders: Meeting, places: Places | None) -> list[str]:
     """Return the ways to try, best first. What nobody has vouched for must come from the origin."""
     if flight.set_id in node.unproven:
         return [ORIGIN] if places is not None else []
@@ -30,21 +31,19 @@ def ordered(node: Node, flight: Flight, holders: sources.Introduced, places: Pla
     return [*named, ORIGIN] if _someone(holders) else [ORIGIN, *named]
 
 
-def several(node: Node, flight: Flight, holders: sources.Introduced, places: Places | None) -> bool:
+def several(node: Node, flight: Flight, holders: Meeting, places: Places | None) -> bool:
     """Tell whether the bytes can be had just now in more than one way."""
     record = node.shelf.known[flight.set_id].record
     allowed = [name for name in node.config.replication.methods if name in record.methods]
     return sum(holders.offer(name) for name in allowed) + (places is not None) > 1
 
 
-def _someone(holders: sources.Introduced) -> bool:
+def _someone(holders: Meeting) -> bool:
     """Tell whether a node that has all of it has agreed to give it."""
     return any(holder.complete for holder, *_ in holders.agreed.values())
 
 
-async def places_of(
-    node: Node, flight: Flight, metadata: Metadata, holders: sources.Introduced
-) -> Places | None:
+async def places_of(node: Node, flight: Flight, metadata: Metadata, holders: Meeting) -> Places | None:
     """Return where this node may read the set's files: as its metadata say, else, if need be, as the origin says."""
     known = node.shelf.known[flight.set_id]
     found = await origins.usable(node, known.record.owner, metadata.places, metadata.manifest)
@@ -62,7 +61,7 @@ async def go(
     node: Node,
     name: str,
     job: FetchJob,
-    holders: sources.Introduced,
+    holders: Meeting,
     places: Places | None,
     *,
     fallback: bool = False,
@@ -83,7 +82,7 @@ async def go(
         await node.swarm.fetch(replace(job, receivers=now), holders.swarm, holders.source())
 
 
-async def _alone(node: Node, job: FetchJob, holders: sources.Introduced, *, fallback: bool) -> bool:
+async def _alone(node: Node, job: FetchJob, holders: Meeting, *, fallback: bool) -> bool:
     """Bring the bytes by one stream; end it when others come for them too, and return False: together they spare
     whoever gives, and what has come is kept. A few bytes are never worth that.
     """
@@ -104,7 +103,7 @@ async def _alone(node: Node, job: FetchJob, holders: sources.Introduced, *, fall
     return True
 
 
-def _joined(node: Node, job: FetchJob, holders: sources.Introduced) -> bool:
+def _joined(node: Node, job: FetchJob, holders: Meeting) -> bool:
     """Tell whether others want what this node is getting alone, and enough of it is left to share."""
     record = node.shelf.known[holders.set_id].record
     allowed = "bittorrent" in record.methods and "bittorrent" in node.config.replication.methods
@@ -123,7 +122,7 @@ def believed(node: Node, set_id: str) -> bool:
     return set_id not in node.unproven and (not known.record.origin or kept.held(node, known))
 
 
-def _methods(node: Node, flight: Flight, holders: sources.Introduced) -> list[str]:
+def _methods(node: Node, flight: Flight, holders: Meeting) -> list[str]:
     """Return the methods to try, best first; those that a holder offers come before those that none does just now."""
     record = node.shelf.known[flight.set_id].record
     allowed = [name for name in node.config.replication.methods if name in record.methods]

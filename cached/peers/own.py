@@ -146,10 +146,9 @@ class OwnRecord:
         )
 
     def _due(self, contents: NodeContents, now: float, after: float) -> bool:
-        """Tell whether replicas have got on, and that has not been told for so many seconds."""
-        then, far = self._contents.replicas, contents.replicas
-        moved = any(new.bytes_present != old.bytes_present for new, old in zip(far, then, strict=True))
-        return moved and now - self._signed_at >= after
+        """Tell whether replicas have begun, or got on, and that has not been told for so many seconds."""
+        then, far = map(_reached, self._contents.replicas), map(_reached, contents.replicas)
+        return now - self._signed_at >= after and any(new != old for new, old in zip(far, then, strict=True))
 
     def _state(self, address: str, *, reachable: bool, quiet: bool, now: float) -> None:
         self._version += 1
@@ -174,14 +173,26 @@ class OwnRecord:
 
 
 def _lasting(contents: NodeContents) -> NodeContents:
-    """Return contents without what changes all the time: leases, and how far replicas are on their way."""
+    """Return contents without what changes all the time: leases, and how far replicas are on their way.
+
+    That one begins to move is no news: who was told that it is promised deals with it as with one on its way.
+    """
     replicas = tuple(
         msgspec.structs.replace(
-            one, lease_seconds_left=0.0, set_lease_seconds_left=0.0, bytes_present=0, bytes_per_second=0.0
+            one,
+            state="TRANSFERRING" if one.state == "REQUESTED" else one.state,
+            lease_seconds_left=0.0,
+            set_lease_seconds_left=0.0,
+            bytes_present=0,
+            bytes_per_second=0.0,
         )
         for one in contents.replicas
     )
     return msgspec.structs.replace(contents, replicas=replicas)
+
+
+def _reached(one: Holding) -> tuple[str, int]:
+    return one.state, one.bytes_present
 
 
 def _shortened(record: NodeRecord) -> tuple[NodeRecord, bytes]:

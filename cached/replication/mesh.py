@@ -7,7 +7,7 @@ node that nobody can reach dials everybody. Who stays missing for a while is dia
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from cached.replication.transfer import Holder
 
@@ -24,23 +24,40 @@ def neighbours(node_id: str, holders: Iterable[Holder]) -> list[Holder]:
     complete holders each node gets others.
     """
     others = {holder.node_id: holder for holder in holders if holder.node_id != node_id}
-    complete = sorted(
-        (holder for holder in others.values() if holder.complete),
-        key=lambda holder: hashlib.sha256(f"{node_id} {holder.node_id}".encode()).digest(),
-    )[:FULL_MESH]
+    complete = spread(node_id, (key for key, holder in others.items() if holder.complete))[:FULL_MESH]
     near = fellows(node_id, (key for key, holder in others.items() if not holder.complete))
-    return complete + [others[key] for key in sorted(near)]
+    return [others[key] for key in (*complete, *sorted(near))]
+
+
+def spread(node_id: str, others: Iterable[str]) -> list[str]:
+    """Return the others in an order in which each node has other ones first."""
+    return sorted(others, key=lambda other: hashlib.sha256(f"{node_id} {other}".encode()).digest())
 
 
 def fellows(node_id: str, fetchers: Iterable[str]) -> set[str]:
     """Choose of those that fetch, too, whom `node_id` keeps connections with; see `neighbours`."""
-    others = set(fetchers) - {node_id}
-    if len(others) < FULL_MESH:
-        return others
-    ring = sorted({*others, node_id})
-    at, size = ring.index(node_id), len(ring)
+    ring = sorted({*fetchers, node_id})
+    return _around(ring, ring.index(node_id))
+
+
+def all_fellows(fetchers: Iterable[str]) -> dict[str, set[str]]:
+    """Return the `fellows` of each of those that fetch the same."""
+    ring = sorted(set(fetchers))
+    return {node_id: _around(ring, at) for at, node_id in enumerate(ring)}
+
+
+def _around(ring: Sequence[str], at: int) -> set[str]:
+    if len(ring) <= FULL_MESH:
+        return set(ring) - {ring[at]}
+    size = len(ring)
     steps = {1, 2, *(max(3, round(size * share)) for share in (0.13, 0.29, 0.43))}
-    return {ring[(at + way * step) % size] for step in steps for way in (1, -1)} - {node_id}
+    return {ring[(at + way * step) % size] for step in steps for way in (1, -1)} - {ring[at]}
+
+
+def introduces(node_id: str, other: str) -> bool:
+    """Tell whether of two that fetch the same `node_id` introduces both, as each does with half of its fellows."""
+    first, second = sorted((node_id, other))
+    return (hashlib.sha256(f"{first} {second}".encode()).digest()[0] % 2 == 0) == (node_id == first)
 
 
 def to_dial(

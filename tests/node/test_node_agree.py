@@ -9,8 +9,21 @@ import msgspec
 import pytest
 from cached import wire
 from cached.errors import Busy, Forbidden, NoSource, NotFound
-from cached.node import drive, fetch, offer, read, receive, replicate, revise, seeding, sources, verify
+from cached.node import (
+    drive,
+    fetch,
+    meeting,
+    offer,
+    read,
+    receive,
+    replicate,
+    revise,
+    seeding,
+    sources,
+    verify,
+)
 from cached.node.joined import Joined
+from cached.node.meeting import Meeting
 from cached.peers.records import Peer
 from cached.replication import layout, mesh, method
 from cached.sets.names import parse_ref
@@ -120,14 +133,14 @@ def test_nodes_agree_on_methods_and_encryption_with_each_holder(tmp_path):
     async def story():
         async with world(tmp_path) as w:
             a, b, view = await two(w)
-            meeting = sources.Introduced(node=b, set_id=view.id)
-            await meeting.look()
-            assert [one.node_id for one in meeting.direct()] == [a.id]
-            assert [one.node_id for one in meeting.swarm()] == [a.id]
-            assert meeting.source() == a.id
+            holders = Meeting(node=b, set_id=view.id)
+            await holders.look()
+            assert [one.node_id for one in holders.direct()] == [a.id]
+            assert [one.node_id for one in holders.swarm()] == [a.id]
+            assert holders.source() == a.id
             b.swarm.encrypted = False
-            assert meeting.swarm() == []
-            assert (meeting.offer("bittorrent"), meeting.offer("direct"), meeting.source()) == (
+            assert holders.swarm() == []
+            assert (holders.offer("bittorrent"), holders.offer("direct"), holders.source()) == (
                 False,
                 True,
                 "",
@@ -145,10 +158,10 @@ def test_a_holder_restricted_to_one_method_is_asked_for_no_other(tmp_path):
             b = await w.node("b")
             view = await create_set(a, ALICE, "nr", FILES, methods=("bittorrent", "direct"))
             await w.gossip()
-            meeting = sources.Introduced(node=b, set_id=view.id)
-            await meeting.look()
-            assert meeting.direct() == []
-            assert [one.node_id for one in meeting.swarm()] == [a.id]
+            holders = Meeting(node=b, set_id=view.id)
+            await holders.look()
+            assert holders.direct() == []
+            assert [one.node_id for one in holders.swarm()] == [a.id]
 
     asyncio.run(story())
 
@@ -161,10 +174,12 @@ def test_of_many_that_fetch_a_set_a_node_introduces_itself_to_its_neighbours_alo
             await w.gossip()
             near = {others[0].id, others[2].id}
             monkeypatch.setattr(mesh, "fellows", lambda _node, fetchers: near & set(fetchers))
-            meeting, asked, call = sources.Introduced(node=b, set_id=view.id), [], b.link.call
+            monkeypatch.setattr(mesh, "introduces", lambda *_: True)
+            monkeypatch.setattr(method, "_WORTH", 0)
+            holders, asked, call = Meeting(node=b, set_id=view.id), [], b.link.call
             fetching = [(b.directory.node(one.id), "TRANSFERRING") for one in others]
             monkeypatch.setattr(
-                meeting, "_candidates", lambda: [(b.directory.node(a.id), "COMMITTED"), *fetching]
+                holders, "_candidates", lambda: [(b.directory.node(a.id), "COMMITTED"), *fetching]
             )
 
             async def calling(peer, method, body, timeout=10.0):
@@ -174,11 +189,9 @@ def test_of_many_that_fetch_a_set_a_node_introduces_itself_to_its_neighbours_alo
                 return await call(peer, method, body, timeout)
 
             b.link.call = calling
-            await meeting.look()
+            await holders.look()
             assert set(asked) == {a.id} | near
-            assert {one.node_id for one in meeting.swarm()} == {a.id} | near
-            near.discard(others[2].id)
-            assert {one.node_id for one in meeting.swarm()} == {a.id, others[0].id}
+            assert {one.node_id for one in holders.swarm()} == {a.id} | near
 
     asyncio.run(story())
 
@@ -305,12 +318,12 @@ def test_a_node_meets_whoever_tells_of_the_set_without_waiting_for_its_next_look
     async def story():
         async with world(tmp_path) as w:
             _, b, view = await two(w)
-            monkeypatch.setattr(sources, "LOOK", 1e9)
+            monkeypatch.setattr(meeting, "LOOK", 1e9)
             told = iter([1, 1, 1, 2, 2])
             b.directory.mark = lambda _set_id: next(told)
-            meeting = sources.Introduced(node=b, set_id=view.id)
-            await meeting.look()
-            await meeting.news()
+            holders = Meeting(node=b, set_id=view.id)
+            await holders.look()
+            await holders.news()
             assert list(told) == [2]
 
     asyncio.run(story())

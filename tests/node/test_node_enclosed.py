@@ -6,8 +6,9 @@ import asyncio
 import os
 
 import pytest
-from cached.node import drive, enclosing, metadata, offer, sources
+from cached.node import drive, enclosing, meeting, metadata, offer
 from cached.node.joined import Enclosed
+from cached.node.meeting import Meeting
 from cached.peers.records import Peer
 from msgspec.structs import replace
 from tests.node.fakes import caller, create_set, until, world
@@ -129,12 +130,12 @@ def test_a_holder_whose_offer_is_old_is_asked_again(tmp_path):
         async with world(tmp_path) as w:
             a, b, view, proposed = await offered(w)
             now = asyncio.get_running_loop().time()
-            for when, asks in ((now, False), (now - sources.RENEW - 1, True)):
-                meeting = sources.Introduced(node=b, set_id=view.id)
-                meeting.meet(Enclosed(a.id, proposed.joined, b"", when))
-                assert set(meeting.agreed) == {a.id}
+            for when, asks in ((now, False), (now - meeting.RENEW - 1, True)):
+                holders = Meeting(node=b, set_id=view.id)
+                holders.offered(Enclosed(a.id, proposed.joined, b"", when))
+                assert set(holders.agreed) == {a.id}
                 asked = listening(b)
-                await meeting.look()
+                await holders.look()
                 assert ("source.join" in asked) == asks
 
     asyncio.run(story())
@@ -193,8 +194,8 @@ def test_who_makes_an_offer_and_is_not_known_any_more_is_met_by_nobody(tmp_path)
     async def story():
         async with world(tmp_path) as w:
             _, b, view, proposed = await offered(w)
-            meeting = sources.Introduced(node=b, set_id=view.id)
-            meeting.meet(Enclosed("f" * 32, proposed.joined, b""))
-            assert not meeting.agreed
+            holders = Meeting(node=b, set_id=view.id)
+            holders.offered(Enclosed("f" * 32, proposed.joined, b""))
+            assert not holders.agreed
 
     asyncio.run(story())

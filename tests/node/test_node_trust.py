@@ -7,7 +7,8 @@ import asyncio
 import msgspec
 import pytest
 from cached.errors import CachedError, Forbidden
-from cached.node import announce, drive, metadata, replicate, revise, sources
+from cached.node import announce, drive, metadata, replicate, revise
+from cached.node.meeting import Meeting
 from cached.peers.records import Holding
 from cached.sets.names import parse_ref
 from tests.node.fakes import caller, create_set, world
@@ -32,9 +33,9 @@ def test_a_node_that_may_not_hold_a_set_is_no_holder_whatever_it_says(tmp_path, 
     async def story():
         async with world(tmp_path) as w:
             a, liar, known = await lied_to(w, share)
-            meeting = sources.Introduced(node=a, set_id=known.record.id)
+            holders = Meeting(node=a, set_id=known.record.id)
             assert (liar.id in metadata._holders(a, known)) is believed
-            assert (liar.id in {entry.record.id for entry, _ in meeting._candidates()}) is believed
+            assert (liar.id in {entry.record.id for entry, _ in holders._candidates()}) is believed
             states = {
                 one.node_id: one.state for one in await drive._candidates(a, known, a.directory.nodes())
             }

@@ -55,6 +55,21 @@ def test_a_farewell_is_told_with_a_beat_of_its_own():
     assert identity.signed == ["record", "beat", "beat"]
 
 
+def test_that_a_promised_replica_begins_to_move_is_told_as_quietly_as_how_far_it_is():
+    own = OwnRecord(Identity(), "a", 0.0)
+    promised = Holding(set_id="s", revision=1, content="c", state="REQUESTED")
+
+    def told(state: str, now: float, present: int = 0) -> Said:
+        contents = NodeContents(replicas=(replace(promised, state=state, bytes_present=present),))
+        return own.publish(contents, "host:1", reachable=True, now=now, others=1)
+
+    assert told("REQUESTED", 0.0) is Said.ALOUD
+    assert told("TRANSFERRING", 1.0) is Said.SAME
+    assert told("TRANSFERRING", 11.0) is Said.QUIETLY
+    assert own.record.replicas[0].state == "TRANSFERRING"
+    assert told("COMMITTED", 12.0) is Said.ALOUD
+
+
 def test_how_far_a_replica_is_is_told_the_less_often_the_more_nodes_hear_it():
     own = OwnRecord(Identity(), "a", 0.0)
     coming = Holding(set_id="s", revision=1, content="c", state="TRANSFERRING")

@@ -219,6 +219,24 @@ def test_neighbours_choose_each_other_and_the_mesh_hangs_together(count):
         reached |= frontier
     assert len(reached) == count
     assert max(map(len, chosen.values())) <= max(mesh.FULL_MESH, 10)
+    assert chosen == mesh.all_fellows(chosen)
+
+
+@given(st.lists(st.text("0123456789abcdef", min_size=32, max_size=32), min_size=2, max_size=12, unique=True))
+def test_of_two_fetchers_exactly_one_introduces_both(nodes):
+    assert all(mesh.introduces(a, b) != mesh.introduces(b, a) for a in nodes for b in nodes if a != b)
+
+
+def test_introductions_are_shared_out_about_evenly():
+    nodes = [f"{number:032x}" for number in range(40)]
+    for one in nodes:
+        assert 8 <= sum(mesh.introduces(one, other) for other in nodes if other != one) <= 31
+
+
+def test_each_node_has_other_holders_first():
+    holders = [f"{number:032x}" for number in range(40)]
+    assert len({mesh.spread(f"n{number}", holders)[0] for number in range(200)}) > 30
+    assert all(sorted(mesh.spread(f"n{number}", holders)) == holders for number in range(3))
 
 
 @given(st.integers(2, 20))
