@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from cached.client import Client
 
-from bench.network import Network
+from bench.network import Network, congestion
 
 #: The command line that belongs to this Python.
 CACHED: Final = str(Path(sys.executable).with_name("cached"))
@@ -232,18 +232,21 @@ def clustered(
     *,
     capacity: int,
     rates: Sequence[float] = (),
+    control: str = "",
     encryption: str = "tls",
     folder: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Cluster]:
     """Give a cluster of so many nodes below a new directory of `folder`.
 
-    With `rates` (Mbit/s, of node 0, 1, ...) each node has a network namespace and a link; that needs root.
+    With `rates` (Mbit/s, of node 0, 1, ...) each node has a network namespace and a link, where TCP's congestion
+    `control` is the one named, or the usual one; that needs root.
     """
     with contextlib.ExitStack() as ending:
         root = Path(tempfile.mkdtemp(prefix="cached-bench-", dir=folder))
         ending.callback(remove, root)
-        network = ending.enter_context(Network(list(rates))) if any(rates) else None
+        links = Network(list(rates), control or congestion()) if any(rates) else None
+        network = ending.enter_context(links) if links is not None else None
         cluster = Cluster(root, capacity, encryption, network, environment or {})
         ending.callback(cluster.stop)
         cluster.start(count)

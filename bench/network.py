@@ -1,7 +1,9 @@
 """Nodes' links for measurements: a network namespace for each node, a bridge in one more, rates in both directions.
 
-Needs root and iproute2. Nothing outside of these namespaces is touched, and leaving takes all of them away; what a
-program left that was killed goes when the next one begins.
+TCP's congestion control in there is cubic, as Linux comes, whatever the machine's own is: BBR gives connections that
+share a line very different parts of it, and for minutes (ADR 43). Needs root and iproute2. Nothing outside of these
+namespaces is touched, and leaving takes all of them away; what a program left that was killed goes when the next one
+begins.
 """
 
 from __future__ import annotations
@@ -22,16 +24,30 @@ _WAIT: Final = 0.05
 _SMALLEST_QUEUE: Final = 256 * 1024
 #: Namespaces are called this, the process id of their program, and the node's number.
 _NAME: Final = "cached-bench-"
+_CONGESTION: Final = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+_THERE: Final = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+
+
+def controls() -> list[str]:
+    """Return TCP's congestion controls that this machine's kernel has."""
+    return _THERE.read_text().split()
+
+
+def congestion() -> str:
+    """Return the congestion control that is usual with Linux, or this machine's where its kernel lacks that."""
+    return "cubic" if "cubic" in controls() else _CONGESTION.read_text().strip()
 
 
 class Network:
     """Namespaces with one interface each, all on one bridge. Use it as a context manager.
 
-    `rates` are Mbit/s, of node 0, 1, ...; 0 leaves a node's link as fast as it is.
+    `rates` are Mbit/s, of node 0, 1, ...; 0 leaves a node's link as fast as it is. `control` is TCP's congestion
+    control, one of `controls`.
     """
 
-    def __init__(self, rates: list[float]) -> None:
+    def __init__(self, rates: list[float], control: str) -> None:
         self._rates = rates
+        self._control = control
         self._prefix = f"{_NAME}{os.getpid()}"
         self._made: list[str] = []
 
@@ -75,6 +91,7 @@ class Network:
         _ip("netns", "add", full)
         self._made.append(full)
         _ip("-n", full, "link", "set", "lo", "up")
+        _ip("netns", "exec", full, "sh", "-c", f"echo {self._control} > {_CONGESTION}")
         return full
 
     def _link(self, hub: str, number: int, rate: float) -> None:

@@ -44,7 +44,10 @@ def against(racer: Racer, setting: Setting) -> tuple[float, float]:
     """Return seconds and copies of one racer; raise `CannotRun` or `Late`."""
     racer.version()
     rates = [setting.source_rate, *[setting.rate] * setting.receivers]
-    with tempfile.TemporaryDirectory(prefix="cached-rivals-") as folder, Network(rates) as network:
+    with (
+        tempfile.TemporaryDirectory(prefix="cached-rivals-") as folder,
+        Network(rates, setting.congestion) as network,
+    ):
         root = Path(folder)
         write_files(root / "data", setting.size, setting.files)
         patience = _PATIENCE * setting.bound

@@ -30,11 +30,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from cached.units import parse_size
 
 from bench.cluster import Cluster
+from bench.network import congestion, controls
 from bench.report import Row as Report
 from bench.report import document, medians, table
 from bench.swarm import events
@@ -64,6 +66,7 @@ def main() -> None:
         "--source-rate", type=float, default=0.0, help="Mbit/s of the source (default: --rate)"
     )
     parser.add_argument("--encryption", choices=("tls", "off"), default="tls")
+    parser.add_argument("--congestion", default=congestion(), choices=controls(), help="of TCP, on the links")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--keep-logs", metavar="DIR", help="copy the daemons' logs there")
     parser.add_argument("--json", action="store_true")
@@ -75,9 +78,10 @@ def main() -> None:
     until = time.monotonic() + 60 * asked.minutes
     for name, row in _wanted(asked).items():
         runs: list[dict[str, float]] = []
+        setting = replace(row.setting, congestion=asked.congestion)
         while len(runs) < asked.runs and (not runs or time.monotonic() < until):
-            runs.append(measure(row.setting, asked.keep_logs, _during(row)))
-        rows[name] = (vars(row.setting) | {"event": row.event, "runs": len(runs)}, row.figures(medians(runs)))
+            runs.append(measure(setting, asked.keep_logs, _during(row)))
+        rows[name] = (vars(setting) | {"event": row.event, "runs": len(runs)}, row.figures(medians(runs)))
         print(table(name, rows[name][1]), file=sys.stderr if asked.json else sys.stdout, flush=True)
         if time.monotonic() > until:
             print(f"no more rows: {asked.minutes:g} minutes are over", file=sys.stderr)

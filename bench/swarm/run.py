@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from bench.bound import bound
 from bench.cluster import Cluster, clustered, write_files
+from bench.network import congestion
 from bench.watch import Watch
 
 NAME: Final = "bench"
@@ -24,6 +25,7 @@ class Setting:
     source_rate: float
     files: int = 4
     encryption: str = "tls"
+    congestion: str = field(default_factory=congestion)
 
     @property
     def bound(self) -> float:
@@ -37,7 +39,11 @@ def prepared(setting: Setting) -> Iterator[Cluster]:
     links = [setting.source_rate, *[setting.rate] * setting.receivers] if setting.rate else []
     capacity = 4 * setting.size + (1 << 30)
     with clustered(
-        setting.receivers + 1, capacity=capacity, rates=links, encryption=setting.encryption
+        setting.receivers + 1,
+        capacity=capacity,
+        rates=links,
+        control=setting.congestion,
+        encryption=setting.encryption,
     ) as cluster:
         write_files(cluster.root / "data", setting.size, setting.files)
         cluster.nodes[0].json("create", NAME, str(cluster.root / "data"), "--replicas", "0")
