@@ -92,7 +92,8 @@ async def _request(node: Node, known: Known) -> None:
                     else NoSource(f"node {holder[:8]} answered nonsense")
                 )
             continue
-        source = Peer(node_id=holder, domains=frozenset())
+        entry = node.directory.node(holder)
+        source = Peer(node_id=holder, domains=entry.domains if entry is not None else frozenset())
         answer = await to_the_end(offer.consider(node, source, proposed))
         if answer.answer == "OK":
             return
@@ -117,7 +118,7 @@ async def _offered_by_the_origin(node: Node, known: Known) -> bool:
         requested=True,
         methods=record.methods,
     )
-    nobody = Peer(node_id="", domains=frozenset())
+    nobody = Peer(node_id="", domains=node.identity.domains)
     answer = await to_the_end(offer.consider(node, nobody, proposed))
     if answer.answer == "OK":
         return True

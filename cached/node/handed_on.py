@@ -24,7 +24,7 @@ _FEWEST: Final = 4
 #: Seconds for those to accept before the others are made their offers, for them to have it ready, and between two
 #: attempts to get it from them.
 ANSWER: Final = 2.0
-_READY: Final = 2.0
+_READY: Final = 4.0
 _AGAIN: Final = 0.05
 #: So many of those who have it are asked, should the first not give it.
 _ASKED: Final = 3
@@ -46,7 +46,7 @@ async def take(node: Node, known: Known, meeting: Meeting, described: Sequence[s
     loop = asyncio.get_running_loop()
     until = loop.time() + _READY
     while left and (patience := until - loop.time()) > 0:
-        if not await meeting.meet(left[0], min(patience, ANSWER)):
+        if not await meeting.meet(left[0], patience / 2):  # who is silent leaves time for others
             left.popleft()
             continue
         with contextlib.suppress(CachedError):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
+
+from cached.peers.records import Port
 
 #: Most bytes of a set's files that travel with an offer.
 CONTENT = 16 << 10
@@ -13,15 +15,20 @@ DESCRIBED = 64
 NEIGHBOURS = 64
 
 
+#: A short word, and the id of a node.
+Word = Annotated[str, msgspec.Meta(max_length=32)]
+NodeId = Annotated[str, msgspec.Meta(max_length=64)]
+
+
 class Joined(msgspec.Struct, frozen=True, kw_only=True):
     """How a holder gives the bytes of a set: its answer to a node that introduces itself, and part of its offers."""
 
     #: It holds all bytes; otherwise it is fetching them itself.
     complete: bool
-    bittorrent_port: int
+    bittorrent_port: Port
     #: Methods by which it gives bytes, and whether its BitTorrent connections are encrypted (`tls` or `off`).
-    methods: tuple[str, ...] = ("bittorrent", "direct")
-    encryption: str = "tls"
+    methods: Annotated[tuple[Word, ...], msgspec.Meta(max_length=8)] = ("bittorrent", "direct")
+    encryption: Word = "tls"
     #: It gives the direct method's streams on connections of their own, too.
     bulk: bool = False
 

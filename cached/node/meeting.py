@@ -14,13 +14,15 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from cached.errors import CachedError
+from cached.errors import CachedError, NotFound
 from cached.node import announce, sources
 from cached.node.joined import Enclosed, Joined
 from cached.node.node import Node
 from cached.node.sources import FETCHING
+from cached.node.trust import trusted_with
 from cached.peers.records import NodeEntry, Peer
 from cached.replication import mesh, method
+from cached.replication.neighbours import Neighbours
 from cached.replication.transfer import Holder
 
 #: Seconds between two looks at the directory while it says the same, between two glances whether it does, and after
@@ -31,13 +33,9 @@ RENEW = 300.0
 #: Seconds to wait before a holder that refused, or was not reached, is asked again, and for an answer.
 RETRY = 5.0
 ANSWER = 5.0
-#: Seconds for which the neighbours that an offer named stand for those whom all that fetch would choose: until then
-#: this node may not have heard of all.
-NAMED = 10.0
-#: Neighbours stay; others are chosen once so few are left. A node of which nothing is heard counts for so many seconds:
-#: where lines are full signs of life take long.
-ENOUGH = 6
+#: A node of which nothing is heard counts for so many seconds: where lines are full signs of life take long.
 LOST = 30.0
+WAYS = ("direct", "bittorrent")
 #: Seconds in which a fellow may introduce both before this node does.
 COURTESY = 2.0
 
@@ -53,18 +51,18 @@ class Meeting:
     answers: dict[str, Joined] = field(default_factory=dict)
     refused: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
-    #: Set once somebody agreed who has all bytes, or everybody known at the beginning has been asked.
+    #: Set once somebody agrees who has all bytes, or everybody known at the beginning has been asked.
     met: asyncio.Event = field(default_factory=asyncio.Event)
     #: What nodes told of the set at the last look; see `Directory.mark`.
     mark: object = None
-    #: Neighbours in the swarm that the offer named, and until when they are taken at its word.
-    named: frozenset[str] = frozenset()
-    named_until: float = 0.0
-    #: Neighbours in the swarm among those that fetch the set, too, and those who introduced themselves as such.
-    near: set[str] = field(default_factory=set)
-    came: set[str] = field(default_factory=set)
     #: Since when fellows are waited for that are to introduce both.
     awaited: dict[str, float] = field(default_factory=dict)
+    #: Named ones that have not taken up the set yet: they are met once they tell of it.
+    unready: set[str] = field(default_factory=set)
+    neighbours: Neighbours = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.neighbours = Neighbours(self.node.id)
 
     def swarm(self) -> Sequence[Holder]:
         """Return the members of the swarm that are alive and speak as this node does: whole ones, and neighbours.
@@ -76,12 +74,15 @@ class Meeting:
             holder
             for holder in self._giving("bittorrent")
             if self.answers[holder.node_id].encryption == mine
-            and (holder.complete or holder.node_id in self.near)
+            and (holder.complete or holder.node_id in self.neighbours.chosen)
         ]
 
     def direct(self) -> Sequence[Holder]:
         """Return the live holders of all bytes."""
-        return [holder for holder in self._giving("direct") if holder.complete]
+        return self._whole("direct")
+
+    def _whole(self, way: str) -> list[Holder]:
+        return [holder for holder in self._giving(way) if holder.complete]
 
     def offer(self, way: str) -> bool:
         """Tell whether somebody who has, or will have, the bytes gives them by that method just now."""
@@ -113,16 +114,12 @@ class Meeting:
             left = left - GLANCE if self.node.directory.mark(self.set_id) == self.mark else 0.0
 
     async def look(self) -> None:
-        """Introduce this node to those it has not met: holders of all bytes first, then neighbours that fetch, too."""
+        """Introduce this node to those it has not met: holders of all bytes, and neighbours that fetch, too."""
         self.mark = self.node.directory.mark(self.set_id)
+        self._take_note_of_progress()
         candidates = self._candidates()
-        self._take_note_of_whole(candidates)
         self._choose_neighbours(candidates)
-        await self._introduce_to(self._givers(candidates))
-        if any(holder.complete for holder, *_ in self.agreed.values()):
-            self.met.set()
-        if not self._need_no_fellows():
-            await self._introduce_to(self._fellows(candidates))
+        await self._introduce_to([*self._givers(candidates), *self._fellows(candidates)])
 
     def _need_no_fellows(self) -> bool:
         """Tell whether somebody streams all of so few bytes that nobody shares them."""
@@ -134,62 +131,55 @@ class Meeting:
     async def _introduce_to(self, entries: Sequence[NodeEntry]) -> None:
         await asyncio.gather(*(self._introduce(entry) for entry in entries))
 
-    def _take_note_of_whole(self, candidates: list[tuple[NodeEntry, str]]) -> None:
-        """Who has agreed while it fetched the set, and has all of it now, need not be asked again."""
-        for entry, state in candidates:
-            met = self.agreed.get(entry.record.id)
-            if met is not None and state == "COMMITTED":
+    def _take_note_of_progress(self) -> None:
+        """Who has agreed and tells since then that it has all bytes, or has them no more, need not be asked again."""
+        now = asyncio.get_running_loop().time()
+        for entry in self.node.holders(self.set_id):
+            met, state = self.agreed.get(entry.node.record.id), entry.holding.state
+            if met is not None and state in ("COMMITTED", *FETCHING) and now - entry.node.record_age > met[1]:
                 holder, when, life = met
-                self.agreed[entry.record.id] = replace(holder, complete=True), when, life
+                whole = replace(holder, complete=state == "COMMITTED")
+                self.agreed[entry.node.record.id] = whole, when, life
 
     def _givers(self, candidates: list[tuple[NodeEntry, str]]) -> list[NodeEntry]:
-        """Return the holders of all bytes to be met now: no more than a node has neighbours, of many each node others.
+        """Return the holders of all bytes to be met now: some that answer are enough, of many each node meets others.
 
         The originator and the first by name are everybody's, so that all spare the same one; see `source`.
         """
-        whole = {entry.record.id: entry for entry, state in candidates if state in ("COMMITTED", "EXPIRED")}
-        living = sum(entry.alive and entry.record.id in self.agreed for entry, _ in candidates)
-        room = max(0, mesh.FULL_MESH - living)
-        everybodys = {self._originator(), min(whole, default="")}
-        order = sorted(mesh.spread(self.node.id, whole), key=lambda one: one not in everybodys)
-        due = [one for one in order if self._is_due(whole[one])]
+        whole = {
+            entry.record.id: entry
+            for entry, state in candidates
+            if state in ("COMMITTED", "EXPIRED") and entry.alive
+        }
+        due = [one for one, entry in whole.items() if self._is_due(entry)]
         known = [one for one in due if one in self.agreed]
-        return [whole[one] for one in (*known, *[one for one in due if one not in self.agreed][:room])]
+        new = [one for one in due if one not in self.agreed]
+        room = max(0, mesh.FULL_MESH - len({one.node_id for way in WAYS for one in self._whole(way)}))
+        if len(new) > room:
+            everybodys = {self._originator(), min(whole)}
+            new = sorted(mesh.spread(self.node.id, new), key=lambda one: one not in everybodys)[:room]
+        return [whole[one] for one in (*known, *new)]
 
     def _fellows(self, candidates: list[tuple[NodeEntry, str]]) -> list[NodeEntry]:
         """Return the neighbours to be met now that fetch the set, too."""
+        if self._need_no_fellows():
+            return []
+        near = self.neighbours.chosen
         return [
             entry
             for entry, state in candidates
-            if state in FETCHING
-            and entry.record.id in self.near
-            and self._is_due(entry)
-            and self._is_ours(entry)
+            if state in FETCHING and entry.record.id in near and self._is_due(entry) and self._is_ours(entry)
         ]
 
     def _choose_neighbours(self, candidates: list[tuple[NodeEntry, str]]) -> None:
-        """Choose the neighbours in the swarm; of many those chosen stay, done or not, while enough are left.
-
-        A node's line is shared by all that are connected with it, one as much as the other: who has neighbours with
-        more connections than others have is behind everybody at the end.
-        """
-        there = {
-            entry.record.id: state
-            for entry, state in candidates
-            if (entry.alive or (entry.age < LOST and not entry.left)) and entry.record.id != self.node.id
-        }
-        coming = {node_id for node_id, state in there.items() if state in FETCHING}
-        stay = self.near & there.keys()
-        if self._trusts_names():
-            chosen = there.keys() & self.named
-        elif len(coming) < mesh.FULL_MESH or len(stay) < ENOUGH:
-            chosen = stay | mesh.fellows(self.node.id, coming)
-        else:
-            chosen = stay
-        self.near = chosen | (self.came & there.keys())
-
-    def _trusts_names(self) -> bool:
-        return bool(self.named) and asyncio.get_running_loop().time() < self.named_until
+        others = [(entry, state) for entry, state in candidates if not entry.left]
+        living = {entry.record.id for entry, _ in others if entry.alive or entry.age < LOST}
+        self.neighbours.choose(
+            coming={entry.record.id for entry, state in others if state in FETCHING} & living,
+            told={entry.record.id for entry, _ in others},
+            present=living & self.agreed.keys(),
+            now=asyncio.get_running_loop().time(),
+        )
 
     def _candidates(self) -> list[tuple[NodeEntry, str]]:
         """Return the nodes that tell of a replica, the one that offered the set, and the neighbours that it named."""
@@ -198,13 +188,19 @@ class Meeting:
             entry.node.record.id: (entry.node, entry.holding.state)
             for entry in self.node.holders(self.set_id)
         }
-        source = self.node.sources.get(self.set_id)
-        offering = directory.node(source) if source else None
+        offering = directory.node(self.node.sources.get(self.set_id, ""))
         if offering is not None:
             found.setdefault(offering.record.id, (offering, "COMMITTED"))
-        for fellow in filter(None, map(directory.node, self.named if self._trusts_names() else ())):
+        self.unready -= found.keys()
+        trusts = self.neighbours.trusts_names(asyncio.get_running_loop().time())
+        named = self.neighbours.named - self.unready if trusts else ()
+        for fellow in filter(None, map(directory.node, named)):
             found.setdefault(fellow.record.id, (fellow, "TRANSFERRING"))
-        return list(found.values())
+        return [one for one in found.values() if self._may_have_it(one[0])]
+
+    def _may_have_it(self, entry: NodeEntry) -> bool:
+        known = self.node.shelf.known.get(self.set_id)
+        return known is None or trusted_with(entry, known)
 
     def _is_due(self, entry: NodeEntry) -> bool:
         node_id, now = entry.record.id, asyncio.get_running_loop().time()
@@ -226,27 +222,40 @@ class Meeting:
     async def meet(self, node_id: str, patience: float) -> bool:
         """Introduce this node to one that fetches the set, too, unless they have met; return whether it agrees."""
         entry = self.node.directory.node(node_id)
-        if entry is not None and node_id not in self.agreed:
+        if entry is None or node_id == self.node.id or not (entry.alive and self._may_have_it(entry)):
+            return False
+        if node_id not in self.agreed:
             await self._introduce(entry, patience)
         return node_id in self.agreed
 
     async def _introduce(self, entry: NodeEntry, patience: float = ANSWER) -> None:
-        node_id, now = entry.record.id, asyncio.get_running_loop().time()
-        body = {"set": self.set_id, "ad": announce.ad(self.node), "giving": await self._giving_to(entry)}
+        node_id, clock = entry.record.id, asyncio.get_running_loop().time
+        body, begun = {"set": self.set_id, "ad": announce.ad(self.node)}, clock()
+        if (giving := await self._giving_to(entry)) is not None:
+            body["giving"] = msgspec.to_builtins(giving)
         try:
             answer = msgspec.convert(
                 await self.node.link.call(node_id, "source.join", body, patience), Joined
             )
         except (CachedError, msgspec.ValidationError) as error:
-            self.refused[node_id] = now
-            self.reasons[node_id] = getattr(error, "message", str(error))
+            met = self.agreed.get(node_id)
+            if met is not None and met[1] > begun:
+                return  # it has introduced both meanwhile
             self.agreed.pop(node_id, None)
+            self.reasons[node_id] = getattr(error, "message", str(error))
+            if isinstance(error, NotFound) and node_id in self.neighbours.named and not self._tells(node_id):
+                self.unready.add(node_id)
+            elif patience >= ANSWER:
+                self.refused[node_id] = clock()
             return
-        self.count(entry, answer, now)
+        self.count(entry, answer, begun)
+
+    def _tells(self, node_id: str) -> bool:
+        return any(entry.node.record.id == node_id for entry in self.node.holders(self.set_id))
 
     async def _giving_to(self, entry: NodeEntry) -> Joined | None:
         """Return how this node gives the bytes that it fetches, where it agrees that a neighbour has them."""
-        if self.set_id not in self.node.transfers or entry.record.id not in self.near:
+        if self.set_id not in self.node.transfers or entry.record.id not in self.neighbours.chosen:
             return None
         peer = Peer(node_id=entry.record.id, domains=entry.domains)
         with contextlib.suppress(CachedError):
@@ -255,15 +264,18 @@ class Meeting:
 
     def offered(self, enclosed: Enclosed) -> None:
         """Count whoever made an offer among those that agreed: it has, before it offered."""
-        self.named = frozenset(enclosed.neighbours)
-        self.named_until = enclosed.when + NAMED
+        known = filter(None, map(self.node.directory.node, enclosed.neighbours))
+        named = {entry.record.id for entry in known if self._may_have_it(entry)} - {enclosed.node_id}
+        self.neighbours.name(named & {*enclosed.neighbours}, enclosed.when)
         entry = self.node.directory.node(enclosed.node_id)
         if enclosed.joined is not None and entry is not None:
             self.count(entry, enclosed.joined, enclosed.when)
 
     def count(self, entry: NodeEntry, answer: Joined, now: float) -> None:
-        """Count a node among those that agreed `now`."""
+        """Count a node among those that agreed `now`, if it may have the set."""
         record = entry.record
+        if not self._may_have_it(entry):
+            return
         holder = Holder(
             node_id=record.id,
             host=record.address.rpartition(":")[0].strip("[]"),
@@ -274,6 +286,9 @@ class Meeting:
         )
         self.answers[record.id] = answer
         self.agreed[record.id] = (holder, now, record.incarnation)
+        self.awaited.pop(record.id, None)
+        if holder.complete:
+            self.met.set()
 
 
 @asynccontextmanager
@@ -308,9 +323,15 @@ async def held(node: Node, set_id: str, enclosed: Enclosed | None = None) -> Asy
 
 
 def introduced(node: Node, peer: Peer, set_id: str, giving: Joined) -> None:
-    """Take note of a node that has said, with its own question, how it gives a set that both fetch."""
+    """Take note of a node that has said, with its own question, how it gives a set that both fetch.
+
+    Only of one that is known to fetch it, and never that it has all bytes: whoever has is asked.
+    """
     meeting, entry = node.meetings.get(set_id), node.directory.node(peer.node_id)
-    if meeting is not None and entry is not None:
-        meeting.came.add(peer.node_id)
-        meeting.near.add(peer.node_id)
-        meeting.count(entry, giving, asyncio.get_running_loop().time())
+    if meeting is None or entry is None:
+        return
+    states = {one.record.id: state for one, state in meeting._candidates()}
+    if states.get(peer.node_id) in FETCHING and meeting.neighbours.came(peer.node_id):
+        meeting.count(
+            entry, msgspec.structs.replace(giving, complete=False), asyncio.get_running_loop().time()
+        )

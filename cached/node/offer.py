@@ -16,12 +16,13 @@ from cached import faults
 from cached.catalog.rows import ContentRow, ReplicaRow, ReservationRow, TransferRow
 from cached.catalog.tx import Tx
 from cached.critical import to_the_end
-from cached.errors import Busy, CachedError, NotFound, RequirementsRefused
+from cached.errors import Busy, CachedError, Forbidden, NotFound, RequirementsRefused
 from cached.leases import capacity, policy
 from cached.node import announce, book, consent, damage, enclosing, metadata, receive, seeding, sources
-from cached.node.joined import CONTENT, DESCRIBED, NEIGHBOURS, Enclosed, Joined
+from cached.node.joined import CONTENT, DESCRIBED, NEIGHBOURS, Enclosed, Joined, NodeId
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
+from cached.node.trust import trusted_with
 from cached.peers.records import Peer
 from cached.replication import method
 from cached.replication.membership import is_piece_size
@@ -49,9 +50,9 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     #: The set's metadata, where that is little (`cached.node.metadata`).
     metadata: bytes = b""
     #: Nodes that have got the metadata and hand it on, where it does not come with the offer.
-    described: tuple[str, ...] = ()
+    described: tuple[NodeId, ...] = ()
     #: Of those that get it at the same time, the ones with which the receiver is to share it.
-    neighbours: tuple[str, ...] = ()
+    neighbours: tuple[NodeId, ...] = ()
     #: All bytes of its files in canonical order, where they are very few (`cached.node.joined`).
     content: bytes = b""
 
@@ -87,6 +88,8 @@ async def consider(node: Node, peer: Peer, offer: Offer) -> Answer:
 
 async def _accept(node: Node, peer: Peer, known: Known, offer: Offer) -> float:
     record = known.record
+    if not trusted_with(peer, known):
+        raise Forbidden(f"node {peer.node_id[:8]} does not speak for the domain of {record.owner}")
     held = _held(node, known)
     if held is not None:
         return node.left(held.grant)
@@ -149,8 +152,9 @@ async def _promise_and_start(node: Node, peer: Peer, known: Known, grant: policy
             when=asyncio.get_running_loop().time(),
         ),
     )
-    # What is soon here is told of once it is: nobody shares its bytes meanwhile.
-    announce.publish(node, hurried=method.worth_sharing(known.record.bytes, others=1))
+    # What is soon here is told of once it is: nobody shares its bytes meanwhile, or who does has been named to it.
+    hurried = method.worth_sharing(known.record.bytes, others=1) and not offer.neighbours
+    announce.publish(node, hurried=hurried)
 
 
 async def _promise(node: Node, peer: Peer, known: Known, grant: policy.Grant) -> None:

@@ -25,14 +25,7 @@ from cached.peers.link import Link
 from cached.peers.members import AgedBeat, Member, Members, Row, find, holders
 from cached.peers.own import OwnRecord, Said
 from cached.peers.reach import Reach
-from cached.peers.records import (
-    HolderEntry,
-    NodeContents,
-    NodeEntry,
-    NodeRecord,
-    RecordBook,
-    SignedNode,
-)
+from cached.peers.records import HolderEntry, NodeContents, NodeEntry, NodeRecord, RecordBook, SignedNode
 from cached.peers.rumours import Rumours
 
 log = logging.getLogger(__name__)
@@ -176,7 +169,8 @@ class Directory:
 
     def node(self, name: str) -> NodeEntry | None:
         """Return the node with this id, name, host or unambiguous beginning (8+ digits) of an id; live ones first."""
-        return find(self.nodes(), name)
+        exact = self._members.get(name)
+        return self._members.entry(exact, _now()) if exact else find(self.nodes(), name)
 
     def host_of(self, node_id: str) -> str:
         """Return the host at which a node can be dialled; empty when it is unknown or cannot be."""

@@ -18,15 +18,13 @@ OUT_OF_TURN = 3.0
 
 
 def neighbours(node_id: str, holders: Iterable[Holder]) -> list[Holder]:
-    """Choose whom `node_id` keeps connections with: all, or in large swarms a ring and some others.
+    """Choose whom `node_id` keeps connections with: of those that have all of it some, each node others; else all.
 
-    All nodes choose by the same ring of ids and the same distances, so that choices are mutual. Of many
-    complete holders each node gets others.
+    Who fetches, too, has been chosen before (`fellows`).
     """
     others = {holder.node_id: holder for holder in holders if holder.node_id != node_id}
     complete = spread(node_id, (key for key, holder in others.items() if holder.complete))[:FULL_MESH]
-    near = fellows(node_id, (key for key, holder in others.items() if not holder.complete))
-    return [others[key] for key in (*complete, *sorted(near))]
+    return [others[key] for key in (*complete, *sorted(key for key in others if not others[key].complete))]
 
 
 def spread(node_id: str, others: Iterable[str]) -> list[str]:
@@ -35,7 +33,10 @@ def spread(node_id: str, others: Iterable[str]) -> list[str]:
 
 
 def fellows(node_id: str, fetchers: Iterable[str]) -> set[str]:
-    """Choose of those that fetch, too, whom `node_id` keeps connections with; see `neighbours`."""
+    """Choose of those that fetch, too, whom `node_id` keeps connections with: all, or of many a ring and some others.
+
+    All nodes choose by the same ring of ids and the same distances, so that choices are mutual.
+    """
     ring = sorted({*fetchers, node_id})
     return _around(ring, ring.index(node_id))
 

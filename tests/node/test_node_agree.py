@@ -173,6 +173,7 @@ def test_of_many_that_fetch_a_set_a_node_introduces_itself_to_its_neighbours_alo
             others = [await w.node(name) for name in "cdef"]
             await w.gossip()
             near = {others[0].id, others[2].id}
+            monkeypatch.setattr(mesh, "FULL_MESH", 4)
             monkeypatch.setattr(mesh, "fellows", lambda _node, fetchers: near & set(fetchers))
             monkeypatch.setattr(mesh, "introduces", lambda *_: True)
             monkeypatch.setattr(method, "_WORTH", 0)
@@ -191,6 +192,7 @@ def test_of_many_that_fetch_a_set_a_node_introduces_itself_to_its_neighbours_alo
             b.link.call = calling
             await holders.look()
             assert set(asked) == {a.id} | near
+            assert await holders.meet(others[1].id, 5.0)
             assert {one.node_id for one in holders.swarm()} == {a.id} | near
 
     asyncio.run(story())

@@ -161,6 +161,7 @@ def test_a_repair_that_fails_is_tried_again_later(tmp_path, monkeypatch):
             await until(lambda: scrubber._attempts)
             ((attempts, due),) = scrubber._attempts.values()
             assert attempts == 1
+            await until(lambda: not [key for key in b.flights if key.startswith("heal")])
             scrubber.repair(due - 0.1)
             assert not [key for key in b.flights if key.startswith("heal")]
             spoil(a, view.content, data=b"bytes")

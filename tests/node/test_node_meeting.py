@@ -7,6 +7,7 @@ import contextlib
 import os
 
 import pytest
+from cached.errors import CachedError, Forbidden, PeerUnreachable
 from cached.node import drive, meeting, offer
 from cached.node.joined import Enclosed, Joined
 from cached.node.meeting import Meeting
@@ -101,12 +102,18 @@ def test_who_is_streamed_fewer_bytes_than_anybody_shares_meets_nobody_else(tmp_p
     asyncio.run(story())
 
 
-def test_a_node_that_cannot_be_reached_waits_for_nobody(tmp_path, monkeypatch):
+@pytest.mark.parametrize("which", ["itself", "the other"])
+def test_of_two_of_which_one_cannot_be_reached_nobody_waits_for_the_other(tmp_path, monkeypatch, which):
     async def story():
         turns(monkeypatch, lambda: "")
         monkeypatch.setattr(meeting, "COURTESY", 1e9)
         async with fetching(tmp_path) as (_, (a, b, c), view):
-            b.directory.reachable = False
+            if which == "itself":
+                b.directory.reachable = False
+            else:
+                entry = c.directory._entry()
+                hidden = replace(entry, record=replace(entry.record, reachable=False))
+                c.directory._entry = lambda: hidden
             await until(lambda: agreed(b, view.id) == {a.id, c.id})
             assert agreed(c, view.id) == {a.id, b.id}, "its word counts for both"
 
@@ -134,7 +141,7 @@ def test_who_is_met_for_the_metadata_alone_becomes_no_neighbour(tmp_path, monkey
         async with fetching(tmp_path) as (_, (a, b, c), view):
             holders = b.meetings[view.id]
             monkeypatch.setattr(holders, "_choose_neighbours", lambda _: None)
-            holders.near = set()
+            holders.neighbours.chosen = set()
             assert await holders.meet(c.id, 5.0)
             assert agreed(c, view.id) == {a.id}
             assert c.id not in {one.node_id for one in holders.swarm()}
@@ -154,59 +161,161 @@ def test_who_is_told_how_the_other_gives_a_set_that_it_does_not_fetch_just_answe
     asyncio.run(story())
 
 
-def test_a_fellow_that_has_all_of_it_now_counts_as_whole_and_is_not_asked_again(tmp_path):
+def told(directory, node, state: str, record_age: float = 0.0):
+    """Have the directory tell of that node's replica in that state, in a record of that age."""
+    [entry] = [
+        one for one in directory.holders(next(iter(node.shelf.known))) if one.node.record.id == node.id
+    ]
+    entry = replace(
+        entry, node=replace(entry.node, record_age=record_age), holding=replace(entry.holding, state=state)
+    )
+    directory.holders = lambda _: [entry]
+
+
+@pytest.mark.parametrize(
+    ("before", "state", "age", "whole"),
+    [
+        (False, "COMMITTED", 0.0, True),
+        (False, "COMMITTED", 60.0, False),
+        (True, "TRANSFERRING", 0.0, False),
+        (True, "TRANSFERRING", 60.0, True),
+        (False, "TRANSFERRING", 0.0, False),
+    ],
+)
+def test_who_has_all_of_it_by_now_or_no_more_is_known_by_what_it_told_since_it_was_met(
+    tmp_path, before, state, age, whole
+):
     async def story():
         async with world(tmp_path) as w:
             a, b = await w.node("a"), await w.node("b")
             view = await create_set(a, ALICE, "nr", {"f": b"x"}, replicas=0)
             await w.gossip()
+            told(b.directory, a, state, age)
             holders = Meeting(node=b, set_id=view.id)
-            entry = b.directory.node(a.id)
             now = asyncio.get_running_loop().time()
-            holders.count(entry, Joined(complete=False, bittorrent_port=7), now)
-            assert holders.direct() == []
+            met = Joined(complete=before, bittorrent_port=7)
+            holders.count(b.directory.node(a.id), met, now - 30)
             await holders.look()
-            assert [one.node_id for one in holders.direct()] == [a.id]
+            assert bool(holders.direct()) is whole
             assert asks(b, a) == 0
 
     asyncio.run(story())
 
 
-def test_of_very_many_holders_a_node_meets_some_the_originator_among_them(tmp_path, monkeypatch):
+def test_who_offers_what_it_fetches_itself_is_not_whole_though_it_has_told_nothing(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b = await w.node("a"), await w.node("b")
+            view = await create_set(a, ALICE, "nr", {"f": b"x"}, replicas=0)
+            await w.gossip()
+            b.sources[view.id] = a.id
+            b.directory.holders = lambda _: []
+            holders = Meeting(node=b, set_id=view.id)
+            now = asyncio.get_running_loop().time()
+            holders.offered(Enclosed(a.id, Joined(complete=False, bittorrent_port=7), b"", when=now))
+            await holders.look()
+            assert [one.complete for one, *_ in holders.agreed.values()] == [False]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("fellows", [0, 20])
+def test_of_very_many_holders_a_node_meets_some_the_originator_among_them(tmp_path, monkeypatch, fellows):
     async def story():
         async with fetching(tmp_path, "b") as (_, (a, b), view):
             entry, (found, ids) = b.directory.node(a.id), many(b, a, 60, "COMMITTED")
+            dead = (replace(entry, record=replace(entry.record, id="0" * 40), alive=False), "COMMITTED")
             holders, met = Meeting(node=b, set_id=view.id), []
+            now = asyncio.get_running_loop().time()
+            for one, _ in many(b, a, fellows)[0]:
+                fellow = replace(one, record=replace(one.record, id="f" + one.record.id[1:]))
+                holders.count(fellow, Joined(complete=False, bittorrent_port=7), now)
 
             async def introduce(entry, *_):
                 met.append(entry.record.id)
-                holders.count(
-                    entry, Joined(complete=True, bittorrent_port=7), asyncio.get_running_loop().time()
-                )
+                holders.count(entry, Joined(complete=True, bittorrent_port=7), now)
 
+            living = [one for one, _ in found]
+            monkeypatch.setattr(b.directory, "nodes", lambda: [*living, entry])
             monkeypatch.setattr(holders, "_introduce", introduce)
-            monkeypatch.setattr(holders, "_candidates", lambda: [*found, (entry, "COMMITTED")])
+            monkeypatch.setattr(holders, "_candidates", lambda: [dead, *found, (entry, "COMMITTED")])
             await holders.look()
             assert len(met) == mesh.FULL_MESH
             assert {a.id, ids[0]} <= set(met)
             await holders.look()
             assert len(met) == mesh.FULL_MESH
+            living.remove(next(one for one in living if one.record.id in met))
+            await holders.look()
+            assert len(met) == mesh.FULL_MESH + 1
 
     asyncio.run(story())
 
 
 def test_neighbours_that_an_offer_names_are_met_before_they_tell_of_the_set(tmp_path, monkeypatch):
     async def story():
+        monkeypatch.setattr(mesh, "introduces", lambda *_: True)
+        monkeypatch.setattr(meeting, "RETRY", 1e9)
         async with world(tmp_path) as w:
             a, b, c = [await w.node(name) for name in "abc"]
-            view = await create_set(a, ALICE, "nr", {"f": b"x"}, replicas=0)
+            stranger = await w.node("s", domain="physics.edu")
+            view = await create_set(a, ALICE, "nr", {"f": b"x"}, replicas=0, methods=("bittorrent",))
             await w.gossip()
+            holders = Meeting(node=b, set_id=view.id)
             now = asyncio.get_running_loop().time()
-            for when, expected in ((now, {c.id}), (now - meeting.NAMED - 1, set())):
-                holders = Meeting(node=b, set_id=view.id)
-                holders.offered(Enclosed(a.id, None, b"", when=when, neighbours=(c.id, "f" * 32)))
-                holders._choose_neighbours(holders._candidates())
-                assert holders.near == expected
+            names = (c.id, "f" * 40, b.id, stranger.id)
+            holders.offered(Enclosed(a.id, None, b"", when=now, neighbours=names))
+            for _ in range(3):
+                await holders.look()
+            assert (asks(b, c), asks(b, stranger)) == (1, 0)
+            assert c.id not in holders.agreed
+            told(b.directory, c, "TRANSFERRING") if b.directory.holding(view.id) - {a.id} else None
+            entry = next(iter(a.directory.holders(view.id)))
+            late = replace(
+                entry, node=b.directory.node(c.id), holding=replace(entry.holding, state="TRANSFERRING")
+            )
+            b.directory.holders = lambda _: [entry, late]
+            await holders.look()
+            assert asks(b, c) == 2, "as soon as it tells of the set"
+
+    asyncio.run(story())
+
+
+def test_who_fails_to_answer_but_has_introduced_both_meanwhile_is_met(tmp_path, monkeypatch):
+    async def story():
+        turns(monkeypatch, lambda: "")
+        monkeypatch.setattr(meeting, "COURTESY", 1e9)
+        async with fetching(tmp_path) as (_, (_, b, c), view):
+
+            async def failing(node_id, method):
+                if method == JOIN:
+                    holders = b.meetings[view.id]
+                    giving = Joined(complete=False, bittorrent_port=7)
+                    meeting.introduced(b, Peer(node_id=c.id, domains=c.identity.domains), view.id, giving)
+                    assert c.id in holders.agreed
+                    raise PeerUnreachable("no answer")
+
+            b.link.before = failing
+            assert await b.meetings[view.id].meet(c.id, 5.0)
+            assert c.id not in b.meetings[view.id].refused
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_whoever_introduces_itself_counts_as_one_that_fetches_and_only_if_it_is_known_to(tmp_path, known):
+    async def story():
+        async with fetching(tmp_path, "b") as (w, (a, b), view):
+            c = await w.node("c")
+            if known:
+                [entry] = [one for one in b.directory.holders(view.id) if one.node.record.id == a.id]
+                other = replace(
+                    entry, node=b.directory.node(c.id), holding=replace(entry.holding, state="TRANSFERRING")
+                )
+                b.directory.holders = lambda _: [entry, other]
+            giving = Joined(complete=True, bittorrent_port=7)
+            meeting.introduced(b, Peer(node_id=c.id, domains=c.identity.domains), view.id, giving)
+            found = {key: holder.complete for key, (holder, *_) in b.meetings[view.id].agreed.items()}
+            assert found == {a.id: True, c.id: False} if known else {a.id: True}
 
     asyncio.run(story())
 
@@ -218,52 +327,68 @@ def many(b, a, count: int, state: str = "TRANSFERRING", **entry):
     return [(replace(like, record=replace(like.record, id=one), **entry), state) for one in ids], ids
 
 
-def test_of_many_that_fetch_the_named_ones_are_the_neighbours_at_first(tmp_path):
-    async def story():
-        async with fetching(tmp_path, "b") as (_, (a, b), view):
-            found, ids = many(b, a, 40)
-            holders = Meeting(node=b, set_id=view.id)
-            now = asyncio.get_running_loop().time()
-            holders.offered(Enclosed(a.id, None, b"", when=now, neighbours=tuple(ids[3:6])))
-            holders._choose_neighbours(found)
-            assert holders.near == set(ids[3:6])
-            holders.named_until = now
-            holders._choose_neighbours(found)
-            assert holders.near == {*ids[3:6]} | mesh.fellows(b.id, ids)
-
-    asyncio.run(story())
-
-
-def test_neighbours_stay_until_few_are_left(tmp_path):
-    async def story():
-        async with fetching(tmp_path, "b") as (_, (a, b), view):
-            found, ids = many(b, a, 40)
-            holders = Meeting(node=b, set_id=view.id)
-            holders._choose_neighbours(found)
-            first = set(holders.near)
-            assert first == mesh.fellows(b.id, ids)
-            left = sorted(first)[: len(first) - meeting.ENOUGH + 1]
-            done = [(entry, "COMMITTED" if entry.record.id in first else state) for entry, state in found]
-            for told in (found, done):
-                holders._choose_neighbours(told)
-                assert holders.near == first
-                holders._choose_neighbours([one for one in told if one[0].record.id not in left[1:]])
-                assert holders.near == first - set(left[1:])
-                holders.near = set(first)
-            holders._choose_neighbours([one for one in found if one[0].record.id not in left])
-            assert holders.near > first - set(left)
-
-    asyncio.run(story())
-
-
-@pytest.mark.parametrize(("age", "stays"), [(20.0, True), (40.0, False)])
-def test_a_neighbour_of_which_nothing_is_heard_for_a_while_stays_a_neighbour(tmp_path, age, stays):
+@pytest.mark.parametrize(("age", "counts"), [(20.0, True), (40.0, False)])
+def test_a_node_of_which_nothing_is_heard_for_a_while_may_be_chosen_as_a_neighbour(tmp_path, age, counts):
     async def story():
         async with fetching(tmp_path, "b") as (_, (a, b), view):
             silent, [one] = many(b, a, 1, alive=False, age=age)
             holders = Meeting(node=b, set_id=view.id)
             holders._choose_neighbours(silent)
-            assert (holders.near == {one}) is stays
+            assert (holders.neighbours.chosen == {one}) is counts
+
+    asyncio.run(story())
+
+
+def test_a_node_that_is_not_trusted_with_a_set_is_met_by_nobody_however_it_is_named(tmp_path):
+    async def story():
+        async with fetching(tmp_path, "b") as (w, (_, b), view):
+            stranger = await w.node("s", domain="physics.edu")
+            holders = b.meetings[view.id]
+            now = asyncio.get_running_loop().time()
+            holders.offered(Enclosed(stranger.id, Joined(complete=True, bittorrent_port=7), b"", when=now))
+            assert not await holders.meet(stranger.id, 5.0)
+            holders.count(b.directory.node(stranger.id), Joined(complete=True, bittorrent_port=7), now)
+            assert stranger.id not in holders.agreed
+            assert asks(b, stranger) == 0
+            assert not await holders.meet(b.id, 5.0)
+
+    asyncio.run(story())
+
+
+def test_an_offer_of_a_private_set_by_a_node_that_does_not_speak_for_its_owner_is_refused(tmp_path):
+    async def story():
+        async with world(tmp_path) as w:
+            a, b = await w.node("a"), await w.node("b")
+            stranger = await w.node("s", domain="physics.edu")
+            view = await create_set(a, ALICE, "nr", {"f": b"x"}, replicas=0)
+            await w.gossip()
+            proposed = await offer.make(a, a.shelf.known[view.id])
+            as_stranger = Peer(node_id=stranger.id, domains=stranger.identity.domains)
+            answer = await offer.consider(b, as_stranger, proposed)
+            assert (answer.answer, answer.code) == ("REJECTED", Forbidden.code)
+            assert view.id not in b.shelf.replicas
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"bittorrent_port": 70000},
+        {"bittorrent_port": -1},
+        {"methods": ["x"] * 9},
+        {"methods": ["x" * 33]},
+        {"encryption": "x" * 33},
+    ],
+)
+def test_nonsense_about_how_a_node_gives_is_refused_and_leaves_nothing(tmp_path, nonsense):
+    async def story():
+        async with fetching(tmp_path) as (_, (_, b, c), view):
+            b.meetings[view.id].agreed.pop(c.id, None)
+            giving = {"complete": False, "bittorrent_port": 7} | nonsense
+            with pytest.raises(CachedError):
+                await c.link.call(b.id, JOIN, {"set": view.id, "ad": {}, "giving": giving})
+            assert c.id not in b.meetings[view.id].agreed
 
     asyncio.run(story())
 

@@ -208,10 +208,8 @@ def fetchers(count: int) -> list[Holder]:
 
 @given(st.integers(2, 80))
 def test_neighbours_choose_each_other_and_the_mesh_hangs_together(count):
-    nodes = fetchers(count)
-    chosen = {
-        node.node_id: {other.node_id for other in mesh.neighbours(node.node_id, nodes)} for node in nodes
-    }
+    nodes = [node.node_id for node in fetchers(count)]
+    chosen = {node: mesh.fellows(node, nodes) for node in nodes}
     assert all(a in chosen[b] for a in chosen for b in chosen[a])
     reached, frontier = {"000"}, {"000"}
     while frontier:
