@@ -51,7 +51,8 @@ class Meeting:
     answers: dict[str, Joined] = field(default_factory=dict)
     refused: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
-    #: Set once somebody agrees who has all bytes, or everybody known at the beginning has been asked.
+    #: Set once everybody known at the beginning has been asked; among those who begin together, and whose neighbours
+    #: are named, once somebody agrees who has all bytes.
     met: asyncio.Event = field(default_factory=asyncio.Event)
     #: What nodes told of the set at the last look; see `Directory.mark`.
     mark: object = None
@@ -210,10 +211,14 @@ class Meeting:
         return now - when > RENEW or life != entry.record.incarnation
 
     def _is_ours(self, entry: NodeEntry) -> bool:
-        """Tell whether this node introduces both: it is its turn, or the other one's, who has not for long."""
+        """Tell whether this node introduces both: it is its turn, or the other one's, who has not for long.
+
+        Of two that do not begin together each asks: who comes knows those who are there before they hear of it.
+        """
         other, now = entry.record, asyncio.get_running_loop().time()
         either = self.node.directory.reachable and other.reachable
-        if not either or mesh.introduces(self.node.id, other.id):
+        together = either and other.id in self.neighbours.named
+        if not together or mesh.introduces(self.node.id, other.id):
             return True
         return now - self.awaited.setdefault(other.id, now) >= COURTESY
 
@@ -287,7 +292,7 @@ class Meeting:
         self.answers[record.id] = answer
         self.agreed[record.id] = (holder, now, record.incarnation)
         self.awaited.pop(record.id, None)
-        if holder.complete:
+        if holder.complete and self.neighbours.named:  # who comes late first learns what others have
             self.met.set()
 
 
@@ -325,13 +330,10 @@ async def held(node: Node, set_id: str, enclosed: Enclosed | None = None) -> Asy
 def introduced(node: Node, peer: Peer, set_id: str, giving: Joined) -> None:
     """Take note of a node that has said, with its own question, how it gives a set that both fetch.
 
-    Only of one that is known to fetch it, and never that it has all bytes: whoever has is asked.
+    Never that it has all bytes: whoever has is asked.
     """
     meeting, entry = node.meetings.get(set_id), node.directory.node(peer.node_id)
-    if meeting is None or entry is None:
-        return
-    states = {one.record.id: state for one, state in meeting._candidates()}
-    if states.get(peer.node_id) in FETCHING and meeting.neighbours.came(peer.node_id):
+    if meeting is not None and entry is not None and meeting.neighbours.came(peer.node_id):
         meeting.count(
             entry, msgspec.structs.replace(giving, complete=False), asyncio.get_running_loop().time()
         )

@@ -26,8 +26,8 @@ def everything_is_worth_sharing(monkeypatch):
 
 
 @contextlib.asynccontextmanager
-async def fetching(tmp_path, names="bc", neighbours=()):
-    """Node a has a set, and the others have begun to fetch it, in this order; nothing of it comes."""
+async def fetching(tmp_path, names="bc", named=True):
+    """Node a has a set, and the others have begun to fetch it, named to each other or not; nothing of it comes."""
     async with world(tmp_path) as w:
         a = await w.node("a")
         others = [await w.node(name) for name in names]
@@ -40,6 +40,7 @@ async def fetching(tmp_path, names="bc", neighbours=()):
         for node in others:
             node.direct.fetch = nothing_comes
             a.consents.give(node.id, view.content)
+            neighbours = tuple(one.id for one in others) if named else ()
             proposed = replace(await offer.make(a, a.shelf.known[view.id]), neighbours=neighbours)
             answer = await offer.consider(node, Peer(node_id=a.id, domains=a.identity.domains), proposed)
             assert answer.answer == "OK"
@@ -301,21 +302,29 @@ def test_who_fails_to_answer_but_has_introduced_both_meanwhile_is_met(tmp_path, 
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_whoever_introduces_itself_counts_as_one_that_fetches_and_only_if_it_is_known_to(tmp_path, known):
+def test_whoever_introduces_itself_counts_as_one_that_fetches_whatever_it_says(tmp_path):
     async def story():
         async with fetching(tmp_path, "b") as (w, (a, b), view):
             c = await w.node("c")
-            if known:
-                [entry] = [one for one in b.directory.holders(view.id) if one.node.record.id == a.id]
-                other = replace(
-                    entry, node=b.directory.node(c.id), holding=replace(entry.holding, state="TRANSFERRING")
-                )
-                b.directory.holders = lambda _: [entry, other]
             giving = Joined(complete=True, bittorrent_port=7)
             meeting.introduced(b, Peer(node_id=c.id, domains=c.identity.domains), view.id, giving)
             found = {key: holder.complete for key, (holder, *_) in b.meetings[view.id].agreed.items()}
-            assert found == {a.id: True, c.id: False} if known else {a.id: True}
+            assert found == {a.id: True, c.id: False}
+
+    asyncio.run(story())
+
+
+def test_who_comes_late_asks_those_who_are_there_before_it_begins_whoever_is_to_introduce_both(
+    tmp_path, monkeypatch
+):
+    async def story():
+        turns(monkeypatch, lambda: "")
+        monkeypatch.setattr(meeting, "COURTESY", 1e9)
+        async with fetching(tmp_path, named=False) as (_, (a, b, c), view):
+            holders = c.meetings[view.id]
+            assert (b.id in holders.agreed) or not holders.met.is_set()
+            await until(holders.met.is_set)
+            assert set(holders.agreed) == {a.id, b.id}
 
     asyncio.run(story())
 
