@@ -61,10 +61,15 @@ def check_speaks(domains: Collection[str], owner: str, who: str) -> None:
         )
 
 
-async def agree(node: Node, peer: Peer, known: Known, ad: dict[str, object], *, requested: bool) -> None:
-    """Give a peer this node's consent as sender, or raise `Forbidden` or `RequirementsRefused`."""
+def check_trusted(peer: Peer, known: Known) -> None:
+    """Raise `Forbidden` unless a peer may have a set at all."""
     if not trusted_with(peer, known):
         raise Forbidden(f"node {peer.node_id[:8]} does not speak for the domain of {known.record.owner}")
+
+
+async def agree(node: Node, peer: Peer, known: Known, ad: dict[str, object], *, requested: bool) -> None:
+    """Give a peer this node's consent as sender, or raise `Forbidden` or `RequirementsRefused`."""
+    check_trusted(peer, known)
     verdict = (await verdicts(node, known, [ad], requested=requested))[0]
     if not verdict.matches:
         raise RequirementsRefused("; ".join(verdict.reasons), reasons=list(verdict.reasons))

@@ -19,7 +19,6 @@ from cached.node import announce, sources
 from cached.node.joined import Enclosed, Joined
 from cached.node.node import Node
 from cached.node.sources import FETCHING
-from cached.node.trust import trusted_with
 from cached.peers.records import NodeEntry, Peer
 from cached.replication import mesh, method
 from cached.replication.neighbours import Neighbours
@@ -197,11 +196,7 @@ class Meeting:
         named = self.neighbours.named - self.unready if trusts else ()
         for fellow in filter(None, map(directory.node, named)):
             found.setdefault(fellow.record.id, (fellow, "TRANSFERRING"))
-        return [one for one in found.values() if self._may_have_it(one[0])]
-
-    def _may_have_it(self, entry: NodeEntry) -> bool:
-        known = self.node.shelf.known.get(self.set_id)
-        return known is None or trusted_with(entry, known)
+        return [one for one in found.values() if self.node.may_hold(one[0], self.set_id)]
 
     def _is_due(self, entry: NodeEntry) -> bool:
         node_id, now = entry.record.id, asyncio.get_running_loop().time()
@@ -227,7 +222,11 @@ class Meeting:
     async def meet(self, node_id: str, patience: float) -> bool:
         """Introduce this node to one that fetches the set, too, unless they have met; return whether it agrees."""
         entry = self.node.directory.node(node_id)
-        if entry is None or node_id == self.node.id or not (entry.alive and self._may_have_it(entry)):
+        if (
+            entry is None
+            or node_id == self.node.id
+            or not (entry.alive and self.node.may_hold(entry, self.set_id))
+        ):
             return False
         if node_id not in self.agreed:
             await self._introduce(entry, patience)
@@ -270,7 +269,9 @@ class Meeting:
     def offered(self, enclosed: Enclosed) -> None:
         """Count whoever made an offer among those that agreed: it has, before it offered."""
         known = filter(None, map(self.node.directory.node, enclosed.neighbours))
-        named = {entry.record.id for entry in known if self._may_have_it(entry)} - {enclosed.node_id}
+        named = {entry.record.id for entry in known if self.node.may_hold(entry, self.set_id)} - {
+            enclosed.node_id
+        }
         self.neighbours.name(named & {*enclosed.neighbours}, enclosed.when)
         entry = self.node.directory.node(enclosed.node_id)
         if enclosed.joined is not None and entry is not None:
@@ -279,7 +280,7 @@ class Meeting:
     def count(self, entry: NodeEntry, answer: Joined, now: float) -> None:
         """Count a node among those that agreed `now`, if it may have the set."""
         record = entry.record
-        if not self._may_have_it(entry):
+        if not self.node.may_hold(entry, self.set_id):
             return
         holder = Holder(
             node_id=record.id,

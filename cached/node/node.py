@@ -41,7 +41,7 @@ from cached.origin.origin import Origin
 from cached.peers.directory import Directory
 from cached.peers.identity import Identity
 from cached.peers.link import Link
-from cached.peers.records import HolderEntry
+from cached.peers.records import HolderEntry, NodeEntry
 from cached.precedence import BULK, step_back
 from cached.replication.bittorrent import Swarm
 from cached.replication.direct import Direct
@@ -193,8 +193,12 @@ class Node:
 
     def holders(self, set_id: str) -> list[HolderEntry]:
         """Return the nodes that tell of a copy of a set, those left out that may not have one."""
-        known, entries = self.shelf.known.get(set_id), self.directory.holders(set_id)
-        return [entry for entry in entries if known is None or trusted_with(entry.node, known)]
+        return [entry for entry in self.directory.holders(set_id) if self.may_hold(entry.node, set_id)]
+
+    def may_hold(self, entry: NodeEntry, set_id: str) -> bool:
+        """Tell whether a node may have a set, as far as this one knows the set."""
+        known = self.shelf.known.get(set_id)
+        return known is None or trusted_with(entry, known)
 
     def counts(self) -> dict[str, int]:
         """Return everything that this node has counted, what it asked of the origin included."""

@@ -16,13 +16,12 @@ from cached import faults
 from cached.catalog.rows import ContentRow, ReplicaRow, ReservationRow, TransferRow
 from cached.catalog.tx import Tx
 from cached.critical import to_the_end
-from cached.errors import Busy, CachedError, Forbidden, NotFound, RequirementsRefused
+from cached.errors import Busy, CachedError, NotFound, RequirementsRefused
 from cached.leases import capacity, policy
 from cached.node import announce, book, consent, damage, enclosing, metadata, receive, seeding, sources
 from cached.node.joined import CONTENT, DESCRIBED, NEIGHBOURS, Enclosed, Joined, NodeId
 from cached.node.node import Node
 from cached.node.shelf import Changes, Known
-from cached.node.trust import trusted_with
 from cached.peers.records import Peer
 from cached.replication import method
 from cached.replication.membership import is_piece_size
@@ -88,8 +87,7 @@ async def consider(node: Node, peer: Peer, offer: Offer) -> Answer:
 
 async def _accept(node: Node, peer: Peer, known: Known, offer: Offer) -> float:
     record = known.record
-    if not trusted_with(peer, known):
-        raise Forbidden(f"node {peer.node_id[:8]} does not speak for the domain of {record.owner}")
+    consent.check_trusted(peer, known)
     held = _held(node, known)
     if held is not None:
         return node.left(held.grant)
