@@ -2,8 +2,8 @@
 
 TCP's congestion control in there is cubic, as Linux comes, whatever the machine's own is: BBR gives connections that
 share a line very different parts of it, and for minutes (ADR 43). Needs root and iproute2. Nothing outside of these
-namespaces is touched, and leaving takes all of them away; what a program left that was killed goes when the next one
-begins.
+namespaces is touched, but that a congestion control which only root may use is allowed to all meanwhile: no namespace
+may have another one. Leaving takes all of it away; what a program left that was killed goes when the next one begins.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _SMALLEST_QUEUE: Final = 256 * 1024
 _NAME: Final = "cached-bench-"
 _CONGESTION: Final = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 _THERE: Final = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+_ALLOWED: Final = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
 
 
 def controls() -> list[str]:
@@ -50,10 +51,12 @@ class Network:
         self._control = control
         self._prefix = f"{_NAME}{os.getpid()}"
         self._made: list[str] = []
+        self._allowed = ""
 
     def __enter__(self) -> Self:
         _remove_leftovers()
         try:
+            self._allow()
             hub = self._namespace("hub")
             _ip("-n", hub, "link", "add", "br0", "type", "bridge")
             _ip("-n", hub, "link", "set", "br0", "up")
@@ -86,6 +89,12 @@ class Network:
         """Return the two interfaces of a link: what leaves through them is what it carries."""
         return [(f"{self._prefix}-{number}", "eth0"), (f"{self._prefix}-hub", f"n{number}")]
 
+    def _allow(self) -> None:
+        allowed = _ALLOWED.read_text()
+        if self._control not in allowed.split():
+            _ALLOWED.write_text(f"{allowed.strip()} {self._control}")
+            self._allowed = allowed
+
     def _namespace(self, name: str) -> str:
         full = f"{self._prefix}-{name}"
         _ip("netns", "add", full)
@@ -109,6 +118,9 @@ class Network:
             with contextlib.suppress(subprocess.CalledProcessError):
                 _ip("netns", "delete", name)
         self._made.clear()
+        if self._allowed:
+            _ALLOWED.write_text(self._allowed)
+            self._allowed = ""
 
 
 def _shape(space: str, device: str, rate: float, verb: str) -> None:

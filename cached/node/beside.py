@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
 
 from cached.critical import to_the_end
@@ -36,8 +36,9 @@ WRITE_AHEAD = 1.0
 @contextlib.asynccontextmanager
 async def everything(node: Node, flight: Flight) -> AsyncIterator[None]:
     """Do all of this while the block runs, which brings the bytes."""
-    async with proving(node, flight), giving_way(node, flight), writing(node, flight), measured(node, flight):
-        yield
+    async with proving(node, flight), giving_way(node, flight), writing(node, flight):
+        with measured(flight):
+            yield
 
 
 @contextlib.asynccontextmanager
@@ -71,17 +72,22 @@ async def gave_all(node: Node, flight: Flight) -> bool:
     return True
 
 
-@contextlib.asynccontextmanager
-async def measured(node: Node, flight: Flight) -> AsyncIterator[None]:
+@contextlib.contextmanager
+def measured(flight: Flight) -> Iterator[None]:
     """Have looked at how fast the bytes come, whoever asks and however seldom."""
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
 
-    async def look() -> None:
-        while True:
-            flight.rate()
-            await asyncio.sleep(MEASURE)
+    def look() -> None:
+        nonlocal timer
+        flight.rate()
+        timer = loop.call_later(MEASURE, look)
 
-    async with _beside(node, "measure", look()):
+    look()
+    try:
         yield
+    finally:
+        timer.cancel()
 
 
 @contextlib.asynccontextmanager
@@ -103,6 +109,9 @@ async def writing(node: Node, flight: Flight) -> AsyncIterator[None]:
 async def proving(node: Node, flight: Flight) -> AsyncIterator[None]:
     """Have the leaves made of what has come while the rest comes; `prove` makes those that are left."""
     loop = asyncio.get_running_loop()
+    if flight.maker is None:
+        yield
+        return
 
     async def make() -> None:
         with contextlib.suppress(NoSpace):  # what was set aside for them is given back before `prove`

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import math
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -22,6 +23,7 @@ from cached.errors import Busy, CachedError
 from cached.matching.ads import Ad
 from cached.node import consent, handed_on, offer, seeding, sources
 from cached.node.node import Node
+from cached.node.parallel import begin_each
 from cached.node.rejections import LASTS
 from cached.node.shelf import Known
 from cached.node.trust import trusted_with
@@ -41,6 +43,10 @@ PAIRS = 100_000
 GATHER = 0.05
 #: Seconds after which a node is asked again that could not accept for the moment, or was not reached.
 BUSY = 5.0
+#: Nodes that are asked at a time, at least, where each gets a stream of its own; and seconds for which the next one
+#: waits for their answers.
+AT_ONCE = 2
+PATIENCE = 0.05
 #: Seconds for which a copy counts that a node has accepted and not told of yet.
 PROMISED = 2.0
 
@@ -251,16 +257,26 @@ async def offer_to(node: Node, known: Known, entry: NodeEntry, *, requested: boo
 
 
 async def _propose_to_all(node: Node, known: Known, entries: list[NodeEntry], proposed: offer.Offer) -> None:
-    """Offer a set to nodes at once, or to a few first, who then hand its metadata on to the others."""
-    first = handed_on.first(len(proposed.metadata), len(entries))
-    near = _neighbours(node, known, entries)
+    """Offer a set to nodes at once, or to a few first, who then hand its metadata on to the others.
+
+    Where each gets a stream of its own, a few are asked at a time: who has accepted soon has it, while the next ones
+    consider it. Were all asked at once, all would wait for each other to the end.
+    """
+    coming, first = _coming(node, known, entries), handed_on.first(len(proposed.metadata), len(entries))
+    shared = seeding.is_shared(node, known, len(coming))
+    near = mesh.all_fellows(coming) if shared else {}
+    width = len(entries) if shared else max(AT_ONCE, math.isqrt(len(entries)))
 
     async def propose(entry: NodeEntry) -> offer.Answer:
         neighbours = tuple(sorted(near.get(entry.record.id, ())))
         return await _propose(node, known, entry, msgspec.structs.replace(proposed, neighbours=neighbours))
 
     async with asyncio.TaskGroup() as group:
-        asked = [group.create_task(propose(entry)) for entry in entries[:first]]
+
+        def begin(entry: NodeEntry) -> asyncio.Task[offer.Answer]:
+            return group.create_task(propose(entry))
+
+        asked = await begin_each(entries[:first], begin, width=width, patience=PATIENCE)
         if entries[first:]:
             answered, _ = await asyncio.wait(asked, timeout=handed_on.ANSWER)
             described = tuple(
@@ -270,21 +286,17 @@ async def _propose_to_all(node: Node, known: Known, entries: list[NodeEntry], pr
             )
             if described:
                 proposed = msgspec.structs.replace(proposed, metadata=b"", described=described)
-        for entry in entries[first:]:
-            group.create_task(propose(entry))
+        await begin_each(entries[first:], begin, width=width, patience=PATIENCE)
 
 
-def _neighbours(node: Node, known: Known, entries: list[NodeEntry]) -> dict[str, set[str]]:
-    """Return by node id which of those that get a set now are to share it with which, where it is shared at all."""
+def _coming(node: Node, known: Known, entries: list[NodeEntry]) -> set[str]:
+    """Return the nodes that are getting a set, and those that it is offered to now."""
     coming = {
         entry.node.record.id
         for entry in node.holders(known.record.id)
         if entry.node.alive and entry.holding.state in sources.FETCHING
     }
-    asked = {entry.record.id for entry in entries}
-    if not seeding.is_shared(node, known, len(coming | asked)):
-        return {}
-    return mesh.all_fellows(coming | asked)
+    return coming | {entry.record.id for entry in entries}
 
 
 async def _propose(node: Node, known: Known, entry: NodeEntry, proposed: offer.Offer) -> offer.Answer:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from cached.critical import to_the_end
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 async def each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], *, width: int) -> None:
@@ -32,6 +33,27 @@ async def each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], *
     for task in tasks:
         if not task.cancelled():
             task.result()
+
+
+async def begin_each(
+    items: Iterable[Item], begin: Callable[[Item], asyncio.Task[Result]], *, width: int, patience: float
+) -> list[asyncio.Task[Result]]:
+    """Begin work on every item, `width` at a time: the next one once one has ended, or none has for `patience` seconds.
+
+    Return all that has begun, in the order of the items; some of it is still under way.
+    """
+    begun: list[asyncio.Task[Result]] = []
+    awaited: set[asyncio.Task[Result]] = set()
+    for item in items:
+        if len(awaited) >= width:
+            ended, awaited = await asyncio.wait(
+                awaited, timeout=patience, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not ended:
+                awaited = set()
+        begun.append(begin(item))
+        awaited.add(begun[-1])
+    return begun
 
 
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:

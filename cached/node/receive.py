@@ -352,8 +352,7 @@ def _publish(
     if was_here:
         store.put_record(flight.content, record)
     else:
-        with store.stage(flight.txid) as staging:
-            staging.put_record(record)
+        store.stage_record(flight.txid, record)
         store.publish(flight.txid, flight.content, manifest, flight.linked.paths, flight.written, flight.made)
     return capacity.physical(manifest or store.manifest(flight.content)), was_here
 

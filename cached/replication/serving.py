@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from cached.errors import NotFound, UsageError
+from cached.replication.at_hand import AtHand
 from cached.replication.files import read_blocks
 from cached.replication.segments import LeafLine, Range, merged
 from cached.replication.transfer import Allowed, Peer
@@ -54,6 +56,7 @@ class DirectServer:
         self._allowed = allowed
         #: Payload bytes sent, by content.
         self.sent: dict[str, int] = {}
+        self._at_hand = AtHand()
 
     def gave(self, content: str, size: int) -> None:
         """Count payload bytes that were sent."""
@@ -75,8 +78,8 @@ class DirectServer:
         if damaged:
             raise NotFound("these bytes are damaged here")
         if few and line.bytes_in(ranges) <= _BLOCK:
-            block = await asyncio.to_thread(_read_at_once, served, line, ranges)
-            await self._send(content, block, writer)
+            read = partial(_read_at_once, served, line, ranges)
+            await self._send(content, await self._at_hand.get((content, *ranges), read), writer)
             return
         blocks = read_blocks(served.open_dir, line.segments(ranges), _BLOCK)
         reading: asyncio.Task[bytes] | None = None

@@ -248,6 +248,10 @@ class Store:
 
     # Set records beside the bytes.
 
+    def stage_record(self, txid: str, signed: SignedRecord) -> None:
+        """Put a set's signed record into a staging area that is there: published, and synced, with all the rest."""
+        records.put(self._incoming(txid) / "sets", signed, durable=False)
+
     def put_record(self, content: str, signed: SignedRecord) -> None:
         """Keep a set's signed record beside its bytes, durably, in place of an earlier revision."""
         records.put(self.home(content) / "sets", signed)

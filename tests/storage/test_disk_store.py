@@ -77,8 +77,7 @@ def test_a_published_content_has_closed_modes_and_the_times_of_its_source(store,
 def test_all_that_is_published_was_synced(store, ingested, monkeypatch, most):
     monkeypatch.setattr(durability, "MOST", most)
     content = ingested(store, TREE, publish=False)
-    with store.stage("tx0") as staging:
-        staging.put_record(record())
+    store.stage_record("tx0", record())
     synced = set()
 
     def note(descriptors) -> None:
@@ -99,8 +98,7 @@ def test_publishing_a_content_twice_keeps_the_first_and_its_new_records(store, i
     content = ingested(store, TREE)
     before = store.data(content).stat().st_ino
     assert ingested(store, TREE, publish=False) == content
-    with store.stage("tx1") as staging:
-        staging.put_record(record())
+    store.stage_record("tx1", record())
     assert store.publish("tx1", content) is False
     assert store.data(content).stat().st_ino == before
     assert store.get_records(content) == [record()]

@@ -1,0 +1,101 @@
+"""Where each receiver gets a stream of its own, a few are asked at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+from cached.node import drive
+from cached.replication import method
+from tests.node.fakes import caller, create_set, until, world
+
+ALICE = caller("alice")
+FILES = {"f": os.urandom(300_000)}
+RECEIVERS = "bcdef"
+
+
+class Offers:
+    """The offers that a node makes; each goes on once it is let."""
+
+    def __init__(self, node) -> None:
+        self.made: list[str] = []
+        self._call = node.link.call
+        self._let: dict[str, asyncio.Event] = {}
+        node.link.call = self._calling
+
+    def let(self, node_id: str) -> None:
+        """Have an offer considered."""
+        self._let[node_id].set()
+
+    async def _calling(self, peer, what, body, timeout=10.0):
+        if what == "offer.consider":
+            self.made.append(peer)
+            self._let[peer] = asyncio.Event()
+            await self._let[peer].wait()
+        return await self._call(peer, what, body, timeout)
+
+
+def driven(tmp_path, story) -> None:
+    """Run a story in which the first of some nodes offers a set to all the others."""
+
+    async def whole() -> None:
+        async with world(tmp_path) as w:
+            a, *others = [await w.node(name) for name in "a" + RECEIVERS]
+            view = await create_set(a, ALICE, "nr", FILES, replicas=len(others))
+            await w.gossip()
+            offers = Offers(a)
+            looking = asyncio.create_task(drive.look_after(a, a.shelf.known[view.id]))
+            await story(offers)
+            for node_id in offers.made:
+                offers.let(node_id)
+            await looking
+            for node in others:
+                await until(lambda node=node: view.id in node.shelf.replicas)
+                await until(lambda node=node: view.id not in node.transfers)
+                assert node.shelf.replicas[view.id].state == "COMMITTED"
+
+    asyncio.run(whole())
+
+
+def test_the_next_is_asked_once_one_has_answered(tmp_path, monkeypatch):
+    monkeypatch.setattr(drive, "PATIENCE", 3600.0)
+
+    async def story(offers: Offers) -> None:
+        for asked in range(2, len(RECEIVERS) + 1):
+            await until(lambda asked=asked: len(offers.made) == asked)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert len(offers.made) == asked
+            offers.let(offers.made[asked - 2])
+
+    driven(tmp_path, story)
+
+
+def test_whoever_does_not_answer_keeps_nobody_from_being_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(drive, "PATIENCE", 0.01)
+
+    async def story(offers: Offers) -> None:
+        await until(lambda: len(offers.made) == len(RECEIVERS))
+
+    driven(tmp_path, story)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_those_who_share_a_set_are_all_asked_at_once(tmp_path, monkeypatch, shared):
+    monkeypatch.setattr(drive, "PATIENCE", 3600.0)
+    if shared:
+        monkeypatch.setattr(method, "_WORTH", 0)
+        monkeypatch.setattr(method, "_IN_ALL", 0)
+
+    async def story(offers: Offers) -> None:
+        at_once = len(RECEIVERS) if shared else drive.AT_ONCE
+        await until(lambda: len(offers.made) == at_once)
+        for left in offers.made[:]:
+            offers.let(left)
+        if not shared:
+            for asked in range(at_once, len(RECEIVERS)):
+                await until(lambda asked=asked: len(offers.made) > asked)
+                offers.let(offers.made[asked])
+
+    driven(tmp_path, story)
