@@ -3,7 +3,8 @@
 TCP's congestion control in there is cubic, as Linux comes, whatever the machine's own is: BBR gives connections that
 share a line very different parts of it, and for minutes (ADR 43). Needs root and iproute2. Nothing outside of these
 namespaces is touched, but that a congestion control which only root may use is allowed to all meanwhile: no namespace
-may have another one. Leaving takes all of it away; what a program left that was killed goes when the next one begins.
+may have another one. Leaving takes all of it away; namespaces of a program that was killed go when the next one
+begins, what it allowed stays allowed.
 """
 
 from __future__ import annotations

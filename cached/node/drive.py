@@ -262,12 +262,16 @@ async def _propose_to_all(node: Node, known: Known, entries: list[NodeEntry], pr
     Where each gets a stream of its own, a few are asked at a time: who has accepted soon has it, while the next ones
     consider it. Were all asked at once, all would wait for each other to the end.
     """
-    coming, first = _coming(node, known, entries), handed_on.first(len(proposed.metadata), len(entries))
-    shared = seeding.is_shared(node, known, len(coming))
-    near = mesh.all_fellows(coming) if shared else {}
+    first = handed_on.first(len(proposed.metadata), len(entries))
+    asked_now, fetching = {entry.record.id for entry in entries}, _fetching(node, known)
+    shared = seeding.is_shared(node, known, len(fetching | asked_now))
+    # who comes to those who have begun is not named to them, and meets them as one who comes late
+    near = mesh.all_fellows(asked_now) if shared and fetching <= asked_now else {}
     width = len(entries) if shared else max(AT_ONCE, math.isqrt(len(entries)))
 
     async def propose(entry: NodeEntry) -> offer.Answer:
+        if not _still(node, known):
+            return offer.Answer(answer="REJECTED", reason=f"{known.record.name} has changed meanwhile")
         neighbours = tuple(sorted(near.get(entry.record.id, ())))
         return await _propose(node, known, entry, msgspec.structs.replace(proposed, neighbours=neighbours))
 
@@ -289,14 +293,20 @@ async def _propose_to_all(node: Node, known: Known, entries: list[NodeEntry], pr
         await begin_each(entries[first:], begin, width=width, patience=PATIENCE)
 
 
-def _coming(node: Node, known: Known, entries: list[NodeEntry]) -> set[str]:
-    """Return the nodes that are getting a set, and those that it is offered to now."""
-    coming = {
+def _fetching(node: Node, known: Known) -> set[str]:
+    """Return the nodes that are getting a set."""
+    return {
         entry.node.record.id
         for entry in node.holders(known.record.id)
         if entry.node.alive and entry.holding.state in sources.FETCHING
     }
-    return coming | {entry.record.id for entry in entries}
+
+
+def _still(node: Node, known: Known) -> bool:
+    """Tell whether this node still answers for a set, as it was; one that has changed is looked after anew."""
+    now = node.shelf.known.get(known.record.id)
+    same = now is not None and now.record.revision == known.record.revision
+    return same and not node.draining and drives(node, known)
 
 
 async def _propose(node: Node, known: Known, entry: NodeEntry, proposed: offer.Offer) -> offer.Answer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -16,6 +15,8 @@ from cached.node.metadata import Metadata
 from cached.node.node import Node
 from cached.node.shelf import Known
 from cached.replication import placement
+from cached.sets import coarse as coarsely
+from cached.sets.set import SetRecord
 
 #: So many bytes in all go to everybody: a tenth of a second at 10 Mbit/s, and to ask takes time, too.
 _LITTLE: Final = 128 << 10
@@ -26,6 +27,8 @@ _FEWEST: Final = 4
 ANSWER: Final = 2.0
 _READY: Final = 4.0
 _AGAIN: Final = 0.05
+#: Bytes of a manifest for each file, and some more.
+_USUAL_LINE: Final = 256
 #: So many of those who have it are asked, should the first not give it.
 _ASKED: Final = 3
 
@@ -35,6 +38,11 @@ def first(size: int, receivers: int) -> int:
     if size * receivers <= _LITTLE:
         return receivers
     return min(receivers, max(_FEWEST, math.isqrt(receivers)))
+
+
+def _usual(record: SetRecord) -> int:
+    """Return how many bytes the metadata of a set with coarse digests has, unless its paths are very long."""
+    return coarsely.longest(record.bytes) + _USUAL_LINE * record.files
 
 
 async def take(node: Node, known: Known, meeting: Meeting, described: Sequence[str]) -> Metadata | None:
@@ -49,10 +57,16 @@ async def take(node: Node, known: Known, meeting: Meeting, described: Sequence[s
         if not await meeting.meet(left[0], patience / 2):  # who is silent leaves time for others
             left.popleft()
             continue
-        with contextlib.suppress(CachedError):
-            found = await metadata.ask(node, left[0], known, coarse=True)
+        try:
+            async with asyncio.timeout(_READY + _usual(known.record) / metadata.SLOWEST):
+                found = await metadata.ask(node, left[0], known, coarse=True)
+        except TimeoutError:
+            left.popleft()
+            continue
+        except CachedError:
+            left.rotate(-1)
+        else:
             node.counters.add("metadata.handed_on")
             return found
-        left.rotate(-1)
         await asyncio.sleep(_AGAIN)
     return None

@@ -35,6 +35,8 @@ ANSWER = 5.0
 #: A node of which nothing is heard counts for so many seconds: where lines are full signs of life take long.
 LOST = 30.0
 WAYS = ("direct", "bittorrent")
+#: Of a few bytes that somebody streams nobody else is asked, unless that lasts so many seconds.
+LASTS = 0.5
 #: Seconds in which a fellow may introduce both before this node does.
 COURTESY = 2.0
 
@@ -81,6 +83,11 @@ class Meeting:
         """Return the live holders of all bytes."""
         return self._whole("direct")
 
+    def knows_whole(self, node_id: str) -> bool:
+        """Tell whether a node has agreed that is known to have all bytes."""
+        met = self.agreed.get(node_id)
+        return met is not None and met[0].complete
+
     def _whole(self, way: str) -> list[Holder]:
         return [holder for holder in self._giving(way) if holder.complete]
 
@@ -121,7 +128,7 @@ class Meeting:
         self._choose_neighbours(candidates)
         await self._introduce_to([*self._givers(candidates), *self._fellows(candidates)])
 
-    def _need_no_fellows(self) -> bool:
+    def streams_little(self) -> bool:
         """Tell whether somebody streams all of so few bytes that nobody shares them."""
         record = self.node.shelf.known[self.set_id].record
         allowed = {*record.methods} & {*self.node.config.replication.methods}
@@ -162,7 +169,7 @@ class Meeting:
 
     def _fellows(self, candidates: list[tuple[NodeEntry, str]]) -> list[NodeEntry]:
         """Return the neighbours to be met now that fetch the set, too."""
-        if self._need_no_fellows():
+        if self.streams_little():
             return []
         near = self.neighbours.chosen
         return [
@@ -188,7 +195,8 @@ class Meeting:
             entry.node.record.id: (entry.node, entry.holding.state)
             for entry in self.node.holders(self.set_id)
         }
-        offering = directory.node(self.node.sources.get(self.set_id, ""))
+        offerer = self.node.sources.get(self.set_id)
+        offering = directory.node(offerer) if offerer else None
         if offering is not None:
             found.setdefault(offering.record.id, (offering, "COMMITTED"))
         self.unready -= found.keys()
@@ -308,6 +316,9 @@ async def held(node: Node, set_id: str, enclosed: Enclosed | None = None) -> Asy
         meeting.offered(enclosed)
 
     async def meet() -> None:
+        if meeting.streams_little():
+            meeting.met.set()
+            await asyncio.sleep(LASTS)
         try:
             await meeting.look()
         finally:
@@ -334,7 +345,8 @@ def introduced(node: Node, peer: Peer, set_id: str, giving: Joined) -> None:
     Never that it has all bytes: whoever has is asked.
     """
     meeting, entry = node.meetings.get(set_id), node.directory.node(peer.node_id)
-    if meeting is not None and entry is not None and meeting.neighbours.came(peer.node_id):
-        meeting.count(
-            entry, msgspec.structs.replace(giving, complete=False), asyncio.get_running_loop().time()
-        )
+    if meeting is None or entry is None or meeting.knows_whole(peer.node_id):
+        return
+    now = asyncio.get_running_loop().time()
+    if meeting.neighbours.came(peer.node_id, now):
+        meeting.count(entry, msgspec.structs.replace(giving, complete=False), now)

@@ -38,21 +38,24 @@ async def each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], *
 async def begin_each(
     items: Iterable[Item], begin: Callable[[Item], asyncio.Task[Result]], *, width: int, patience: float
 ) -> list[asyncio.Task[Result]]:
-    """Begin work on every item, `width` at a time: the next one once one has ended, or none has for `patience` seconds.
+    """Begin work on every item: the next one once fewer than `width` are under way that have been for less than
+    `patience` seconds.
 
     Return all that has begun, in the order of the items; some of it is still under way.
     """
+    clock = asyncio.get_running_loop().time
     begun: list[asyncio.Task[Result]] = []
-    awaited: set[asyncio.Task[Result]] = set()
+    awaited: dict[asyncio.Task[Result], float] = {}  # until when, the first to lapse first
     for item in items:
-        if len(awaited) >= width:
-            ended, awaited = await asyncio.wait(
-                awaited, timeout=patience, return_when=asyncio.FIRST_COMPLETED
+        while len(awaited) >= width:
+            oldest, until = next(iter(awaited.items()))
+            ended, _ = await asyncio.wait(
+                awaited, timeout=max(0.0, until - clock()), return_when=asyncio.FIRST_COMPLETED
             )
-            if not ended:
-                awaited = set()
+            for one in ended or {oldest}:
+                del awaited[one]
         begun.append(begin(item))
-        awaited.add(begun[-1])
+        awaited[begun[-1]] = clock() + patience
     return begun
 
 

@@ -86,7 +86,7 @@ def _coming(node: Node, content: str) -> Served | None:
         except FileNotFoundError:
             raise NotFound("this node has just finished receiving that content") from None
 
-    return Served(manifest=manifest, open_dir=open_dir)
+    return Served(manifest=manifest, open_dir=open_dir, coming=True)
 
 
 def takes_coarse(node: Node, known: Known, receivers: int) -> bool:

@@ -18,6 +18,7 @@ class AtHand:
     def __init__(self) -> None:
         #: Of what it is, and the reading of it.
         self._now: tuple[object, asyncio.Task[bytes]] | None = None
+        self._lapsing: asyncio.TimerHandle | None = None
 
     async def get(self, key: object, read: Callable[[], bytes]) -> bytes:
         """Return what `read`, called in a thread, returns, or returned for this key a moment ago; raises what it does.
@@ -25,17 +26,23 @@ class AtHand:
         Who is cancelled meanwhile leaves it to the others.
         """
         if self._now is None or self._now[0] != key:
+            self._forget()
             reading = asyncio.create_task(asyncio.to_thread(read))
             self._now = (key, reading)
             reading.add_done_callback(self._was_read)
         return await asyncio.shield(self._now[1])
 
     def _was_read(self, reading: asyncio.Task[bytes]) -> None:
-        if reading.cancelled() or reading.exception() is not None:
-            self._forget(reading)
+        failed = reading.cancelled() or reading.exception() is not None
+        if self._now is None or self._now[1] is not reading:
+            return  # something else has been asked for since
+        if failed:
+            self._forget()
         else:
-            reading.get_loop().call_later(STAYS, self._forget, reading)
+            self._lapsing = reading.get_loop().call_later(STAYS, self._forget)
 
-    def _forget(self, reading: asyncio.Task[bytes]) -> None:
-        if self._now is not None and self._now[1] is reading:
-            self._now = None
+    def _forget(self) -> None:
+        self._now = None
+        if self._lapsing is not None:
+            self._lapsing.cancel()
+            self._lapsing = None

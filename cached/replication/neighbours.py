@@ -30,8 +30,8 @@ class Neighbours:
         self.named: frozenset[str] = frozenset()
         self._until = 0.0
         self.chosen: set[str] = set()
-        #: Those that came by themselves, and until when nobody else is chosen.
-        self._came: set[str] = set()
+        #: Those that came by themselves, and when; until when nobody else is chosen.
+        self._came: dict[str, float] = {}
         self._settled = 0.0
 
     def name(self, named: Collection[str], now: float) -> None:
@@ -43,11 +43,11 @@ class Neighbours:
         """Tell whether those whom an offer named are the neighbours."""
         return bool(self.named) and now < self._until
 
-    def came(self, node_id: str) -> bool:
-        """Take in a neighbour that came by itself; return whether there is room for it."""
+    def came(self, node_id: str, now: float) -> bool:
+        """Take in a neighbour that came by itself, which may tell of the set only later; return if there is room."""
         room = node_id in self.chosen or len(self.chosen) < MOST
         if room:
-            self._came.add(node_id)
+            self._came[node_id] = now
             self.chosen.add(node_id)
         return room
 
@@ -57,9 +57,13 @@ class Neighbours:
         Of all who have `told` that they are getting it, or have it, those chosen stay, though nothing be heard of them
         for a while; others are added when too few of them are `present`: have been met, and live.
         """
-        coming, stay = coming - {self._node_id}, self.chosen & told
+        coming, told = (
+            coming - {self._node_id},
+            told | {one for one in self._came if now - self._came[one] < NAMED},
+        )
+        stay = self.chosen & told
         if self.trusts_names(now):
-            self.chosen = (told & self.named) | (self._came & told)
+            self.chosen = told & (self.named | self._came.keys())
         elif len(coming) < mesh.FULL_MESH:
             self.chosen = stay | coming
         elif now >= self._settled and len(stay & present) < ENOUGH:

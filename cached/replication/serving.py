@@ -41,6 +41,8 @@ class Served:
     open_dir: Callable[[], int]
     #: Paths of files that are damaged here: whoever asks for bytes of one is told that they are not here.
     withheld: frozenset[str] = frozenset()
+    #: More of it is still to come: what is read now may be something else in a moment.
+    coming: bool = False
 
 
 class DirectServer:
@@ -78,8 +80,7 @@ class DirectServer:
         if damaged:
             raise NotFound("these bytes are damaged here")
         if few and line.bytes_in(ranges) <= _BLOCK:
-            read = partial(_read_at_once, served, line, ranges)
-            await self._send(content, await self._at_hand.get((content, *ranges), read), writer)
+            await self._send(content, await self._little(content, served, line, ranges), writer)
             return
         blocks = read_blocks(served.open_dir, line.segments(ranges), _BLOCK)
         reading: asyncio.Task[bytes] | None = None
@@ -93,6 +94,13 @@ class DirectServer:
                 await asyncio.wait([reading])
                 reading.exception()
             blocks.close()
+
+    async def _little(self, content: str, served: Served, line: LeafLine, ranges: list[Range]) -> bytes:
+        """Return few bytes, read at once; those that several ask for at the same time are read for all of them."""
+        read = partial(_read_at_once, served, line, ranges)
+        if served.coming:
+            return await asyncio.to_thread(read)
+        return await self._at_hand.get((content, served.withheld, ranges), read)
 
     async def _send(self, content: str, block: bytes, writer: Writer) -> None:
         await writer.write(block)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from bench import network
 from bench.network import Network
+
+from bench import network
 
 OURS = "echo cubic > "
 

@@ -92,6 +92,19 @@ def test_whoever_gets_nothing_from_those_who_were_named_asks_the_source(tmp_path
     assert {peer for _, peer in asked} >= {source}
 
 
+def test_nobody_waits_for_one_who_has_agreed_and_gives_its_metadata_in_drops(tmp_path, monkeypatch):
+    monkeypatch.setattr(handed_on, "_READY", 0.3)
+
+    def gives_drops(node) -> None:
+        async def dropping(*_):
+            await asyncio.Event().wait()
+
+        node.link.stream(metadata.STREAM, dropping)
+
+    source, _, asked = asked_while_driven(tmp_path, gives_drops)
+    assert {peer for _, peer in asked} >= {source}
+
+
 def test_nobody_waits_for_those_who_refuse_to_meet(tmp_path, monkeypatch):
     monkeypatch.setattr(handed_on, "_READY", 3600.0)
 

@@ -6,8 +6,9 @@ import asyncio
 import os
 
 import pytest
-from cached.node import drive
+from cached.node import drive, revise
 from cached.replication import method
+from cached.sets.names import parse_ref
 from tests.node.fakes import caller, create_set, until, world
 
 ALICE = caller("alice")
@@ -79,6 +80,27 @@ def test_whoever_does_not_answer_keeps_nobody_from_being_asked(tmp_path, monkeyp
         await until(lambda: len(offers.made) == len(RECEIVERS))
 
     driven(tmp_path, story)
+
+
+def test_a_set_that_changes_meanwhile_is_offered_to_nobody_else_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(drive, "PATIENCE", 3600.0)
+
+    async def whole() -> None:
+        async with world(tmp_path) as w:
+            a, *_ = [await w.node(name) for name in "a" + RECEIVERS]
+            view = await create_set(a, ALICE, "nr", FILES, replicas=len(RECEIVERS))
+            await w.gossip()
+            offers = Offers(a)
+            looking = asyncio.create_task(drive.look_after(a, a.shelf.known[view.id]))
+            await until(lambda: len(offers.made) == drive.AT_ONCE)
+            await revise.delete(a, ALICE, parse_ref("nr"), True, False)
+            for node_id in offers.made:
+                offers.let(node_id)
+            await looking
+            assert len(offers.made) == drive.AT_ONCE
+            assert not any(a.consents.allowed(node, view.content) for node in {*w.nodes} - {*offers.made})
+
+    asyncio.run(whole())
 
 
 @pytest.mark.parametrize("shared", [True, False])

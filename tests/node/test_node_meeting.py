@@ -25,6 +25,10 @@ def everything_is_worth_sharing(monkeypatch):
     monkeypatch.setattr(method, "_WORTH", 0)
 
 
+async def nothing_comes(*_) -> None:
+    await asyncio.Event().wait()
+
+
 @contextlib.asynccontextmanager
 async def fetching(tmp_path, names="bc", named=True):
     """Node a has a set, and the others have begun to fetch it, named to each other or not; nothing of it comes."""
@@ -33,9 +37,6 @@ async def fetching(tmp_path, names="bc", named=True):
         others = [await w.node(name) for name in names]
         view = await create_set(a, ALICE, "nr", {"f": os.urandom(100_000)}, replicas=0, methods=("direct",))
         await w.gossip()
-
-        async def nothing_comes(*_) -> None:
-            await asyncio.Event().wait()
 
         for node in others:
             node.direct.fetch = nothing_comes
@@ -314,11 +315,64 @@ def test_who_comes_late_asks_those_who_are_there_before_it_begins_whoever_is_to_
 ):
     async def story():
         turns(monkeypatch, lambda: "")
-        async with fetching(tmp_path, named=False) as (_, (a, b, c), view):
+        async with fetching(tmp_path, "b", named=False) as (w, (a, b), view):
+            c, answers = await w.node("c"), asyncio.Event()
+            await w.gossip()
+
+            async def waiting(node_id, method):
+                if (node_id, method) == (b.id, JOIN):
+                    await answers.wait()
+
+            c.link.before = waiting
+            a.consents.give(c.id, view.content)
+            proposed = await offer.make(a, a.shelf.known[view.id])
+            await offer.consider(c, Peer(node_id=a.id, domains=a.identity.domains), proposed)
+            await until(lambda: view.id in c.meetings and asks(c, b))
             holders = c.meetings[view.id]
-            assert (b.id in holders.agreed) or not holders.met.is_set()
+            assert set(holders.agreed) == {a.id}
+            assert not holders.met.is_set()
+            answers.set()
             await until(holders.met.is_set)
             assert set(holders.agreed) == {a.id, b.id}
+
+    asyncio.run(story())
+
+
+def test_a_few_bytes_that_somebody_streams_wait_for_no_other_holder(tmp_path, monkeypatch):
+    monkeypatch.setattr(method, "_WORTH", 8 << 20)
+    monkeypatch.setattr(meeting, "LASTS", 3600.0)
+
+    async def story():
+        async with world(tmp_path) as w:
+            a, b, c = [await w.node(name) for name in "abc"]
+            view = await create_set(a, ALICE, "nr", {"f": os.urandom(100_000)}, replicas=1)
+            await w.gossip()
+            await drive.look_after(a, a.shelf.known[view.id])
+            other, late = (b, c) if view.id in b.shelf.replicas else (c, b)
+            await until(lambda: view.id not in other.transfers)
+            await w.gossip()
+
+            async def silent(node_id, method):
+                if (node_id, method) == (other.id, JOIN):
+                    await asyncio.Event().wait()
+
+            late.link.before = silent
+            a.consents.give(late.id, view.content)
+            proposed = await offer.make(a, a.shelf.known[view.id])
+            await offer.consider(late, Peer(node_id=a.id, domains=a.identity.domains), proposed)
+            await until(lambda: view.id not in late.transfers)
+            assert late.shelf.replicas[view.id].state == "COMMITTED"
+            assert asks(late, other) == 0
+
+    asyncio.run(story())
+
+
+def test_whoever_is_known_to_have_all_bytes_does_not_have_fewer_by_introducing_itself_late(tmp_path):
+    async def story():
+        async with fetching(tmp_path, "b") as (_, (a, b), view):
+            giving = Joined(complete=False, bittorrent_port=7)
+            meeting.introduced(b, Peer(node_id=a.id, domains=a.identity.domains), view.id, giving)
+            assert b.meetings[view.id].agreed[a.id][0].complete
 
     asyncio.run(story())
 
@@ -396,6 +450,19 @@ def test_nonsense_about_how_a_node_gives_is_refused_and_leaves_nothing(tmp_path,
     asyncio.run(story())
 
 
+def names_in_offers(nodes) -> dict[str, set[str]]:
+    """Return what grows by whom the offers name that these nodes get."""
+    named: dict[str, set[str]] = {}
+    for node in nodes:
+
+        async def considering(peer, body, *, node=node, consider=node.link.methods["offer.consider"]):
+            named[node.id] = set(body["neighbours"])
+            return await consider(peer, body)
+
+        node.link.handle("offer.consider", considering)
+    return named
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_offers_name_the_neighbours_where_the_set_is_shared(tmp_path, monkeypatch, shared):
     async def story():
@@ -404,16 +471,28 @@ def test_offers_name_the_neighbours_where_the_set_is_shared(tmp_path, monkeypatc
             a, *others = [await w.node(name) for name in "abcd"]
             view = await create_set(a, ALICE, "nr", {"f": os.urandom(100_000)}, replicas=3)
             await w.gossip()
-            named: dict[str, set[str]] = {}
-            for node in others:
-
-                async def considering(peer, body, *, node=node, consider=node.link.methods["offer.consider"]):
-                    named[node.id] = set(body["neighbours"])
-                    return await consider(peer, body)
-
-                node.link.handle("offer.consider", considering)
+            named = names_in_offers(others)
             await drive.look_after(a, a.shelf.known[view.id])
             ids = {node.id for node in others}
             assert named == {one: ids - {one} if shared else set() for one in ids}
+
+    asyncio.run(story())
+
+
+def test_who_comes_to_those_who_have_begun_is_offered_the_set_without_names(tmp_path, monkeypatch):
+    async def story():
+        monkeypatch.setattr(method, "DIRECT_UP_TO", 0)
+        async with world(tmp_path) as w:
+            a, b = await w.node("a"), await w.node("b")
+            b.swarm.fetch = b.direct.fetch = nothing_comes
+            view = await create_set(a, ALICE, "nr", {"f": os.urandom(100_000)}, replicas=3)
+            await w.gossip()
+            await drive.look_after(a, a.shelf.known[view.id])
+            await until(lambda: view.id in b.transfers)
+            late = [await w.node(name) for name in "cd"]
+            await w.gossip()
+            named = names_in_offers(late)
+            await drive.look_after(a, a.shelf.known[view.id])
+            assert named == {node.id: set() for node in late}
 
     asyncio.run(story())

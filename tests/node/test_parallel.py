@@ -37,9 +37,7 @@ class Works:
 def test_so_many_are_under_way_and_one_more_begins_whenever_one_has_ended(count, width, data):
     async def story() -> None:
         works = Works()
-        beginning = asyncio.create_task(
-            begin_each(range(count), works.begin, width=width, patience=FOREVER)
-        )
+        beginning = asyncio.create_task(begin_each(range(count), works.begin, width=width, patience=FOREVER))
         await settled()
         left = set(range(count))
         for ended in range(count):
@@ -61,6 +59,29 @@ def test_nobody_waits_any_longer_for_those_who_do_not_end():
         assert not any(task.done() for task in begun)
         for task in begun:
             task.cancel()
+
+    asyncio.run(story())
+
+
+def test_whoever_does_not_end_keeps_no_place_however_often_others_do():
+    async def story() -> None:
+        going, most = 0, 0
+
+        async def work(item: int) -> None:
+            nonlocal going, most
+            if item == 0:
+                await asyncio.Event().wait()
+            going += 1
+            most = max(most, going)
+            await asyncio.sleep(0.02)
+            going -= 1
+
+        begun = await begin_each(
+            range(12), lambda item: asyncio.create_task(work(item)), width=2, patience=0.05
+        )
+        assert most >= 2
+        begun[0].cancel()
+        await asyncio.wait(begun)
 
     asyncio.run(story())
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 
 import pytest
 from cached.replication import at_hand
@@ -52,6 +54,22 @@ def test_whoever_asks_later_or_for_something_else_has_it_read_anew(monkeypatch):
         assert await bytes_.get("b", disk) == b"3"
         assert await bytes_.get("a", disk) == b"4"
         assert await bytes_.get("a", disk) == b"4"
+
+    asyncio.run(story())
+
+
+def test_of_what_was_read_before_nothing_is_kept(monkeypatch):
+    monkeypatch.setattr(at_hand, "STAYS", 3600.0)
+
+    async def story() -> None:
+        bytes_ = AtHand()
+        for key in range(3):
+            await bytes_.get(key, lambda: bytes(1000))
+        kept = weakref.ref(bytes_._now[1])
+        await bytes_.get("other", lambda: b"")
+        await asyncio.sleep(0)
+        gc.collect()
+        assert kept() is None
 
     asyncio.run(story())
 

@@ -81,6 +81,37 @@ def server(content: Content, data=None, **more) -> DirectServer:
     return DirectServer(lookup=lookup, **more)
 
 
+@pytest.mark.parametrize("coming", [False, True])
+def test_few_bytes_that_several_want_are_read_once_unless_they_are_still_to_come_and_for_nobody_else(
+    tmp_path, coming
+):
+    content, opened = make_content(tmp_path / "src", {"f": 100_000}), []
+
+    def open_dir() -> int:
+        opened.append(1)
+        return os.open(content.data, os.O_RDONLY)
+
+    async def lookup(_: str) -> Served:
+        return Served(manifest=content.manifest, open_dir=open_dir, coming=coming)
+
+    serving = DirectServer(lookup=lookup, allowed=lambda peer, _: peer != "stranger")
+    sent: list[bytes] = []
+
+    class Sender:
+        async def write(self, data: bytes) -> None:
+            sent.append(data)
+
+    async def story() -> None:
+        query = {"content": content.id, "ranges": [[0, 7]]}
+        await asyncio.gather(*(serving.serve(Caller(name), query, Sender()) for name in "abc"))
+        with pytest.raises(NotFound):
+            await serving.serve(Caller("stranger"), query, Sender())
+
+    asyncio.run(story())
+    assert sent == [(content.data / "f").read_bytes()] * 3
+    assert len(opened) == (3 if coming else 1)
+
+
 def holders(*names: str):
     return lambda: [Holder(node_id=name, host="", bittorrent_port=0, complete=True) for name in names]
 

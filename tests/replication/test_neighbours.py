@@ -71,7 +71,19 @@ def test_those_that_come_by_themselves_are_taken_in_until_there_are_very_many(ca
     if named:
         one.name(IDS[:3], 100.0)
     before = set(chosen(one, IDS))
-    taken = {each for each in came if one.came(each)}
+    taken = {each for each in came if one.came(each, 100.0)}
     assert taken <= chosen(one, [*IDS, OWN])
     assert len(one.chosen) <= neighbours.MOST
     assert taken == set(came) or len(before | set(came)) > neighbours.MOST
+
+
+@given(st.booleans(), st.booleans(), st.integers(1, 39))
+def test_whoever_came_by_itself_stays_though_it_tells_of_the_set_only_later(named, tells, others):
+    one, comer = Neighbours(OWN), "f" * 40
+    if named:
+        one.name(IDS[:3], 100.0)
+    chosen(one, IDS[:others])
+    assert one.came(comer, 100.0)
+    assert comer in chosen(one, IDS[:others], now=101.0)
+    later = [*IDS[:others], comer] if tells else IDS[:others]
+    assert (comer in chosen(one, later, now=111.0)) is tells
