@@ -22,8 +22,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from cached.units import parse_size
-
+from bench.arguments import size as size_of
 from bench.asking import Again, Memory
 from bench.cluster import Cluster, clustered, write_files
 from bench.report import Figure, Row, document, medians, table
@@ -110,17 +109,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", default="2GB")
+    parser.add_argument("--size", type=size_of, default="2GB")
     parser.add_argument("--files", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dir", help="where to work (default: the usual place of temporary files)")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    load, size = os.getloadavg(), parse_size(asked.size)
+    load, size = os.getloadavg(), asked.size
     with clustered(1, capacity=2 * size + (1 << 30), folder=asked.dir) as cluster:
         figures = measure(cluster, size, asked.files, asked.rounds)
-    name = f"{asked.size} in {asked.files} files"
+    name = f"{size / 1e9:g} GB in {asked.files} files"
     rows: dict[str, Row] = {name: ({"size": size, "files": asked.files, "rounds": asked.rounds}, figures)}
     if asked.json:
         print(json.dumps(document(rows, load, programs=("sha256sum", "cp"))))

@@ -29,8 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from cached.units import parse_size
-
+from bench.arguments import size as size_of
 from bench.cluster import Cluster, Node, clustered, write_files
 from bench.report import Figure, Row, document, table
 from bench.tls_stream import measure as stream_seconds
@@ -227,7 +226,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", action="append", choices=ROWS)
-    parser.add_argument("--size", type=parse_size, default="1GB")
+    parser.add_argument("--size", type=size_of, default="1GB")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", help="where files and stores lie")
     parser.add_argument("--json", action="store_true")

@@ -23,10 +23,10 @@ import signal
 import sys
 import time
 
-from cached.units import parse_size
 from tests.gcs.remote import RemoteFake, fake_process
 
 from bench import origin_deaths
+from bench.arguments import size as size_of
 from bench.cluster import Cluster, clustered, write_files
 from bench.report import Figure, Row, document, table
 
@@ -99,7 +99,7 @@ def keep(cluster: Cluster, size: int, base: str) -> None:
 
 def rows_of(asked: argparse.Namespace, fake: RemoteFake) -> dict[str, Row]:
     """Measure what was asked for, and say so on the way unless it is to be JSON."""
-    size, stream = parse_size(asked.size), parse_size(asked.stream)
+    size, stream = asked.size, asked.stream
     parameters = {"size": size, "stream": stream, "readers": asked.readers}
     rows: dict[str, Row] = {}
     before = None
@@ -131,8 +131,8 @@ def main() -> None:
     )
     parser.add_argument("--nodes", default="1,2,4,8")
     parser.add_argument("--deaths", default=",".join(origin_deaths.DEATHS))
-    parser.add_argument("--size", default="64MiB")
-    parser.add_argument("--stream", default="1MB")
+    parser.add_argument("--size", type=size_of, default="64MiB")
+    parser.add_argument("--stream", type=size_of, default="1MB")
     parser.add_argument("--readers", type=int, default=4)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()

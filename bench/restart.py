@@ -36,8 +36,8 @@ from cached.sets.coarse import coarse
 from cached.sets.manifest import Entry, Manifest
 from cached.sets.merkle import LEAF, hash_leaves, leaf_count, root_from_leaves
 from cached.sets.set import SetRecord, SignedRecord, newer, set_id
-from cached.units import parse_size
 
+from bench.arguments import size as size_of
 from bench.report import Figure, Row, medians, show
 from bench.start import Bench, processor_seconds
 
@@ -305,7 +305,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sets", type=int, default=1000)
-    parser.add_argument("--size", type=parse_size, default=100_000_000, help="of each set (default: 100MB)")
+    parser.add_argument("--size", type=size_of, default=100_000_000, help="of each set (default: 100MB)")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()

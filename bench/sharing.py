@@ -24,8 +24,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from cached.units import parse_size
-
+from bench.arguments import size as size_of
 from bench.cluster import Node, clustered, write_files
 from bench.report import Figure, Row, document, table
 
@@ -97,14 +96,14 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--size", default="300MB")
+    parser.add_argument("--size", type=size_of, default="300MB")
     parser.add_argument("--files", type=int, default=1000)
     parser.add_argument("--share", type=float, default=0.9)
     parser.add_argument("--only", choices=METHODS)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # everything that was started ends all the same
-    load, size = list(os.getloadavg()), parse_size(asked.size)
+    load, size = list(os.getloadavg()), asked.size
     parameters: dict[str, Any] = {"size": size, "files": asked.files, "share": asked.share}
     rows: dict[str, Row] = {}
     for method in METHODS:

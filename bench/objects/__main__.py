@@ -15,8 +15,7 @@ import signal
 import sys
 from typing import Final
 
-from cached.units import parse_size
-
+from bench.arguments import size as size_of
 from bench.objects import cap, cold, hits, stampede, storm
 from bench.report import Row, document, table
 
@@ -33,7 +32,7 @@ def main() -> None:
     )
     parser.add_argument("--only", action="append", choices=_ROWS, metavar="ROW", help=", ".join(_ROWS))
     parser.add_argument("--reads", type=int, default=100_000, help="of the storm, in all")
-    parser.add_argument("--traffic", type=parse_size, default="10GB", help="read under the memory cap")
+    parser.add_argument("--traffic", type=size_of, default="10GB", help="read under the memory cap")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # everything that was started ends all the same

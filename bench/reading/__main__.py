@@ -14,8 +14,7 @@ import signal
 import sys
 from typing import Final
 
-from cached.units import parse_size
-
+from bench.arguments import size as size_of
 from bench.reading import bandwidth, opens, rate, shared
 from bench.report import Row, document, table
 
@@ -31,7 +30,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", action="append", choices=_ROWS, metavar="ROW", help=", ".join(_ROWS))
-    parser.add_argument("--size", type=parse_size, default="512MB", help="of the large file")
+    parser.add_argument("--size", type=size_of, default="512MB", help="of the large file")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # everything that was started ends all the same

@@ -22,8 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cached.units import parse_size
-
+from bench.arguments import size as size_of
 from bench.bound import GOODPUT
 from bench.cluster import write_files
 from bench.network import Network
@@ -115,7 +114,7 @@ def _arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--receivers", type=int, default=5)
-    parser.add_argument("--size", type=parse_size, default="48MiB")
+    parser.add_argument("--size", type=size_of, default="48MiB")
     parser.add_argument("--rate", type=float, default=20.0, help="Mbit/s of each receiver")
     parser.add_argument(
         "--source-rate", type=float, default=0.0, help="Mbit/s of the source (default: --rate)"

@@ -33,8 +33,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from cached.units import parse_size
-
+from bench.arguments import size as size_of
 from bench.cluster import Cluster
 from bench.network import congestion, controls
 from bench.report import Row as Report
@@ -59,7 +58,7 @@ def main() -> None:
         "--minutes", type=float, default=90.0, help="begin no run of the table after that long"
     )
     parser.add_argument("--receivers", type=int, default=5)
-    parser.add_argument("--size", type=parse_size, default="48MiB")
+    parser.add_argument("--size", type=size_of, default="48MiB")
     parser.add_argument("--files", type=int, default=4)
     parser.add_argument("--rate", type=float, default=0.0, help="Mbit/s of each receiver; 0: loopback")
     parser.add_argument(

@@ -232,6 +232,7 @@ class Direct:
         written = sum(len(data) for _, data in block)
         work.missing = after(work.missing, block[-1][0].end)
         job.progress.bytes_present += written
+        job.progress.reason = ""
         job.progress.by_source[source] = job.progress.by_source.get(source, 0) + written
         self.received[job.content] = self.received.get(job.content, 0) + written
 

@@ -57,10 +57,8 @@ class Neighbours:
         Of all who have `told` that they are getting it, or have it, those chosen stay, though nothing be heard of them
         for a while; others are added when too few of them are `present`: have been met, and live.
         """
-        coming, told = (
-            coming - {self._node_id},
-            told | {one for one in self._came if now - self._came[one] < NAMED},
-        )
+        coming = coming - {self._node_id}
+        told = told | {one for one, when in self._came.items() if now - when < NAMED}
         stay = self.chosen & told
         if self.trusts_names(now):
             self.chosen = told & (self.named | self._came.keys())

@@ -75,7 +75,8 @@ def execute(
 
     For each set the command finds its path in CACHED_<NAME>, in its arguments where {NAME} stood, and as
     ./LINK (default: ./NAME) when the working directory is on a local filesystem. Other braces are left alone;
-    {{NAME}} gives {NAME}. A set given as id:PREFIX goes by its real name.
+    {{NAME}} gives {NAME}. A set given as id:PREFIX goes by its real name. All are links to the set's directory:
+    what follows none wants a slash behind it, as in find {NAME}/.
 
     \b
     The exit code is the command's. Own failures are 125, a command that is not found 127, one that

@@ -7,6 +7,7 @@ Reports are cumulative, so any of them may be lost or skipped. Everything goes t
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 #: Seconds after which it is told why work does not move.
 PATIENCE: Final = 5.0
+_FIGURES: Final = re.compile(r"[0-9]+")
 
 
 class Meter:
@@ -43,7 +45,8 @@ class Meter:
         self._session = session
         self._now = now
         self._patient_until = 0.0
-        self._told: set[str] = set()
+        #: Of what which reasons have been told, figures left out: one that counts seconds is told once.
+        self._told: set[tuple[str, str]] = set()
         self._live: Live | None = None
         self._speed = Speed()
 
@@ -71,8 +74,9 @@ class Meter:
             self._measure(anew=self.last.get("state") != before)
         if self._live is None and self._now() >= self._patient_until:
             for line in reasons(self.label, self.last):
-                if line not in self._told:
-                    self._told.add(line)
+                who, _, why = line.partition(": ")
+                if (said := (who, _FIGURES.sub("", why))) not in self._told:
+                    self._told.add(said)
                     talk(line)
 
     def rows(self) -> list[Row]:

@@ -78,7 +78,16 @@ def wait_for(
         click.get_current_context().exit(130)
     built: dict[str, Any] = plain(result)
     tell_unmatched(session, label, built)
+    if not session.json and (said := too_few(None if nodes else replicas, built)):
+        talk(said)
     return built
+
+
+def too_few(asked: int | None, result: dict[str, Any]) -> str:
+    """Say that there are fewer nodes that match than copies asked for; empty when there are enough."""
+    if asked is None or asked <= max(0, result["wanted"]):
+        return ""
+    return f"{result['have']} of {asked} copies are there; the others are made once more nodes that match are seen"
 
 
 def tell_unmatched(session: Session, name: str, result: dict[str, Any]) -> None:

@@ -145,6 +145,15 @@ def test_who_waits_for_copies_is_told_which_nodes_do_not_match_and_why(run, clie
     assert said[-1] == "  and 92 more: cached match nr"
 
 
+def test_who_waits_for_more_copies_than_there_are_nodes_is_told_so(run, client):
+    client.answers["replicate"] = wire.ReplicateReply(items=[], complete=True, wanted=1, have=1)
+    said = "1 of 99 copies are there; the others are made once more nodes"
+    assert said in run("replicate", "nr", "--replicas", "99", "--wait").err
+    for words in (["--replicas", "1"], ["--replicas", "all"], [], ["--replicas", "99", "--to", "n2"]):
+        assert "copies are there" not in run("replicate", "nr", "--wait", *words).err
+    assert run("replicate", "nr", "--replicas", "99", "--wait", "--json").err == ""
+
+
 def test_a_transfer_that_failed_is_a_failure_and_no_refusal(run, client):
     failed = replica("n2", state="FAILED", reason="the transfer failed: no source")
     client.answers["replicate"] = reply(False, failed)

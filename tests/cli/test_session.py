@@ -45,6 +45,16 @@ def test_off_a_terminal_only_why_it_does_not_move_is_told_and_once(capsys):
     assert said.err.splitlines() == ["nr: no source", "nr: all peers unreachable"]
 
 
+def test_a_reason_that_counts_seconds_is_told_once(capsys):
+    with Meter("nr", Session(), now=lambda: 1e9) as meter:
+        meter._patient_until = 0.0
+        for seconds in range(10, 14):
+            gone = [{"node": f"n{one}", "reason": f"node not seen for {seconds} s"} for one in (1, 2)]
+            meter({"nodes": gone})
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["nr on n1: node not seen for 10 s", "nr on n2: node not seen for 10 s"]
+
+
 def test_a_reason_that_passes_within_seconds_is_not_worth_a_line(capsys):
     with Meter("nr", Session(), now=lambda: 0.0) as meter:
         meter(wire.Progress(reason="no source"))

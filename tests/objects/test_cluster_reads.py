@@ -137,7 +137,7 @@ def test_an_origin_that_fails_on_one_node_leaves_the_claim_to_another(tmp_path):
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_nodes_that_cut_objects_into_other_parts_exchange_none_and_say_so(tmp_path, first):
-    data = os.urandom(1_000_000)
+    data = os.urandom(3_000_000)  # so many parts that each node is the home of some
 
     async def body(made, one):
         other = made.node(block=2 * made.block)
