@@ -122,8 +122,8 @@ async def agreeing(node: Node, moved: frozenset[str]) -> dict[str, set[str]]:
 
 async def _look(node: Node, set_id: str, only: frozenset[str] | None) -> None:
     async with node.driving:
-        known = node.shelf.known.get(set_id)
-        if node.draining or known is None or not drives(node, known):
+        known = _driven(node, set_id)
+        if known is None:
             return
         try:
             await look_after(node, known, only)
@@ -132,6 +132,12 @@ async def _look(node: Node, set_id: str, only: frozenset[str] | None) -> None:
     if set_id in node.restless:
         node.restless.discard(set_id)
         node.stirred.set(set_id)
+
+
+def _driven(node: Node, set_id: str) -> Known | None:
+    """Return a set as it is now, if this node answers for its replicas; None where not, or while it drains."""
+    known = node.shelf.known.get(set_id)
+    return known if known is not None and not node.draining and drives(node, known) else None
 
 
 def drives(node: Node, known: Known) -> bool:
@@ -263,14 +269,15 @@ async def _propose_to_all(node: Node, known: Known, entries: list[NodeEntry], pr
     consider it. Were all asked at once, all would wait for each other to the end.
     """
     first = handed_on.first(len(proposed.metadata), len(entries))
-    asked_now, fetching = {entry.record.id for entry in entries}, _fetching(node, known)
+    asked_now, fetching = {entry.record.id for entry in entries}, sources.fetching(node, known.record.id)
     shared = seeding.is_shared(node, known, len(fetching | asked_now))
     # who comes to those who have begun is not named to them, and meets them as one who comes late
     near = mesh.all_fellows(asked_now) if shared and fetching <= asked_now else {}
     width = len(entries) if shared else max(AT_ONCE, math.isqrt(len(entries)))
 
     async def propose(entry: NodeEntry) -> offer.Answer:
-        if not _still(node, known):
+        now = _driven(node, known.record.id)
+        if now is None or now.record.revision != known.record.revision:  # then it is looked after anew
             return offer.Answer(answer="REJECTED", reason=f"{known.record.name} has changed meanwhile")
         neighbours = tuple(sorted(near.get(entry.record.id, ())))
         return await _propose(node, known, entry, msgspec.structs.replace(proposed, neighbours=neighbours))
@@ -291,22 +298,6 @@ async def _propose_to_all(node: Node, known: Known, entries: list[NodeEntry], pr
             if described:
                 proposed = msgspec.structs.replace(proposed, metadata=b"", described=described)
         await begin_each(entries[first:], begin, width=width, patience=PATIENCE)
-
-
-def _fetching(node: Node, known: Known) -> set[str]:
-    """Return the nodes that are getting a set."""
-    return {
-        entry.node.record.id
-        for entry in node.holders(known.record.id)
-        if entry.node.alive and entry.holding.state in sources.FETCHING
-    }
-
-
-def _still(node: Node, known: Known) -> bool:
-    """Tell whether this node still answers for a set, as it was; one that has changed is looked after anew."""
-    now = node.shelf.known.get(known.record.id)
-    same = now is not None and now.record.revision == known.record.revision
-    return same and not node.draining and drives(node, known)
 
 
 async def _propose(node: Node, known: Known, entry: NodeEntry, proposed: offer.Offer) -> offer.Answer:

@@ -53,7 +53,7 @@ class Meeting:
     refused: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     #: Set once everybody known at the beginning has been asked; among those who begin together, and whose neighbours
-    #: are named, once somebody agrees who has all bytes.
+    #: are named, once somebody agrees who has all bytes; at once where somebody streams few bytes.
     met: asyncio.Event = field(default_factory=asyncio.Event)
     #: What nodes told of the set at the last look; see `Directory.mark`.
     mark: object = None

@@ -19,10 +19,18 @@ def encryption(node: Node) -> str:
     return "tls" if node.swarm.encrypted else "off"
 
 
+def fetching(node: Node, set_id: str) -> set[str]:
+    """Return the live nodes that tell that they are receiving a set."""
+    return {
+        entry.node.record.id
+        for entry in node.holders(set_id)
+        if entry.node.alive and entry.holding.state in FETCHING
+    }
+
+
 def receivers(node: Node, set_id: str) -> int:
     """Return how many nodes are receiving a set just now, this one included."""
-    states = [entry.holding.state for entry in node.holders(set_id) if entry.node.alive]
-    return max(1, sum(state in FETCHING for state in states))
+    return max(1, len(fetching(node, set_id)))
 
 
 async def join(node: Node, peer: Peer, set_id: str, ad: dict[str, object]) -> Joined:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from bench.network import Network
 
 from bench import network
 
@@ -26,7 +25,7 @@ def machine(tmp_path, monkeypatch):
 
 def test_a_congestion_control_that_root_alone_may_use_is_allowed_to_all_while_there_are_namespaces(machine):
     allowed, given = machine
-    with Network([0.0, 0.0], "cubic"):
+    with network.Network([0.0, 0.0], "cubic"):
         assert allowed.read_text().split() == ["reno", "bbr", "cubic"]
         assert sum(words[-1].startswith(OURS) for words in given) == 3
     assert allowed.read_text() == "reno bbr\n"
@@ -34,7 +33,7 @@ def test_a_congestion_control_that_root_alone_may_use_is_allowed_to_all_while_th
 
 def test_what_the_machine_allows_stays_as_it_is_where_that_suffices(machine):
     allowed, _ = machine
-    with Network([0.0], "bbr"):
+    with network.Network([0.0], "bbr"):
         assert allowed.read_text() == "reno bbr\n"
     assert allowed.read_text() == "reno bbr\n"
 
@@ -46,6 +45,6 @@ def test_nothing_stays_allowed_where_a_namespace_could_not_be_made(machine, monk
         raise subprocess.CalledProcessError(1, words)
 
     monkeypatch.setattr(network, "_ip", refused)
-    with pytest.raises(subprocess.CalledProcessError), Network([0.0], "cubic"):
+    with pytest.raises(subprocess.CalledProcessError), network.Network([0.0], "cubic"):
         pass
     assert allowed.read_text() == "reno bbr\n"

@@ -46,8 +46,9 @@ def test_off_a_terminal_only_why_it_does_not_move_is_told_and_once(capsys):
 
 
 def test_a_reason_that_counts_seconds_is_told_once(capsys):
-    with Meter("nr", Session(), now=lambda: 1e9) as meter:
-        meter._patient_until = 0.0
+    now = [0.0]
+    with Meter("nr", Session(), now=lambda: now[0]) as meter:
+        now[0] = PATIENCE
         for seconds in range(10, 14):
             gone = [{"node": f"n{one}", "reason": f"node not seen for {seconds} s"} for one in (1, 2)]
             meter({"nodes": gone})

@@ -94,10 +94,13 @@ def test_whoever_gets_nothing_from_those_who_were_named_asks_the_source(tmp_path
 
 def test_nobody_waits_for_one_who_has_agreed_and_gives_its_metadata_in_drops(tmp_path, monkeypatch):
     monkeypatch.setattr(handed_on, "_READY", 0.3)
+    monkeypatch.setattr(metadata, "GRACE", 3600.0)
 
     def gives_drops(node) -> None:
-        async def dropping(*_):
-            await asyncio.Event().wait()
+        async def dropping(_peer, _query, writer):
+            while True:
+                await writer.write(b"{")
+                await asyncio.sleep(1.0)
 
         node.link.stream(metadata.STREAM, dropping)
 
